@@ -1,0 +1,129 @@
+"""How a model is run to be measured: in eval mode, on the example it was given, and left as it was.
+
+An example (a tensor, a tuple of tensors or a dict of keyword tensors) flows in; a call of the
+model flows out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+Example = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+def arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Split an example into the positional and the keyword arguments of one call of the model.
+
+    Args:
+        example: A tensor (one positional argument), a tuple or list (the positional arguments in
+            order), or a mapping from names to values (the keyword arguments).
+
+    Returns:
+        `(args, kwargs)` such that the model is called as `model(*args, **kwargs)`.
+
+    Raises:
+        TypeError: The example is none of these.
+
+    Example:
+        >>> args, kwargs = arguments(torch.zeros(1, 3))
+        >>> len(args), kwargs
+        (1, {})
+    """
+    if isinstance(example, Tensor):
+        return (example,), {}
+    if isinstance(example, (tuple, list)):
+        return tuple(example), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    raise TypeError(
+        f"example is a {type(example).__name__}; expected a tensor, a tuple of tensors (positional "
+        "arguments) or a dict of tensors (keyword arguments)."
+    )
+
+
+def forward(model: nn.Module, example: Example) -> Callable[[], Any]:
+    """Return a function without arguments that runs the model once on the example.
+
+    Raises:
+        TypeError: The example is not a tensor, tuple, list or mapping.
+        ValueError: A tensor of the example is on a device where the model has nothing.
+
+    Example:
+        >>> forward(nn.Linear(3, 2), torch.zeros(1, 3))().shape
+        torch.Size([1, 2])
+    """
+    args, kwargs = arguments(example)
+    check_devices(model, example)
+    return lambda: model(*args, **kwargs)
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """Return every tensor in a nest of tuples, lists and dicts, in order."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def inputs_of(example: Example) -> list[Tensor]:
+    """Return every tensor of an example."""
+    return tensors_of(arguments(example))
+
+
+def state_of(model: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers of a model, each object once."""
+    return [*model.parameters(), *model.buffers()]
+
+
+def device_of(model: nn.Module, example: Example) -> torch.device:
+    """Return the device of the model's first parameter or buffer, or else of the example."""
+    tensors = state_of(model) or inputs_of(example)
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def check_devices(model: nn.Module, example: Example) -> None:
+    """Refuse an example that lies on a device where the model has no parameter and no buffer."""
+    homes = {tensor.device for tensor in state_of(model)}
+    for tensor in inputs_of(example):
+        if homes and tensor.device not in homes:
+            raise ValueError(
+                f"model and example are on different devices:\n"
+                f"  model:   {', '.join(sorted(map(str, homes)))}\n"
+                f"  example: {tensor.device}\n"
+                "Move one to the other first, e.g. example.to(next(model.parameters()).device)."
+            )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode; afterwards every submodule has its own training flag again.
+
+    Example:
+        >>> net = nn.Sequential(nn.Dropout(), nn.Linear(2, 2).eval())
+        >>> with evaluating(net):
+        ...     net[0].training
+        False
+        >>> net[0].training, net[1].training
+        (True, False)
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Turn the fused path of nn.MultiheadAttention off: it hides its matrix products from torch."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
