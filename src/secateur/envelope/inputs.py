@@ -1,0 +1,145 @@
+"""What every function of this room does first: check the arguments and bring them to one precision.
+
+In: norms (..., m), a level, weights, costs. Out: a `Problem` in float64 (float32 on a device that
+has no float64), whose level is NaN in every row that holds a value no answer can be given for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Scalar = float | int | Tensor
+DEVICES_WITHOUT_FLOAT64 = ("mps",)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Checked arguments: norms (..., m), level (...,), weights and costs broadcast to norms."""
+
+    norms: Tensor
+    level: Tensor
+    weights: Tensor
+    costs: Tensor
+
+
+def read(function: str, norms: Tensor, level: Scalar, weights: Scalar, costs: Scalar) -> Problem:
+    """Check the arguments that all functions of this room share.
+
+    Numbers, and tensors on the CPU, are refused with a ValueError. Looking into a tensor on
+    another device would make the host wait for it, so there a bad value makes its row NaN.
+
+    Args:
+        function: name of the caller, for the messages.
+        norms: (..., m) group norms, any floating dtype.
+        level: number or (...,), the budget.
+        weights: number or tensor that broadcasts to norms.
+        costs: number or tensor that broadcasts to norms.
+
+    Returns:
+        The problem. Its level is NaN where a row of norms, weights or costs is not finite.
+
+    Raises:
+        TypeError: norms is no floating tensor.
+        ValueError: a value or a shape is out of bounds.
+    """
+    if not isinstance(norms, Tensor) or not norms.is_floating_point():
+        given = norms.dtype if isinstance(norms, Tensor) else type(norms).__name__
+        raise TypeError(
+            f"{function}(norms: {given}): expected a floating tensor of shape (..., m); "
+            "convert it first, e.g. norms.float()."
+        )
+    if norms.ndim == 0:
+        raise ValueError(
+            f"{function}(norms of shape ()): expected (..., m), one norm a group; "
+            "for a single group pass norms.unsqueeze(0)."
+        )
+    exact = norms.detach().to(_working_dtype(norms.device))
+    weights = _per_group(function, "weights", weights, exact)
+    costs = _per_group(function, "costs", costs, exact)
+    level = per_row(function, "level", level, exact)
+    _refuse(function, "level", level, level <= 0, "above 0: it is how much may be kept")
+    sound = (
+        _sound_rows(function, "norms", exact, strict=False)
+        & _sound_rows(function, "weights", weights, strict=True)
+        & _sound_rows(function, "costs", costs, strict=True)
+        & (level > 0)
+    )
+    return Problem(exact, torch.where(sound, level, torch.nan), weights, costs)
+
+
+def per_row(function: str, name: str, value: Scalar, norms: Tensor) -> Tensor:
+    """Give `value`, a number or (...,), the shape (...,) and the dtype of `norms` (..., m)."""
+    rows = norms.shape[:-1]
+    tensor = _as_tensor(value, norms)
+    if _expands_to(tensor, rows):
+        if not isinstance(value, Tensor) and value != value:
+            raise ValueError(f"{function}({name}=nan): expected a number; check how it was made.")
+        return tensor.expand(rows)
+    raise ValueError(
+        f"{function}: {name} has shape {tuple(tensor.shape)},\n"
+        f"{' ' * len(function)}  norms has shape {tuple(norms.shape)}:\n"
+        f"expected one {name} a row of norms, a number or shape {tuple(rows)}."
+    )
+
+
+def read_between(
+    function: str, name: str, value: Scalar, norms: Tensor, low: float, high: float
+) -> Tensor:
+    """Read a number or (...,) that lies in [low, high]; NaN where a device value does not."""
+    tensor = per_row(function, name, value, norms)
+    outside = (tensor < low) | (tensor > high)
+    _refuse(function, name, tensor, outside, f"in [{low:g}, {high:g}]")
+    return torch.where(outside, torch.nan, tensor)
+
+
+def _working_dtype(device: torch.device) -> torch.dtype:
+    """Float64: sums of costs that span six orders of magnitude lose the fifth digit in float32."""
+    return torch.float32 if device.type in DEVICES_WITHOUT_FLOAT64 else torch.float64
+
+
+def _as_tensor(value: Scalar, like: Tensor) -> Tensor:
+    """Bring a value beside `like`; a number is filled in on the device, which waits for nothing."""
+    if isinstance(value, (int, float)):
+        return torch.full((), float(value), dtype=like.dtype, device=like.device)
+    return torch.as_tensor(value).detach().to(like)
+
+
+def _expands_to(tensor: Tensor, shape: torch.Size) -> bool:
+    if tensor.ndim > len(shape):
+        return False
+    trailing = shape[len(shape) - tensor.ndim :]
+    return all(mine in (1, theirs) for mine, theirs in zip(tensor.shape, trailing, strict=True))
+
+
+def _per_group(function: str, name: str, value: Scalar, norms: Tensor) -> Tensor:
+    """Bring weights or costs beside the norms, unexpanded: a number stays cheap to compute with."""
+    tensor = _as_tensor(value, norms)
+    if _expands_to(tensor, norms.shape):
+        return tensor
+    raise ValueError(
+        f"{function}: {name} has shape {tuple(tensor.shape)},\n"
+        f"{' ' * len(function)}  norms has shape {tuple(norms.shape)}:\n"
+        f"expected a number or a tensor of {name} that broadcasts to the shape of norms."
+    )
+
+
+def _sound_rows(function: str, name: str, values: Tensor, *, strict: bool) -> Tensor:
+    """Say which rows are finite and not negative (positive if `strict`)."""
+    low, high = values, values
+    if values.ndim > 0:
+        if values.shape[-1] == 0:
+            return torch.ones(values.shape[:-1], dtype=torch.bool, device=values.device)
+        low, high = torch.aminmax(values, dim=-1)
+    wrong = low <= 0 if strict else low < 0
+    bound = "above 0" if strict else "0 or more"
+    _refuse(function, name, low, wrong, f"{bound} for every group")
+    return ~wrong & high.isfinite()
+
+
+def _refuse(function: str, name: str, values: Tensor, wrong: Tensor, expected: str) -> None:
+    if values.device.type == "cpu" and bool(wrong.any()):
+        given = values[wrong].flatten()[0].item()
+        raise ValueError(f"{function}({name}={given:g}): expected {name} {expected}.")
