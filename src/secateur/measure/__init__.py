@@ -6,7 +6,7 @@ A model and an example input flow in; figures flow out.
 from secateur.measure.count import count_bytes, count_flops, count_params
 from secateur.measure.energy import measure_energy
 from secateur.measure.footprint import Footprint, measure
-from secateur.measure.latency import Latency, measure_latency
+from secateur.measure.latency import Latency, measure_latency, time_calls
 from secateur.measure.memory import measure_peak_memory
 from secateur.measure.units import (
     UNAVAILABLE,
@@ -35,4 +35,5 @@ __all__ = [
     "measure_energy",
     "measure_latency",
     "measure_peak_memory",
+    "time_calls",
 ]

@@ -48,11 +48,6 @@ def measure_latency(
         >>> measure_latency(nn.Linear(3, 2), torch.zeros(1, 3), repeats=3).median > 0
         True
     """
-    if repeats < 1 or warmup < 0:
-        raise ValueError(
-            f"measure_latency(repeats={repeats}, warmup={warmup}): repeats must be at least 1 and "
-            "warmup at least 0."
-        )
     run = forward(model, example)
     device = device_of(model, example)
     if device.type == "meta":
@@ -61,9 +56,38 @@ def measure_latency(
             "move it to a real one, or measure with latency=False."
         )
     with evaluating(model), torch.inference_mode():
-        for _ in range(warmup):
-            run()
-        times = [_seconds(run, device) for _ in range(repeats)]
+        return time_calls(run, repeats=repeats, warmup=warmup, wait=lambda: synchronize(device))
+
+
+def time_calls(
+    run: Callable[[], Any],
+    *,
+    repeats: int = 50,
+    warmup: int = 5,
+    wait: Callable[[], None] = lambda: None,
+) -> Latency:
+    """Return the median time of a call and its interquartile range, in seconds.
+
+    Args:
+        run: What is timed.
+        repeats: Timed calls, at least 1.
+        warmup: Calls that run first and are not timed.
+        wait: Called before the clock is read; returns when nothing is under way any more.
+
+    Raises:
+        ValueError: repeats < 1 or warmup < 0.
+
+    Example:
+        >>> time_calls(lambda: None, repeats=3).median < 1
+        True
+    """
+    if repeats < 1 or warmup < 0:
+        raise ValueError(
+            f"repeats={repeats}, warmup={warmup}: repeats must be at least 1 and warmup at least 0."
+        )
+    for _ in range(warmup):
+        run()
+    times = [_seconds(run, wait) for _ in range(repeats)]
     return Latency(statistics.median(times), _interquartile_range(times))
 
 
@@ -73,11 +97,11 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    synchronize(device)
+def _seconds(run: Callable[[], Any], wait: Callable[[], None]) -> float:
+    wait()
     start = time.perf_counter()
     run()
-    synchronize(device)
+    wait()
     return time.perf_counter() - start
 
 

@@ -1,0 +1,253 @@
+"""ONNX files are checked, replaced in one step, run elsewhere and counted without torch."""
+
+import builtins
+import logging
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from secateur.deploy.onnx import count_flops, export, latency, run
+from secateur.measure import count_flops as torch_flops
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+class Residual(nn.Module):
+    """Two convolutions with batch norm beside a shortcut."""
+
+    def __init__(self, width=6):
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.branch = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, groups=2, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.Dropout(),
+        )
+        self.up = nn.ConvTranspose2d(width, 4, 2, stride=2)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.up(torch.relu(x + self.branch(x)))
+
+
+class Classifier(nn.Module):
+    """Token ids and a padding mask in, logits and the pooled state out."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 16)
+        self.encoder = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, tokens, mask):
+        hidden = self.encoder(self.embedding(tokens), src_key_padding_mask=mask)
+        pooled = hidden.mean(1)
+        return {"logits": self.head(pooled), "pooled": pooled}
+
+
+class Last(nn.Module):
+    """The output of the last step of a recurrent layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(5, 7, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(x)[0][:, -1]
+
+
+def cnn():
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 9, 10)), torch.randn(1, 3, 8, 8)
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 2)), torch.randn(3, 6)
+
+
+def residual():
+    return Residual(), torch.randn(2, 3, 8, 8)
+
+
+def transformer():
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), torch.randn(1, 5, 16)
+
+
+def classifier():
+    tokens = torch.randint(20, (2, 7))
+    return Classifier(), (tokens, torch.tensor([[False] * 7, [False] * 4 + [True] * 3]))
+
+
+def recurrent():
+    return Last(), torch.randn(2, 4, 5)
+
+
+MODELS = [cnn, mlp, residual, transformer, classifier, recurrent]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def rows(example):
+    return example[0].shape[0] if isinstance(example, tuple) else example.shape[0]
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_the_file_computes_what_the_model_computes(make, tmp_path):
+    model, example = make()
+    path = export(model, example, tmp_path / "small.onnx")
+    inputs = example if isinstance(example, tuple) else (example,)
+    doubled = [torch.cat([tensor, tensor]) for tensor in inputs]
+    model.eval()
+    for given in (inputs, doubled):
+        expected = model(*given)
+        expected = list(expected.values()) if isinstance(expected, dict) else [expected]
+        for found, wanted in zip(run(path, *given), expected, strict=True):
+            torch.testing.assert_close(found, wanted.detach(), rtol=1e-4, atol=1e-5)
+    assert [file.name for file in tmp_path.iterdir()] == ["small.onnx"]
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_two_counters_agree_on_the_flops(make, tmp_path):
+    model, example = make()
+    path = export(model, example, tmp_path / "small.onnx", check=False)
+    assert count_flops(path, batch=rows(example)) == torch_flops(model, example) > 0
+
+
+def test_flops_follow_the_batch(tmp_path):
+    path = export(*mlp(), tmp_path / "small.onnx", check=False)
+    assert count_flops(path, batch=8) == 8 * count_flops(path)
+
+
+def test_keyword_examples_are_fed_by_name(tmp_path):
+    class Divide(nn.Module):
+        def forward(self, top, bottom):
+            return top / bottom
+
+    top, bottom = torch.rand(2, 3) + 1, torch.rand(2, 3) + 1
+    path = export(Divide(), {"bottom": bottom, "top": top}, tmp_path / "small.onnx")
+    torch.testing.assert_close(run(path, top=top, bottom=bottom)[0], top / bottom)
+    torch.testing.assert_close(run(path, bottom, top=top)[0], top / bottom)
+
+
+def test_a_fixed_batch_is_kept(tmp_path):
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return x + torch.arange(2.0).unsqueeze(1)
+
+    with pytest.raises(RuntimeError, match="dynamic_batch=False"):
+        export(Fixed(), torch.zeros(2, 4), tmp_path / "small.onnx")
+    path = export(Fixed(), torch.zeros(2, 4), tmp_path / "small.onnx", dynamic_batch=False)
+    assert run(path, torch.zeros(2, 4))[0].shape == (2, 4)
+
+
+def test_modes_and_gradients_are_as_before(tmp_path):
+    model, example = cnn()
+    model[1].eval()
+    model[0].weight.requires_grad_(False)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    export(model, example, tmp_path / "small.onnx")
+    assert (model.training, model[0].training, model[1].training) == (True, True, False)
+    assert [p.requires_grad for p in model.parameters()] == [False] + [True] * 5
+    assert all(torch.equal(state[name], model.state_dict()[name]) for name in state)
+
+
+def test_a_recurrent_model_still_trains_after_its_export(tmp_path):
+    model, example = recurrent()
+    export(model, example, tmp_path / "small.onnx")
+    model(example).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_mismatch_is_refused_with_its_size_and_the_old_file_stays(tmp_path):
+    class Differs(nn.Module):
+        """What is traced (under torch.export) is not what runs."""
+
+        def forward(self, x):
+            return x * 2 if torch.compiler.is_exporting() else x * 2.01
+
+    path = tmp_path / "small.onnx"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError, match=r"difference: 0\.0049\d* of the output's scale"):
+        export(Differs(), torch.randn(2, 3), path)
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["small.onnx"]
+    export(Differs(), torch.randn(2, 3), path, tolerance=0.01)
+    assert path.read_bytes() != b"old"
+
+
+def test_a_model_that_cannot_be_exported_leaves_the_old_file(tmp_path):
+    class Loops(nn.Module):
+        def forward(self, x):
+            while x.sum() < 100:
+                x = x + 1
+            return x
+
+    path = tmp_path / "small.onnx"
+    path.write_bytes(b"old")
+    model = Loops()
+    with pytest.raises(RuntimeError, match="could not translate Loops"):
+        export(model, torch.zeros(2, 3), path)
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["small.onnx"]
+    assert model.training
+
+
+def test_weights_beyond_one_file_are_refused(tmp_path):
+    model = nn.Linear(2**15, 2**14, device="meta")
+    with pytest.raises(ValueError, match=r"2147549184 bytes; one ONNX file holds at most"):
+        export(model, torch.zeros(1, 2**15, device="meta"), tmp_path / "small.onnx")
+
+
+def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
+    def without(name, *rest, _import=builtins.__import__, **more):
+        if name.startswith("onnx"):
+            raise ImportError(name)
+        return _import(name, *rest, **more)
+
+    monkeypatch.setattr("importlib.import_module", without)
+    with pytest.raises(ImportError, match=r"pip install secateur\[export\]"):
+        export(*mlp(), tmp_path / "small.onnx")
+
+
+def test_nothing_is_printed_warned_or_logged(tmp_path, capfd, caplog):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export(*recurrent(), tmp_path / "small.onnx")
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    assert [record for record in caplog.records if record.levelno >= logging.INFO] == []
+    assert logging.root.manager.disable == logging.NOTSET
+
+
+def test_latency_is_measured(tmp_path):
+    small = export(nn.Linear(4, 4), torch.zeros(1, 4), tmp_path / "small.onnx")
+    wide = nn.Sequential(nn.Linear(4, 2000), nn.Linear(2000, 2000))
+    large = export(wide, torch.zeros(1, 4), tmp_path / "large.onnx")
+    example = torch.zeros(64, 4)
+    assert latency(large, example, repeats=5).median > latency(small, example, repeats=5).median > 0
+
+
+def test_wrong_inputs_are_refused(tmp_path):
+    path = export(*classifier(), tmp_path / "small.onnx", check=False)
+    with pytest.raises(ValueError, match=r"takes: tokens, mask\n  given: 1 in order"):
+        run(path, torch.zeros(2, 7, dtype=torch.int64))
+
+
+def test_an_operator_of_unknown_cost_is_refused(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    helper, number = onnx.helper, onnx.TensorProto.FLOAT
+    node = helper.make_node("Einsum", ["x", "y"], ["z"], equation="ij,jk->ik", name="product")
+    value = [helper.make_tensor_value_info(name, number, [2, 2]) for name in "xyz"]
+    model = helper.make_model(helper.make_graph([node], "g", value[:2], value[2:]))
+    onnx.save(model, tmp_path / "einsum.onnx")
+    with pytest.raises(ValueError, match="Einsum product"):
+        count_flops(tmp_path / "einsum.onnx")
