@@ -1,0 +1,320 @@
+"""`Groups`: which parts of a model live and die together.
+
+In: members (what must be zero for a group to be dead) and, where the model was traced, the coupling
+(where each group sits in every tensor and operator). Out: norms, scaling, liveness, a summary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from secateur.groups.members import Member
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A parameter or buffer, and along each dimension the group of every index (None: no group)."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    itemsize: int
+    is_parameter: bool
+    entries: tuple[np.ndarray | None, ...]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operator's FLOPs at full size, and the group of every index along each of its group axes."""
+
+    name: str
+    flops: int
+    entries: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Where each group sits in a model: what removing it removes and saves."""
+
+    slots: tuple[Slot, ...]
+    operations: tuple[Operation, ...]
+
+    def join(self, other: Coupling, offset: int) -> Coupling:
+        """The coupling of both; group numbers of `other` are shifted by `offset`."""
+        slots = tuple(
+            replace(
+                a,
+                entries=tuple(
+                    _join(x, y, offset) for x, y in zip(a.entries, b.entries, strict=True)
+                ),
+            )
+            for a, b in zip(self.slots, other.slots, strict=True)
+        )
+        operations = tuple(
+            Operation(a.name, a.flops, a.entries + tuple(_shift(y, offset) for y in b.entries))
+            for a, b in zip(self.operations, other.operations, strict=True)
+        )
+        return Coupling(slots, operations)
+
+    def matches(self, other: Coupling) -> bool:
+        return [(s.names, s.shape) for s in self.slots] == [
+            (s.names, s.shape) for s in other.slots
+        ] and [(o.name, o.flops) for o in self.operations] == [
+            (o.name, o.flops) for o in other.operations
+        ]
+
+
+def _shift(entries: np.ndarray, offset: int) -> np.ndarray:
+    return np.where(entries >= 0, entries + offset, -1)
+
+
+def _join(a: np.ndarray | None, b: np.ndarray | None, offset: int) -> np.ndarray | None:
+    if b is None:
+        return a
+    b = _shift(b, offset)
+    return b if a is None else np.where(a >= 0, a, b)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Groups that one place of the model produces: what `at_least` and layer norms refer to.
+
+    Attributes:
+        name: the producing module, such as "layer1.0.conv1".
+        kind: the kind of group, such as "filters".
+        start, stop: the groups of the layer are `range(start, stop)`.
+        producers: the parameters that are zero where a group is dead.
+    """
+
+    name: str
+    kind: str
+    start: int
+    stop: int
+    producers: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """m disjoint groups of a model's parameters.
+
+    Made by `filters`, `neurons`, `custom` and the other kinds; `a + b` is one Groups of both.
+
+    Attributes:
+        members: what must be zero for a group to be dead, one entry a parameter.
+        layers: consecutive ranges of groups with their names, in the model's order.
+        coupling: where each group sits in the model; None where it was not traced, and then the
+            groups can be zeroed but not removed.
+        refused: what can't be a group, with the reason: (name, channels, reason).
+        example: the inputs that the model was traced on, or None.
+
+    Example:
+        >>> import secateur as sc
+        >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> groups = sc.neurons(model, torch.ones(1, 4))
+        >>> len(groups), groups.names[5], groups.norms().shape
+        (6, '0[5]', torch.Size([6]))
+    """
+
+    members: tuple[Member, ...]
+    layers: tuple[Layer, ...]
+    coupling: Coupling | None = None
+    refused: tuple[tuple[str, int, str], ...] = ()
+    example: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        sharing: dict[int, list[Member]] = {}
+        for member in self.members:
+            sharing.setdefault(id(member.parameter), []).append(member)
+        for members in sharing.values():
+            if len(members) > 1:
+                times = sum(
+                    (m.ids >= 0)
+                    .expand(m.shape or m.parameter.shape)
+                    .reshape(m.parameter.shape)
+                    .int()
+                    for m in members
+                )
+                if twice := int((times > 1).sum()):
+                    raise ValueError(
+                        f"groups overlap in {members[0].name}: {twice} of its "
+                        f"{members[0].parameter.numel()} elements would be in two groups; "
+                        "an element can be in one group only"
+                    )
+
+    def __len__(self) -> int:
+        return self.layers[-1].stop if self.layers else 0
+
+    def __add__(self, other: Groups) -> Groups:
+        if not isinstance(other, Groups):
+            return NotImplemented
+        offset = len(self)
+        coupling = None
+        if self.coupling is not None and other.coupling is not None:
+            if not self.coupling.matches(other.coupling):
+                raise ValueError(
+                    "these groups come from different models or example inputs; "
+                    "make both with the same model and the same example, then add them"
+                )
+            coupling = self.coupling.join(other.coupling, offset)
+        moved = tuple(
+            Member(m.name, m.parameter, torch.where(m.ids >= 0, m.ids + offset, -1), m.shape)
+            for m in other.members
+        )
+        layers = tuple(
+            replace(layer, start=layer.start + offset, stop=layer.stop + offset)
+            for layer in other.layers
+        )
+        refused = tuple(dict.fromkeys((*self.refused, *other.refused)))
+        return Groups(self.members + moved, self.layers + layers, coupling, refused, self.example)
+
+    # -- what groups know about themselves --------------------------------------------------------
+
+    @property
+    def names(self) -> Sequence[str]:
+        """One name a group: its layer and its position there, such as "conv1[3]"."""
+        return [f"{layer.name}[{index}]" for layer in self.layers for index in range(len(layer))]
+
+    @property
+    def layer_ids(self) -> np.ndarray:
+        """The number of the layer that each group belongs to, shape (m,)."""
+        return np.repeat(np.arange(len(self.layers)), [len(layer) for layer in self.layers])
+
+    @property
+    def costs(self) -> Tensor:
+        """How many parameters leave with each group when it leaves first, float64 of shape (m,).
+
+        Where the model was not traced, only the group's own elements count.
+        """
+        total = np.zeros(len(self))
+        if self.coupling is None:
+            for member in self.members:
+                spread = member.parameter.numel() // max(member.ids.numel(), 1)
+                ids = member.ids.reshape(-1).cpu().numpy()
+                total += spread * np.bincount(ids[ids >= 0], minlength=len(self))
+        else:
+            for slot in self.coupling.slots:
+                for entries in slot.entries:
+                    if slot.is_parameter and entries is not None:
+                        spread = int(np.prod(slot.shape)) // len(entries)
+                        found = entries[entries >= 0]
+                        total += spread * np.bincount(found, minlength=len(self))
+        return torch.from_numpy(total)
+
+    # -- what happens to the parameters -----------------------------------------------------------
+
+    def norms(self) -> Tensor:
+        """The Euclidean norm of every group, shape (m,), float64 (float32 where there is no other)."""
+        total = self._zeros()
+        for member in self.members:
+            ids, norms = member.reduce(2)
+            total.index_add_(0, ids, norms.to(total.dtype).square_())
+        return total.sqrt_()
+
+    def alive(self) -> Tensor:
+        """Whether any element of the group is non-zero, bool of shape (m,)."""
+        peak = self._zeros()
+        for member in self.members:
+            ids, norms = member.reduce(torch.inf)  # unlike a square, a magnitude can't underflow
+            peak.scatter_reduce_(0, ids, norms.to(peak.dtype), "amax")
+        return peak != 0
+
+    def _zeros(self) -> Tensor:
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        return torch.zeros(len(self), dtype=dtype, device=self.device)
+
+    @torch.no_grad()
+    def scale_(self, factors: Tensor) -> Groups:
+        """Multiply every group by its factor, in place.
+
+        Args:
+            factors: shape (m,); 1 leaves a group untouched, 0 kills it.
+
+        Raises:
+            ValueError: the shape is not (m,).
+        """
+        if factors.shape != (len(self),):
+            raise ValueError(
+                f"scale_: expected one factor for each of {len(self)} groups, "
+                f"shape ({len(self)},); got {tuple(factors.shape)}"
+            )
+        padded = self.pad(factors)
+        for member in self.members:
+            member.scale_(padded)
+        return self
+
+    def pad(self, factors: Tensor) -> Tensor:
+        """`factors` with a 1 behind them: the factor of elements in no group (id -1)."""
+        factors = factors.to(self.device)
+        return torch.cat([factors, factors.new_ones(1)])
+
+    @property
+    def device(self) -> torch.device:
+        return self.members[0].parameter.device if self.members else torch.device("cpu")
+
+    def on(self, model: nn.Module) -> Groups:
+        """The same groups of another copy of the model (an average of its weights, a reloaded one).
+
+        Raises:
+            ValueError: a parameter is missing there or has another shape.
+        """
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        members = []
+        for member in self.members:
+            found = parameters.get(member.name)
+            if found is None or found.shape != member.parameter.shape:
+                have = "no such parameter" if found is None else f"shape {tuple(found.shape)}"
+                raise ValueError(
+                    f"these groups do not fit this {type(model).__name__}, at {member.name}\n"
+                    f"  groups expect shape {tuple(member.parameter.shape)}\n"
+                    f"  the model has {have}"
+                )
+            same = found is member.parameter
+            members.append(member if same else Member(member.name, found, member.ids, member.shape))
+        return replace(self, members=tuple(members))
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def summary(self) -> str:
+        """A table: one row a layer with its groups, those alive, and what lives and dies with it."""
+        alive = self.alive().cpu().numpy()
+        costs = self.costs.numpy()
+        rows = [("layer", "kind", "groups", "alive", "params", "together with")]
+        for layer in self.layers:
+            part = slice(layer.start, layer.stop)
+            also = [p for p in layer.producers if not p.startswith(layer.name + ".")]
+            with_ = ", ".join(also[:3]) + (f" and {len(also) - 3} more" if len(also) > 3 else "")
+            rows.append(
+                (
+                    layer.name,
+                    layer.kind,
+                    f"{len(layer):,}",
+                    f"{int(alive[part].sum()):,}",
+                    f"{int(costs[part].sum()):,}",
+                    with_,
+                )
+            )
+        rows.append(("total", "", f"{len(self):,}", f"{int(alive.sum()):,}", "", ""))
+        widths = [max(len(row[i]) for row in rows) for i in range(6)]
+        lines = []
+        for row in rows:
+            left = f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}"
+            numbers = "  ".join(f"{row[i]:>{widths[i]}}" for i in (2, 3, 4))
+            lines.append(f"{left}  {numbers}  {row[5]}".rstrip())
+        lines.insert(1, "-" * max(map(len, lines)))
+        if self.refused:
+            lines.append("not removable:")
+            lines += [f"  {name} ({count}): {reason}" for name, count, reason in self.refused]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        layers = ", ".join(f"{layer.name} {len(layer)}" for layer in self.layers[:4])
+        more = f", and {len(self.layers) - 4} more layers" if len(self.layers) > 4 else ""
+        return f"Groups({len(self)}: {layers}{more})"

@@ -1,0 +1,200 @@
+"""What the tracer remembers: one label for every index of every dimension of every parameter.
+
+In: a model's parameters and buffers. Out: `Labels`, which says which labels ride on each tensor (its
+planes), which labels were tied, which are protected and why, and what each operator costs.
+
+Words used throughout this room:
+    atom    an integer that names one index of one dimension of one parameter or buffer;
+    plane   an integer tensor that broadcasts to a tensor's shape and holds atoms (-1: no atom);
+    tie     two atoms that can only be removed together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+NO_GROUP = "meets a part of the computation that no removable axis reaches"
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A parameter or buffer: its names in the model and the first atom of each dimension."""
+
+    names: tuple[str, ...]
+    tensor: Tensor
+    is_parameter: bool
+    first_atoms: tuple[int, ...]  # -1 for a dimension of size 1, which can't be cut
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+    def atoms(self, dim: int) -> np.ndarray:
+        """The atoms along `dim`, shape (size,)."""
+        first, size = self.first_atoms[dim], self.tensor.shape[dim]
+        return np.full(size, -1) if first < 0 else np.arange(first, first + size)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator that costs FLOPs: its total, and for each labelled axis the atoms along it."""
+
+    name: str
+    flops: int
+    factors: tuple[np.ndarray, ...]
+
+
+@dataclass
+class _Value:
+    planes: list[Tensor]
+    is_data: bool  # computed from the model's inputs, so not a weight
+
+
+@dataclass
+class Labels:
+    """The state of one tracing run."""
+
+    tracked: list[Tracked]
+    atom_count: int
+    operators: list[Operator] = field(default_factory=list)
+    unknown: dict[str, int] = field(default_factory=dict)
+    protected: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    inexact: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    ties: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    weight_ties: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    choices: list[Tensor] = field(default_factory=list)
+    roles: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    _values: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Labels:
+        """Label every dimension of every parameter and buffer of `model`."""
+        tensors: dict[int, tuple[Tensor, list[str]]] = {}
+        for name, tensor in [
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        ]:
+            tensors.setdefault(id(tensor), (tensor, []))[1].append(name)
+        tracked, start = [], 0
+        for tensor, names in tensors.values():
+            first_atoms = []
+            for size in tensor.shape:
+                first_atoms.append(start if size > 1 else -1)
+                start += size if size > 1 else 0
+            is_parameter = isinstance(tensor, nn.Parameter)
+            tracked.append(Tracked(tuple(names), tensor, is_parameter, tuple(first_atoms)))
+        labels = cls(tracked, start)
+        for item in tracked:
+            planes = [
+                torch.from_numpy(item.atoms(dim)).reshape(
+                    [-1 if d == dim else 1 for d in range(item.tensor.ndim)]
+                )
+                for dim in range(item.tensor.ndim)
+                if item.first_atoms[dim] >= 0
+            ]
+            labels.put(item.tensor, planes, is_data=False)
+        return labels
+
+    # -- what rides on a tensor -------------------------------------------------------------------
+
+    def put(self, tensor: Tensor, planes: Sequence[Tensor], *, is_data: bool) -> None:
+        """Let `planes` ride on `tensor`; planes without any atom are dropped."""
+        kept = [plane for plane in map(compress, planes) if bool((plane >= 0).any())]
+        self._values[tensor] = _Value([p for p in kept if varied(p)], is_data)
+        self.protect([p for p in kept if not varied(p)], "broadcast along an axis of size 1")
+
+    def planes(self, tensor: Tensor) -> list[Tensor]:
+        value = self._values.get(tensor)
+        return [] if value is None else value.planes
+
+    def is_data(self, tensor: Tensor) -> bool:
+        value = self._values.get(tensor)
+        return value is not None and value.is_data
+
+    def knows(self, tensor: Tensor) -> bool:
+        return tensor in self._values
+
+    def sharing(self, tensor: Tensor) -> list[Tensor]:
+        """Other labelled tensors that share memory with `tensor`."""
+        storage = tensor.untyped_storage()._cdata
+        return [
+            other
+            for other in list(self._values.keys())
+            if other is not tensor
+            and other.untyped_storage()._cdata == storage
+            and self.planes(other)
+        ]
+
+    # -- what is learned about atoms --------------------------------------------------------------
+
+    def protect(self, planes: Iterable[Tensor], reason: str) -> None:
+        """No atom of `planes` may be removed."""
+        self._note(self.protected, planes, reason)
+
+    def mark_inexact(self, planes: Iterable[Tensor], reason: str) -> None:
+        """Removing atoms of `planes` changes what the network computes."""
+        self._note(self.inexact, planes, reason)
+
+    @staticmethod
+    def _note(target: list[tuple[np.ndarray, str]], planes: Iterable[Tensor], reason: str) -> None:
+        for plane in planes:
+            atoms = entries(plane)
+            atoms = np.unique(atoms[atoms >= 0])
+            if atoms.size:
+                target.append((atoms, reason))
+
+    def mark_role(self, role: str, planes: Iterable[Tensor]) -> None:
+        """Record that atoms of `planes` play `role` ("consumer", "linear", "attention", ...)."""
+        for plane in planes:
+            atoms = entries(plane)
+            self.roles.setdefault(role, []).append(np.unique(atoms[atoms >= 0]))
+
+    def tie(self, first: Tensor, second: Tensor, *, weights: bool = False) -> None:
+        """Tie two planes entry by entry; an atom opposite to none is protected."""
+        a, b = torch.broadcast_tensors(first, second)
+        a, b = entries(a), entries(b)
+        for atoms, mate in ((a, b), (b, a)):
+            alone = np.unique(atoms[(atoms >= 0) & (mate < 0)])
+            if alone.size:
+                self.protected.append((alone, NO_GROUP))
+        both = (a >= 0) & (b >= 0) & (a != b)
+        if both.any():
+            pair = np.unique(np.stack([a[both], b[both]]), axis=1)
+            self.ties.append((pair[0], pair[1]))
+            if weights:
+                self.weight_ties.append((pair[0], pair[1]))
+
+    def straighten(self, plane: Tensor, keep: Sequence[int]) -> Tensor:
+        """Tie `plane` across all dimensions but `keep`, and return it varying along `keep` only."""
+        for dim in varied(plane):
+            if dim not in keep:
+                first = plane.narrow(dim, 0, 1)
+                self.tie(first, plane)
+                plane = first
+        return plane
+
+
+def varied(plane: Tensor) -> tuple[int, ...]:
+    """The dimensions along which a compressed plane varies."""
+    return tuple(dim for dim, size in enumerate(plane.shape) if size > 1)
+
+
+def entries(plane: Tensor) -> np.ndarray:
+    """All entries of a plane in row-major order, as numpy."""
+    return plane.reshape(-1).numpy()
+
+
+def compress(plane: Tensor) -> Tensor:
+    """Reduce every dimension along which the plane is constant to size 1."""
+    for dim, size in enumerate(plane.shape):
+        if size > 1:
+            first = plane.narrow(dim, 0, 1)
+            if bool((plane == first).all()):
+                plane = first
+    return plane.contiguous()

@@ -1,0 +1,93 @@
+"""The one representation of every kind of group: ids that broadcast against a parameter.
+
+In: a parameter and, for each of its elements, the group it belongs to. Out: the squared norms of the
+groups in it, and the parameter scaled by one factor per group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """The part of some groups that lies in one parameter.
+
+    Args:
+        name: the parameter's name in its model.
+        parameter: the parameter itself.
+        ids: int64, broadcasts against the parameter (or its view of `shape`); -1 is in no group.
+        shape: the shape to view the parameter as, where the groups are blocks of it; or None.
+
+    A convolution's filters have ids of shape (out, 1, 1, 1), its filter shapes (1, in, kh, kw), a
+    whole layer one id, single weights as many ids as the parameter has elements.
+    """
+
+    name: str
+    parameter: Tensor
+    ids: Tensor
+    shape: tuple[int, ...] | None = None
+    _flat: Tensor = field(init=False, repr=False)  # ids as a vector
+    _valid: Tensor | None = field(init=False, repr=False)  # positions in it that are in a group
+    _shared: tuple[int, ...] = field(init=False, repr=False)  # dimensions along which ids are equal
+
+    def __post_init__(self) -> None:
+        shape = self.shape or tuple(self.parameter.shape)
+        if self.ids.ndim != len(shape) or any(
+            have not in (1, want) for have, want in zip(self.ids.shape, shape, strict=True)
+        ):
+            raise ValueError(
+                f"group ids of {self.name} do not broadcast against it\n"
+                f"  ids       {tuple(self.ids.shape)}\n  parameter {shape}"
+            )
+        flat = self.ids.reshape(-1).contiguous()
+        valid = None if bool((flat >= 0).all()) else (flat >= 0).nonzero().squeeze(1)
+        object.__setattr__(self, "_flat", flat)
+        object.__setattr__(self, "_valid", valid)
+        shared = tuple(
+            d for d, (i, s) in enumerate(zip(self.ids.shape, shape, strict=True)) if i < s
+        )
+        object.__setattr__(self, "_shared", shared)
+
+    def view(self, tensor: Tensor) -> Tensor:
+        """`tensor`, shaped like the parameter, as the ids see it."""
+        return tensor if self.shape is None else tensor.view(self.shape)
+
+    def to(self, device: torch.device) -> None:
+        """Keep the ids beside the parameter."""
+        for name in ("ids", "_flat", "_valid"):
+            value = getattr(self, name)
+            if value is not None and value.device != device:
+                object.__setattr__(self, name, value.to(device))
+
+    def reduce(self, order: float) -> tuple[Tensor, Tensor]:
+        """Vector norms of the given order, one for each entry of the ids that is in a group.
+
+        Returns:
+            (ids, norms): both of shape (entries,); an id may appear several times.
+        """
+        values = self.view(self.parameter.detach())
+        self.to(values.device)
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        if self._shared:
+            found = torch.linalg.vector_norm(values, order, dim=self._shared, dtype=dtype)
+        else:
+            found = values.to(dtype).abs()
+        found = found.reshape(-1)
+        if self._valid is None:
+            return self._flat, found
+        return self._flat[self._valid], found[self._valid]
+
+    def scale_(self, factors: Tensor, tensor: Tensor | None = None) -> None:
+        """Multiply the parameter (or a tensor of its shape) by each element's group factor in place.
+
+        `factors` has shape (groups + 1,): its last entry, 1, is the factor of what is in no group.
+        """
+        target = self.view(self.parameter.detach() if tensor is None else tensor)
+        self.to(target.device)
+        mine = factors[self._flat]
+        if bool((mine != 1).any()):
+            target.mul_(mine.to(target.dtype).reshape(self.ids.shape))

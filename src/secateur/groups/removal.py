@@ -1,0 +1,302 @@
+"""Taking dead groups out of a model: a plan, and the surgery that follows it.
+
+In: a model, its groups and which of them are dead. Out: a smaller copy of the model and the `Plan`
+that made it, which rebuilds the same small model from a full-size one (deploy/ saves it).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from secateur.groups.groups import Groups
+from secateur.groups.trace import as_call, evaluating, plain_kernels
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a small model was cut out of a full-size one.
+
+    Attributes:
+        kept: for each parameter or buffer that was cut, the indices kept along each cut dimension.
+        biases: biases that the full-size model lacks and the small one needs.
+        groups: kind of group -> (groups kept, groups in all).
+    """
+
+    kept: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
+    biases: tuple[str, ...] = ()
+    groups: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def after(self, earlier: Plan | None) -> Plan:
+        """The one plan that does what `earlier` and then this one do."""
+        if earlier is None:
+            return self
+        kept = {name: dict(dims) for name, dims in earlier.kept.items()}
+        for name, dims in self.kept.items():
+            for dim, indices in dims.items():
+                before = kept.setdefault(name, {}).get(dim)
+                chosen = indices if before is None else tuple(before[i] for i in indices)
+                kept[name][dim] = chosen
+        groups = {
+            kind: (count, earlier.groups.get(kind, (0, total))[1])
+            for kind, (count, total) in self.groups.items()
+        }
+        return Plan(kept, (*earlier.biases, *self.biases), {**earlier.groups, **groups})
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What `remove` did.
+
+    Attributes:
+        model: the small model.
+        plan: how it was cut.
+        refused: groups that had to stay although they are dead: (layer, groups, reason).
+    """
+
+    model: nn.Module
+    plan: Plan
+    refused: tuple[tuple[str, int, str], ...] = ()
+
+
+def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
+    """Cut dead groups out of a copy of `model`.
+
+    Args:
+        model: a model whose dead groups are exactly zero; left as it was.
+        groups: groups of a model of this shape, traced.
+        dead: which groups to remove, bool of shape (m,).
+
+    Returns:
+        The small model; a constant that a dead channel leaves behind an activation with f(0) != 0 is
+        folded into the bias of the layer that reads it, and where that isn't exact the channel stays.
+    """
+    constants, refused = _constants(model, groups, dead)
+    stays = np.zeros_like(dead)
+    for group in refused:
+        stays[group] = True
+    dead = dead & ~stays
+    small = copy.deepcopy(model)
+    plan = _plan(groups, dead)
+    cut(small, plan)
+    plan = Plan(plan.kept, tuple(_fold(small, model, constants, plan, dead)), plan.groups)
+    report: dict[tuple[str, str], int] = {}
+    for group, reason in refused.items():
+        layer = next(la for la in groups.layers if la.start <= group < la.stop)
+        report[layer.name, reason] = report.get((layer.name, reason), 0) + 1
+    return Removal(small, plan, tuple((name, n, why) for (name, why), n in report.items()))
+
+
+def _plan(groups: Groups, dead: np.ndarray) -> Plan:
+    if groups.coupling is None:
+        raise ValueError(
+            "these groups were not traced through a model, so they can be zeroed but not removed; "
+            "make them with a kind that takes example inputs, such as secateur.filters"
+        )
+    padded = np.append(dead, False)  # the last entry answers for "no group" (-1)
+    kept: dict[str, dict[int, tuple[int, ...]]] = {}
+    for slot in groups.coupling.slots:
+        for dim, entries in enumerate(slot.entries):
+            if entries is not None and padded[entries].any():
+                indices = tuple(np.flatnonzero(~padded[entries]).tolist())
+                for name in slot.names:
+                    kept.setdefault(name, {})[dim] = indices
+    counts: dict[str, tuple[int, int]] = {}
+    for layer in groups.layers:
+        alive, total = counts.get(layer.kind, (0, 0))
+        left = int((~dead[layer.start : layer.stop]).sum())
+        counts[layer.kind] = (alive + left, total + len(layer))
+    return Plan(kept, (), counts)
+
+
+# -- surgery ------------------------------------------------------------------------------------------
+
+
+def cut(model: nn.Module, plan: Plan) -> None:
+    """Follow a plan on `model`, in place: slice tensors, add biases, correct the modules' sizes.
+
+    Raises:
+        ValueError: the plan does not fit the model; nothing has been changed then.
+    """
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= dict(model.named_buffers(remove_duplicate=False))
+    for name, dims in plan.kept.items():
+        if name not in tensors:
+            raise ValueError(f"the plan cuts {name}, which {type(model).__name__} does not have")
+        for dim, indices in dims.items():
+            shape = tuple(tensors[name].shape)
+            if dim >= len(shape) or (indices and max(indices) >= shape[dim]):
+                raise ValueError(
+                    f"the plan does not fit {name}\n"
+                    f"  expected more than {max(indices, default=0)} entries along dimension {dim}\n"
+                    f"  found    shape {shape}"
+                )
+    made: dict[int, Tensor] = {}
+    touched: dict[nn.Module, dict[str, tuple[int, ...]]] = {}
+    for name, dims in plan.kept.items():
+        owner, _, leaf = name.rpartition(".")
+        module, old = model.get_submodule(owner), tensors[name]
+        if id(old) not in made:
+            made[id(old)] = _sliced(old, dims)
+        touched.setdefault(module, {})[leaf] = tuple(old.shape)
+        setattr(module, leaf, made[id(old)])
+    for module, shapes in touched.items():
+        _correct_sizes(module, shapes)
+    for name in plan.biases:
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        size = weight.shape[1] if isinstance(module, _ConvTransposeNd) else weight.shape[0]
+        setattr(module, leaf, nn.Parameter(weight.new_zeros(size)))
+
+
+def _sliced(tensor: Tensor, dims: dict[int, tuple[int, ...]]) -> Tensor:
+    data = tensor.detach()
+    for dim, indices in dims.items():
+        data = data.index_select(dim, torch.tensor(indices, device=data.device))
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(data, requires_grad=tensor.requires_grad)
+    return data
+
+
+def _correct_sizes(module: nn.Module, before: dict[str, tuple[int, ...]]) -> None:
+    """Sizes that a module of torch.nn stores beside its tensors follow the tensors."""
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, _ConvNd):
+        rows, inside = module.weight.shape[:2]
+        old_rows = before.get("weight", (rows,))[0]
+        module.groups = module.groups * rows // old_rows if module.groups > 1 else 1
+        sizes = (rows, inside * module.groups)
+        if module.transposed:
+            module.in_channels, module.out_channels = sizes
+        else:
+            module.out_channels, module.in_channels = sizes
+    elif isinstance(module, _NormBase):
+        for tensor in (module.weight, module.running_mean):
+            if tensor is not None:
+                module.num_features = tensor.shape[0]
+    elif isinstance(module, nn.GroupNorm):
+        old = module.num_channels
+        module.num_channels = module.weight.shape[0]
+        module.num_groups = module.num_groups * module.num_channels // old
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.shape[0]
+
+
+# -- constants that dead channels leave behind ----------------------------------------------------------
+
+
+@dataclass
+class _Seen:
+    """The least and the largest value of each input channel of a layer over a run."""
+
+    low: Tensor
+    high: Tensor
+
+
+def _consumers(
+    model: nn.Module, groups: Groups, dead: np.ndarray
+) -> Iterator[tuple[str, nn.Module, np.ndarray]]:
+    """Layers that read dead channels: name, module, and the group of each input (-1: alive)."""
+    assert groups.coupling is not None
+    padded = np.append(dead, False)
+    for slot in groups.coupling.slots:
+        owner, _, leaf = slot.names[0].rpartition(".")
+        if leaf != "weight" or len(slot.shape) < 2:
+            continue
+        module = model.get_submodule(owner)
+        if isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and module.groups == 1):
+            entries = slot.entries[0 if getattr(module, "transposed", False) else 1]
+            if entries is not None and padded[entries].any():
+                yield owner, module, np.where(padded[entries], entries, -1)
+
+
+def _constants(
+    model: nn.Module, groups: Groups, dead: np.ndarray
+) -> tuple[dict[str, Tensor], dict[int, str]]:
+    """What each layer reads on its dead inputs, and the dead groups that are no foldable constant."""
+    consumers = list(_consumers(model, groups, dead))
+    seen: dict[str, _Seen] = {}
+    hooks = [
+        module.register_forward_pre_hook(_watch(seen, name, module), with_kwargs=True)
+        for name, module, _ in consumers
+    ]
+    args, kwargs = as_call(groups.example)
+    try:
+        with evaluating(model), torch.no_grad(), plain_kernels():
+            model(*args, **kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    constants: dict[str, Tensor] = {}
+    refused: dict[int, str] = {}
+    for name, module, inputs in consumers:
+        if name not in seen:
+            continue  # called through a function: the numerical check has the last word
+        low, high = seen[name].low.cpu().numpy(), seen[name].high.cpu().numpy()
+        scale = max(1.0, float(np.abs(high).max(initial=0)), float(np.abs(low).max(initial=0)))
+        is_dead = inputs >= 0
+        changing = is_dead & (high - low > 1e-6 * scale)
+        for group in inputs[changing].tolist():
+            refused[group] = f"{name} reads a value from it that changes with the input"
+        constant = np.where(is_dead & ~changing, low, 0.0)
+        padded = isinstance(module, _ConvNd) and (
+            module.transposed
+            or ((module.padding_mode == "zeros" and module.padding not in ("valid", 0))
+            and any(np.atleast_1d(np.array(module.padding) != 0)))
+        )
+        if padded:
+            for group in inputs[is_dead & (constant != 0)].tolist():
+                refused[group] = f"{name} pads a constant of it with zeros"
+        elif constant.any():
+            constants[name] = torch.from_numpy(constant)
+    return constants, refused
+
+
+def _watch(seen: dict[str, _Seen], name: str, module: nn.Module) -> Any:
+    channel = -1 if isinstance(module, nn.Linear) else -len(module.weight.shape) + 1  # pyright: ignore
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = (args[0] if args else kwargs["input"]).movedim(channel, 0).flatten(1)
+        low, high = x.amin(1).double(), x.amax(1).double()
+        if name in seen:
+            low, high = torch.minimum(low, seen[name].low), torch.maximum(high, seen[name].high)
+        seen[name] = _Seen(low, high)
+
+    return hook
+
+
+def _fold(
+    small: nn.Module, model: nn.Module, constants: dict[str, Tensor], plan: Plan, dead: np.ndarray
+) -> Iterator[str]:
+    """Add what removed inputs contributed to each layer's bias; yields the biases that are new."""
+    for name, constant in constants.items():
+        weight = model.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        taps = weight.detach().double()
+        taps = taps.sum(tuple(range(2, taps.ndim))) if taps.ndim > 2 else taps
+        removed = torch.ones(len(constant), dtype=torch.bool)
+        removed[list(plan.kept.get(f"{name}.weight", {}).get(1, range(len(constant))))] = False
+        shift = taps @ (constant * removed).to(taps.device)
+        kept = plan.kept.get(f"{name}.weight", {}).get(0)
+        shift = shift if kept is None else shift[list(kept)]
+        layer = small.get_submodule(name)
+        if layer.bias is None:
+            layer.bias = nn.Parameter(shift.to(weight.dtype))
+            yield f"{name}.bias"
+        else:
+            layer.bias.data += shift.to(weight.dtype)  # pyright: ignore

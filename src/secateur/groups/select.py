@@ -1,0 +1,141 @@
+"""From a traced model to `Groups`: what every kind of structural group shares.
+
+In: a model, example inputs, and which axes a kind wants. Out: `Groups` of those that can be removed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from secateur.groups.groups import Coupling, Groups, Layer, Operation, Slot
+from secateur.groups.members import Member
+from secateur.groups.trace import Axis, Trace, trace
+from secateur.groups.trial import unremovable
+
+Ignore = Sequence[str | nn.Module | type[nn.Module]]
+
+
+def select(
+    model: nn.Module,
+    example: Any,
+    *,
+    kind: str,
+    wanted: Callable[[Axis], bool],
+    ignore: Ignore | str | nn.Module | type[nn.Module] = (),
+) -> Groups:
+    """Groups of the axes that a kind wants, traced, and checked by a trial removal."""
+    ignored = _ignored(model, ignore)
+    found = trace(model, example)
+    refused: list[tuple[str, int, str]] = []
+    axes: list[Axis] = []
+    for axis in filter(wanted, found.axes):
+        reason = axis.protected or _reason(model, axis, ignored)
+        if reason:
+            refused.append((axis.name, len(axis), reason))
+        else:
+            axes.append(axis)
+    example = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, example)
+    groups = _build(found, axes, kind, tuple(refused), example)
+    failed = unremovable(model, groups) if axes else {}
+    if failed:
+        refused += [(axes[n].name, len(axes[n]), reason) for n, reason in failed.items()]
+        axes = [axis for n, axis in enumerate(axes) if n not in failed]
+        groups = _build(found, axes, kind, tuple(refused), example)
+    if not axes:
+        raise ValueError(_nothing_found(model, kind, refused))
+    return groups
+
+
+def _nothing_found(model: nn.Module, kind: str, refused: list[tuple[str, int, str]]) -> str:
+    lines = [f"{type(model).__name__} has no removable {kind}"]
+    lines += [f"  {name} ({count}): {reason}" for name, count, reason in refused]
+    return "\n".join(lines)
+
+
+def _reason(model: nn.Module, axis: Axis, ignored: dict[str, str]) -> str:
+    """Why the user or the model keeps an axis from being pruned, or ""."""
+    for name in axis.producers:
+        if not model.get_parameter(name).requires_grad:
+            return f"its parameter {name} is frozen (requires_grad=False)"
+        for prefix, given in ignored.items():
+            if name == prefix or name.startswith(prefix + ".") or not prefix:
+                return f"ignored ({given})"
+    return ""
+
+
+def _ignored(model: nn.Module, ignore: Any) -> dict[str, str]:
+    """Module or parameter names to leave alone -> what the user called them.
+
+    Raises:
+        ValueError: a name, module or type that the model does not have.
+    """
+    items = [ignore] if isinstance(ignore, (str, nn.Module, type)) else list(ignore)
+    modules = dict(model.named_modules())
+    names = [*modules, *(name for name, _ in model.named_parameters())]
+    ignored: dict[str, str] = {}
+    for item in items:
+        if isinstance(item, str):
+            hits, given = [name for name in names if name == item], repr(item)
+        elif isinstance(item, type):
+            hits = [name for name, module in modules.items() if isinstance(module, item)]
+            given = item.__name__
+        else:
+            hits = [name for name, module in modules.items() if module is item]
+            given = type(item).__name__
+        if not hits:
+            near = difflib.get_close_matches(item, names, 3) if isinstance(item, str) else []
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise ValueError(f"ignore={given}: {type(model).__name__} has no such module{hint}")
+        ignored |= dict.fromkeys(hits, given)
+    return ignored
+
+
+def _build(
+    found: Trace,
+    axes: Sequence[Axis],
+    kind: str,
+    refused: tuple[tuple[str, int, str], ...],
+    example: Any,
+) -> Groups:
+    group_of = np.full(found.component.max(initial=-1) + 2, -1)  # the last entry: no atom
+    layers, start = [], 0
+    for axis in axes:
+        group_of[axis.components] = np.arange(start, start + len(axis))
+        layers.append(Layer(axis.name, kind, start, start + len(axis), axis.producers))
+        start += len(axis)
+    lookup = np.append(group_of[found.component], -1)
+    members, slots = [], []
+    for item in found.tracked:
+        entries: list[np.ndarray | None] = []
+        for dim in range(item.tensor.ndim):
+            atoms = item.atoms(dim)
+            ids = lookup[atoms]
+            entries.append(ids if (ids >= 0).any() else None)
+            if item.is_parameter and item.first_atoms[dim] >= 0:
+                mine = np.where(found.produces[atoms], ids, -1)
+                if (mine >= 0).any():
+                    shape = [-1 if d == dim else 1 for d in range(item.tensor.ndim)]
+                    ids_tensor = torch.from_numpy(mine).reshape(shape).to(item.tensor.device)
+                    members.append(Member(item.name, item.tensor, ids_tensor))
+        slots.append(
+            Slot(
+                item.names,
+                tuple(item.tensor.shape),
+                item.tensor.element_size(),
+                item.is_parameter,
+                tuple(entries),
+            )
+        )
+    operations = []
+    for operator in found.operators:
+        factors = tuple(ids for atoms in operator.factors if ((ids := lookup[atoms]) >= 0).any())
+        operations.append(Operation(operator.name, operator.flops, factors))
+    coupling = Coupling(tuple(slots), tuple(operations))
+    return Groups(tuple(members), tuple(layers), coupling, refused, example)

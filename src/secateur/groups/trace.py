@@ -1,0 +1,321 @@
+"""Which parts of a model live and die together, found by one run of it.
+
+In: a model and example inputs. Out: a `Trace`: the coupled axes, what is protected and why, and the
+operators that cost FLOPs. Labels ride along the run under a dispatch mode (labels.py, rules.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.groups import rules
+from secateur.groups.labels import Labels, Operator, Tracked, varied
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A set of coupled channels that are produced by the same parameters.
+
+    Attributes:
+        name: the module that produces the axis first, such as "layer1.0.conv1".
+        components: the channels, as numbers of connected components of atoms, shape (channels,).
+        producers: parameter names whose slices must be zero for a channel to be zero.
+        roles: how the axis is produced: "filter", "linear"; "attention" if a product of activations
+            reads it.
+        protected: why no channel of the axis may be removed, or "".
+    """
+
+    name: str
+    components: np.ndarray
+    producers: tuple[str, ...]
+    roles: frozenset[str]
+    protected: str = ""
+
+    def __len__(self) -> int:
+        return len(self.components)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The coupled axes of a model.
+
+    Attributes:
+        tracked: parameters and buffers, with the first atom of each dimension.
+        component: the connected component of every atom, shape (atoms,).
+        produces: whether an atom is a slice that must be zero, shape (atoms,).
+        axes: the coupled axes, protected ones included.
+        operators: what costs FLOPs.
+        unknown: operators without a rule, with the number of calls.
+        unreached: parameters that the run never used.
+    """
+
+    tracked: tuple[Tracked, ...]
+    component: np.ndarray
+    produces: np.ndarray
+    axes: tuple[Axis, ...]
+    operators: tuple[Operator, ...]
+    unknown: Mapping[str, int]
+    unreached: tuple[str, ...]
+
+    def __str__(self) -> str:
+        free = [axis for axis in self.axes if not axis.protected]
+        kept = [axis for axis in self.axes if axis.protected]
+        lines = [f"{len(free)} coupled axes, {sum(map(len, free))} channels"]
+        for axis in free:
+            also = [name for name in axis.producers if not name.startswith(axis.name + ".")]
+            tail = f"  with {', '.join(also)}" if also else ""
+            lines.append(f"  {axis.name:<32} {len(axis):>6}{tail}")
+        if kept:
+            lines.append(f"{len(kept)} protected axes")
+            lines += [f"  {axis.name:<32} {len(axis):>6}  {axis.protected}" for axis in kept]
+        if self.unknown:
+            calls = ", ".join(f"{name} ({count})" for name, count in self.unknown.items())
+            lines.append(f"operators without a rule: {calls}")
+        if self.unreached:
+            lines.append(f"parameters the example never reaches: {', '.join(self.unreached)}")
+        return "\n".join(lines)
+
+
+def trace(model: nn.Module, example: Any) -> Trace:
+    """Find the coupled axes of `model` by letting labels ride along one run on `example`.
+
+    Args:
+        model: any module; it runs once in eval mode without gradients and is left as it was.
+        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
+
+    Returns:
+        The `Trace`; `print` it to read the axes, what is protected and why.
+
+    Raises:
+        RuntimeError: the model fails on the example; the message names the operator.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> print(trace(model, torch.ones(1, 4)))
+        1 coupled axes, 6 channels
+          0                                     6
+        1 protected axes
+          2                                     2  reaches an output of the model
+    """
+    labels = Labels.of(model)
+    args, kwargs = as_call(example)
+    for tensor in tensors_in((args, kwargs)):
+        labels.put(tensor, [], is_data=True)
+    mode = _Tracer(labels)
+    try:
+        with evaluating(model), torch.no_grad(), plain_kernels(), mode:
+            outputs = model(*args, **kwargs)
+    except Exception as error:
+        raise RuntimeError(
+            f"tracing {type(model).__name__} failed in {mode.current or 'its own code'}: {error}\n"
+            "  the model is unchanged; check that model(*example) runs in eval mode"
+        ) from error
+    for tensor in tensors_in(outputs):
+        labels.protect(labels.planes(tensor), "reaches an output of the model")
+    for tensor in tensors_in((args, kwargs)):
+        labels.protect(labels.planes(tensor), "reaches an input of the model")
+    return _finish(labels, mode.used)
+
+
+class _Tracer(TorchDispatchMode):
+    """Runs every operator, then lets the labels follow it."""
+
+    def __init__(self, labels: Labels) -> None:
+        super().__init__()
+        self.labels = labels
+        self.current = ""
+        self.used: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        self.current = f"the operator {func.name()}"
+        out = func(*args, **kwargs)
+        call = rules.Call(func, args, kwargs, out)
+        self.used.update(id(tensor) for tensor in call.inputs)
+        rules.apply(self.labels, call)
+        self.current = ""
+        return out
+
+
+# -- from ties to axes ------------------------------------------------------------------------------
+
+
+def _components(count: int, ties: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    if not ties:
+        return np.arange(count)
+    a = np.concatenate([pair[0] for pair in ties])
+    b = np.concatenate([pair[1] for pair in ties])
+    graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
+
+
+def _straighten_choices(labels: Labels) -> None:
+    """A plane that varies along several dimensions can be cut along one only: the largest stays."""
+    for plane in labels.choices:
+        distinct = {
+            dim: len(np.unique(plane.movedim(dim, 0).flatten(1).numpy(), axis=0))
+            for dim in varied(plane)
+        }
+        labels.straighten(plane, [max(distinct, key=lambda dim: (distinct[dim], dim))])
+
+
+def _finish(labels: Labels, used: set[int]) -> Trace:
+    _straighten_choices(labels)
+    component = _components(labels.atom_count, labels.ties)
+    reasons = _reasons(labels, component)
+    produces = _produces(labels)
+    tracked = tuple(labels.tracked)
+    return Trace(
+        tracked=tracked,
+        component=component,
+        produces=produces,
+        axes=tuple(_axes(labels, component, produces, reasons, used)),
+        operators=tuple(labels.operators),
+        unknown=dict(labels.unknown),
+        unreached=tuple(
+            item.name for item in tracked if item.is_parameter and id(item.tensor) not in used
+        ),
+    )
+
+
+def _reasons(labels: Labels, component: np.ndarray) -> dict[int, str]:
+    """Why each protected component may not be removed (the first reason found)."""
+    reasons: dict[int, str] = {}
+    for atoms, reason in [*labels.protected, *labels.inexact]:
+        for number in np.unique(component[atoms]):
+            reasons.setdefault(int(number), reason)
+    return reasons
+
+
+def _produces(labels: Labels) -> np.ndarray:
+    """An atom produces unless its slice is only ever read along a contracted axis.
+
+    Weights computed from other weights pass their role on to them.
+    """
+    family = _components(labels.atom_count, labels.weight_ties)
+    flags = {}
+    for role in ("consumer", "producer"):
+        flag = np.zeros(family.max(initial=-1) + 1, bool)
+        for atoms in labels.roles.get(role, []):
+            flag[family[atoms]] = True
+        flags[role] = flag[family]
+    return flags["producer"] | ~flags["consumer"]
+
+
+def _axes(
+    labels: Labels,
+    component: np.ndarray,
+    produces: np.ndarray,
+    reasons: dict[int, str],
+    used: set[int],
+) -> Iterator[Axis]:
+    """Components produced by the same weight form an axis, in the order of the parameters.
+
+    What only follows a product (biases, scales, depthwise kernels) joins the axes that it touches,
+    so that the layers behind a concatenation stay axes of their own.
+    """
+    makers = np.zeros(labels.atom_count, bool)
+    for atoms in [*labels.roles.get("filter", []), *labels.roles.get("linear", [])]:
+        makers[atoms] = True
+    slots: list[tuple[Tracked, np.ndarray, bool]] = []
+    for item in labels.tracked:
+        if item.is_parameter and id(item.tensor) in used:
+            for dim in range(item.tensor.ndim):
+                atoms = item.atoms(dim)
+                if item.first_atoms[dim] >= 0 and produces[atoms].all():
+                    slots.append((item, component[atoms], bool(makers[atoms].any())))
+    count = component.max(initial=-1) + 1
+    made = np.zeros(count, bool)
+    for _, numbers, is_maker in slots:
+        made[numbers] |= is_maker
+    links = []
+    for _, numbers, is_maker in slots:
+        numbers = numbers if is_maker else numbers[~made[numbers]]
+        links.append((numbers[:-1], numbers[1:]))
+    axis_of = _components(count, links)
+    members: dict[int, list[tuple[Tracked, np.ndarray]]] = {}
+    for item, numbers, _ in sorted(slots, key=lambda slot: not slot[2]):
+        for number in dict.fromkeys(axis_of[numbers].tolist()):
+            members.setdefault(number, []).append((item, numbers[axis_of[numbers] == number]))
+    roles = {
+        role: {int(axis_of[n]) for atoms in found for n in component[atoms]}
+        for role, found in labels.roles.items()
+    }
+    is_protected = np.zeros(count, bool)
+    is_protected[list(reasons)] = True
+    for number, slices in members.items():
+        components = np.array(list(dict.fromkeys(n for _, ns in slices for n in ns.tolist())))
+        main = slices[0][0]
+        for mask in (~is_protected[components], is_protected[components]):
+            if mask.any():
+                part = components[mask]
+                yield Axis(
+                    name=main.name.rpartition(".")[0] or main.name,
+                    components=part,
+                    producers=tuple(dict.fromkeys(item.name for item, _ in slices)),
+                    roles=frozenset(role for role, axes in roles.items() if number in axes),
+                    protected=reasons.get(int(part[0]), ""),
+                )
+
+
+# -- running a model ----------------------------------------------------------------------------------
+
+
+def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Turn example inputs into positional and keyword arguments."""
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    if isinstance(example, (tuple, list)):
+        return tuple(example), {}
+    return (example,), {}
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested containers, data classes and output objects."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (tuple, list, set)):
+        for item in value:
+            yield from tensors_in(item)
+    elif dataclasses.is_dataclass(value) or hasattr(value, "__dict__"):
+        if not isinstance(value, (type, nn.Module)):
+            yield from tensors_in(vars(value))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every submodule's own mode restored afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Attention as matrix products and modules without fused fast paths, so that labels can follow."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
