@@ -61,10 +61,16 @@ def firm(
     Gao and Bruce, "WaveShrink with firm shrinkage", Statistica Sinica 7, 1997.
     """
     problem = read("firm", norms, level, weights, costs)
-    hardness = read_between("firm", "hardness", hardness, problem.norms, 0, 1).unsqueeze(-1)
+    rows = read_between("firm", "hardness", hardness, problem.norms, 0, 1).unsqueeze(-1)
     saliency = problem.norms * (problem.weights / problem.costs).sqrt()
-    soft = _soft(saliency, problem, hardness)
-    return torch.where(hardness == 1, _projection(saliency, problem), soft).to(norms.dtype)
+    if isinstance(hardness, Tensor):  # some rows may be at 1: looking would wait for the device
+        soft = _soft(saliency, problem, torch.where(rows == 1, 0, rows))
+        found = torch.where(rows == 1, _projection(saliency, problem), soft)
+    elif hardness == 1:
+        found = _projection(saliency, problem)
+    else:
+        found = _soft(saliency, problem, rows)
+    return found.to(norms.dtype)
 
 
 def multipliers_at(saliency: np.ndarray, threshold: float, hardness: float) -> np.ndarray:
@@ -81,17 +87,18 @@ def multipliers_at(saliency: np.ndarray, threshold: float, hardness: float) -> n
         hardness: in [0, 1].
 
     Returns:
-        u, (m,) float64; NaN where saliency is.
+        u, (m,) float64, exactly 1 from the threshold on; NaN where saliency or threshold is.
 
     Example:
         >>> multipliers_at(np.array([4.0, 3.0, 1.0]), threshold=4.0, hardness=0.5)
         array([1. , 0.5, 0. ])
     """
-    width = (1 - hardness) * threshold
+    floor = hardness * threshold
+    width = threshold - floor
     if 0 < width < np.inf:
-        return ((saliency - hardness * threshold) / width).clip(0, 1)
+        return np.maximum(np.minimum(saliency, threshold) - floor, 0) / width
     kept = (saliency >= threshold) & (saliency > 0)
-    return np.where(np.isnan(saliency), saliency, kept)
+    return np.where(np.isnan(saliency + threshold), np.nan, kept)
 
 
 @overload
@@ -123,7 +130,6 @@ def factors(multipliers: Any, hardness: Any) -> Any:
 
 def _soft(saliency: Tensor, problem: Problem, hardness: Tensor) -> Tensor:
     """Solve for the threshold (1/t below), for a hardness under 1."""
-    hardness = torch.where(hardness == 1, 0, hardness)
     slope, offset = saliency / (1 - hardness), hardness / (1 - hardness)
     t = root(slope, offset, problem.costs, problem.level)
     return factors(multipliers_at_root(t, slope, offset), hardness)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 Method = Literal["auto", "sorted", "newton"]
-# Above this many groups a row, Newton's passes cost less than the sort (see benchmarks/speed).
-NEWTON_FROM = 8192
+# From this many groups a row on, a CPU is faster with Newton (benchmarks/speed/envelope.py).
+NEWTON_FROM = 1024
 NEWTON_PASSES = 24
 
 
@@ -105,6 +105,7 @@ def _sorted(
     above = torch.full_like(below, last)
     low, high = torch.zeros_like(level), breakpoints[..., last]
     spent_low, spent_high = torch.zeros_like(level), _spent(high, slope, offset, costs)
+    level = torch.minimum(level, spent_high)
     for _ in range(last.bit_length()):
         middle = (below + above) // 2
         t = breakpoints.gather(-1, middle.clamp(min=0).unsqueeze(-1)).squeeze(-1)
@@ -130,7 +131,10 @@ def _newton(
     weighted = costs * slope
     low, high = torch.zeros_like(level), _full_at(slope, offset).amax(-1)
     spent_low, spent_high = torch.zeros_like(level), _spent(high, slope, offset, costs)
-    t = (level + (costs * offset).expand_as(slope).sum(-1)) / weighted.sum(-1)
+    level = torch.minimum(level, spent_high)  # a level nothing can spend would be chased to inf
+    total = weighted.sum(-1)
+    offsets = (costs * offset).expand_as(slope).sum(-1)
+    t = (level + offsets) / torch.where(total == 0, 1, total)  # the root if nothing was clipped
     t = t if start is None else torch.where(start.isfinite() & (start > 0), start, t)
     t = torch.minimum(t, high)
     slack = 32 * torch.finfo(slope.dtype).eps

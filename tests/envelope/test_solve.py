@@ -1,0 +1,156 @@
+"""The scalar root: both methods, against brute force and against each other."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import secateur.envelope.solve as solve
+from envelope.problems import Case, cases
+
+METHODS = ["sorted", "newton"]
+
+
+def _spent(t: torch.Tensor, slope, offset, costs) -> torch.Tensor:
+    return (solve.multipliers_at_root(t, slope, offset) * costs).sum(-1)
+
+
+def _lines(case: Case, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
+    return case.norms * (case.weights / case.costs).sqrt(), strength * case.weights
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=150, deadline=None)
+@given(case=cases(), strength=st.sampled_from([0.0, 1e-3, 1.0]))
+def test_root_spends_the_level_or_keeps_everything(method, case: Case, strength: float) -> None:
+    slope, offset = _lines(case, strength)
+    level = torch.tensor(case.level, dtype=torch.float64)
+    t = solve.root(slope, offset, case.costs, level, method=method)
+    available = case.costs[slope > 0].sum()
+    spent = _spent(t, slope, offset, case.costs)
+    rounding = 1e-14 * (case.costs * (1 + offset)).sum().item()
+    torch.testing.assert_close(spent, torch.minimum(available, level), rtol=1e-13, atol=rounding)
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=cases(), strength=st.sampled_from([0.0, 1e-3, 1.0]))
+def test_methods_agree(case: Case, strength: float) -> None:
+    slope, offset = _lines(case, strength)
+    level = torch.tensor(case.level, dtype=torch.float64)
+    kept = [
+        solve.multipliers_at_root(
+            solve.root(slope, offset, case.costs, level, method=method), slope, offset
+        )
+        for method in METHODS
+    ]
+    torch.testing.assert_close(kept[0], kept[1], rtol=0, atol=1e-12 * (1 + offset.max().item()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_root_equals_the_best_of_all_linear_pieces(method) -> None:
+    """Brute force: solve every piece between two breakpoints, keep the one that holds its root."""
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        m = int(random.integers(1, 6))
+        slope, offset, costs = random.random((3, m)) + 0.1
+        level = random.uniform(0.05, 0.95) * costs.sum()
+        points = np.sort(np.concatenate([[0], offset / slope, (1 + offset) / slope]))
+        roots = []
+        for low, high in itertools.pairwise(points):
+            line = (low + high) / 2 * slope - offset
+            active, full = (line > 0) & (line < 1), line >= 1
+            if active.any():
+                missing = level - costs[full].sum() + (costs * offset)[active].sum()
+                t = missing / (costs * slope)[active].sum()
+                if low <= t <= high:
+                    roots.append(t)
+        given = [torch.as_tensor(x) for x in (slope, offset, costs)]
+        found = solve.root(*given, torch.tensor(level, dtype=torch.float64), method=method)
+        assert min(abs(found.item() - t) for t in roots) <= 1e-12 * found.item()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_breakpoint_met_exactly(method) -> None:
+    """Level 2 is spent exactly where the second group saturates and the third has not begun."""
+    slope = torch.tensor([[8.0, 4.0, 0.5]], dtype=torch.float64)
+    offset = torch.ones(1, 3, dtype=torch.float64)  # full at 1/4, 1/2 and 4; empty up to 2
+    level = torch.tensor([2.0], dtype=torch.float64)
+    t = solve.root(slope, offset, torch.ones_like(slope), level, method=method)
+    assert solve.multipliers_at_root(t, slope, offset).tolist() == [[1.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nan_in_any_argument_gives_nan_in_its_row_only(method) -> None:
+    for spoiled in range(3):
+        given = [torch.rand(2, 5, dtype=torch.float64) + 0.1 for _ in range(3)]
+        given[spoiled][1, 2] = math.nan
+        t = solve.root(*given, torch.tensor([1.0, 1.0], dtype=torch.float64), method=method)
+        assert t.isnan().tolist() == [False, True]
+    level = torch.tensor([1.0, math.nan], dtype=torch.float64)
+    t = solve.root(*(torch.rand(2, 5, dtype=torch.float64) + 1 for _ in range(3)), level)
+    assert t.isnan().tolist() == [False, True]
+
+
+def test_warm_start_saves_passes_and_changes_nothing(monkeypatch) -> None:
+    torch.manual_seed(0)
+    slope = torch.randn(5000, dtype=torch.float64).abs()
+    offset, one = torch.tensor(0.3, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+    level = torch.tensor(400.0, dtype=torch.float64)
+    passes = []
+    between = solve._between
+    monkeypatch.setattr(solve, "_between", lambda *a: passes.append(1) or between(*a))
+    cold = solve.root(slope, offset, one, level, method="newton")
+    cold_passes = len(passes)
+    warm = solve.root(slope, offset, one, level, method="newton", start=cold * 1.0001)
+    assert len(passes) - cold_passes < cold_passes
+    torch.testing.assert_close(warm, cold, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("start", [0.0, -1.0, 1e-30, 1e30, math.nan, math.inf])
+def test_newton_survives_a_bad_start(start: float) -> None:
+    slope = torch.tensor([4.0, 2.0, 1.0], dtype=torch.float64)
+    level = torch.tensor(2.0, dtype=torch.float64)
+    t = solve.root(
+        slope,
+        torch.zeros(3),
+        torch.ones(3),
+        level,
+        method="newton",
+        start=torch.tensor(start, dtype=torch.float64),
+    )
+    assert t.item() == pytest.approx(1 / 3, rel=1e-14)
+
+
+def test_newton_leaves_what_it_cannot_settle_to_the_sorted_method(monkeypatch) -> None:
+    monkeypatch.setattr(solve, "NEWTON_PASSES", 1)
+    slope = torch.rand(3, 50, dtype=torch.float64)
+    given = (slope, torch.zeros_like(slope), torch.ones_like(slope))
+    level = torch.tensor([1.0, 10.0, 49.0], dtype=torch.float64)
+    newton = solve.root(*given, level, method="newton")
+    torch.testing.assert_close(newton, solve.root(*given, level, method="sorted"))
+
+
+def test_slopes_of_sixty_orders_of_magnitude() -> None:
+    slope = torch.logspace(-30, 30, 61, dtype=torch.float64)
+    level = torch.tensor(30.5, dtype=torch.float64)
+    for method in METHODS:
+        t = solve.root(slope, torch.zeros(()), torch.ones(()), level, method=method)
+        assert _spent(t, slope, 0, 1).item() == pytest.approx(30.5, rel=1e-14)
+
+
+def test_sorted_rows_never_look_at_the_values() -> None:
+    """A meta tensor has no values, so anything that waits for one raises here."""
+    slope = torch.rand(3, 2 * solve.NEWTON_FROM, device="meta")
+    t = solve.root(slope, slope, slope, slope[:, 0])
+    assert t.shape == (3,) and t.device.type == "meta"
+
+
+def test_no_groups_fit_in_any_level() -> None:
+    none = torch.zeros(2, 0, dtype=torch.float64)
+    assert solve.root(none, none, none, torch.ones(2)).tolist() == [math.inf, math.inf]
