@@ -1,6 +1,31 @@
 """secateur: networks that end, after one training run, at exactly the size the hardware can afford."""
 
 from secateur import envelope, groups
+from secateur.budget import Budget
+from secateur.deploy import export, load, save
 from secateur.groups import Groups, custom, filters, neurons
+from secateur.measure import Footprint, measure
+from secateur.optim import Constant, Homotopy, Proximal
+from secateur.shrink import ShrinkError, shrink
 
-__all__ = ["Groups", "custom", "envelope", "filters", "groups", "neurons"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "Budget",
+    "Constant",
+    "Footprint",
+    "Groups",
+    "Homotopy",
+    "Proximal",
+    "ShrinkError",
+    "custom",
+    "envelope",
+    "export",
+    "filters",
+    "groups",
+    "load",
+    "measure",
+    "neurons",
+    "save",
+    "shrink",
+]

@@ -6,7 +6,6 @@ counted here too, by ONNX Runtime and from its own graph.
 
 from __future__ import annotations
 
-import importlib
 import io
 import logging
 import math
@@ -22,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from secateur.deploy.extras import require
+from secateur.deploy.onnx_flops import count_flops
 from secateur.measure import Latency, count_bytes, time_calls
 from secateur.measure.running import (
     Example,
@@ -31,6 +32,8 @@ from secateur.measure.running import (
     inputs_of,
     tensors_of,
 )
+
+__all__ = ["count_flops", "export", "latency", "run"]
 
 LARGEST = 2**31 - 2**20  # protobuf's 2 GiB, less some room for the graph itself
 
@@ -79,7 +82,7 @@ def export(
     """
     needed = ["onnx", "onnxscript", "onnxruntime"] if check else ["onnx", "onnxscript"]
     for name in needed:
-        _require(name)
+        require(name, extra="export")
     check_devices(model, example)
     _check_size(model)
     path = Path(path)
@@ -151,49 +154,8 @@ def latency(
     """
     session = _session(path, threads)
     inputs, named = arguments(example)
-    feeds = _feeds(session, inputs, named)
+    feeds = _feeds(session, tensors_of(inputs), _named_tensors(named))
     return time_calls(lambda: session.run(None, feeds), repeats=repeats, warmup=warmup)
-
-
-def count_flops(path: str | os.PathLike[str], *, batch: int = 1) -> int:
-    """Return the floating-point operations of one run of an ONNX file, two a multiply-add.
-
-    Counted from the shapes in the file, without torch: an independent check of
-    `secateur.measure.count_flops`. Convolutions, matrix products and recurrent layers count.
-
-    Args:
-        path: The file.
-        batch: The size of every dimension that the file leaves open.
-
-    Returns:
-        FLOPs, an exact integer.
-
-    Raises:
-        ImportError: onnx is missing.
-        ValueError: The file has an operator whose FLOPs are not known here, or a shape that cannot
-            be inferred: no wrong figure is returned.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = export(nn.Linear(3, 2), torch.zeros(1, 3), f"{folder}/small.onnx")
-        ...     count_flops(path, batch=5)
-        60
-    """
-    onnx = _require("onnx")
-    graph = _inferred(onnx.load(os.fspath(path)), batch)
-    shapes = _shapes(graph)
-    return sum(_node_flops(node, shapes) for node in graph.node)
-
-
-def _require(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"ONNX export needs the package {name}, which is not installed: "
-            "pip install secateur[export]"
-        ) from error
 
 
 def _check_size(model: nn.Module) -> None:
@@ -334,7 +296,7 @@ def _difference(model: nn.Module, example: Example, path: Path) -> float:
     args, kwargs = arguments(example)
     with torch.no_grad():
         expected = [tensor.cpu() for tensor in tensors_of(model(*args, **kwargs))]
-    found = run(path, *tensors_of(args), **kwargs)
+    found = run(path, *tensors_of(args), **_named_tensors(kwargs))
     if len(found) != len(expected):
         return math.inf
     return max(
@@ -348,12 +310,14 @@ def _relative(found: Tensor, expected: Tensor) -> float:
     if expected.numel() == 0:
         return 0.0
     found, expected = found.double(), expected.double()
-    scale = expected.abs().max().item() or 1.0
-    return (found - expected).abs().max().item() / scale
+    finite = expected[expected.isfinite()].abs()
+    scale = (finite.max().item() if len(finite) else 0.0) or 1.0
+    difference = (found - expected).abs().masked_fill(found == expected, 0.0)  # equal infinities
+    return difference.max().item() / scale
 
 
 def _session(path: str | os.PathLike[str], threads: int = 0) -> Any:
-    onnxruntime = _require("onnxruntime")
+    onnxruntime = require("onnxruntime", extra="export")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -376,6 +340,11 @@ def _feeds(session: Any, inputs: Sequence[Tensor], named: dict[str, Tensor]) -> 
     return {name: _to_numpy(name, tensor) for name, tensor in feeds.items()}
 
 
+def _named_tensors(kwargs: dict[str, Any]) -> dict[str, Tensor]:
+    """The inputs of a file: flags and other constants have become part of its graph."""
+    return {name: value for name, value in kwargs.items() if isinstance(value, Tensor)}
+
+
 def _to_numpy(name: str, tensor: Tensor) -> Any:
     if tensor.dtype is torch.bfloat16:
         raise TypeError(
@@ -383,63 +352,3 @@ def _to_numpy(name: str, tensor: Tensor) -> Any:
             "use float16 or float32, or export with check=False."
         )
     return tensor.detach().cpu().contiguous().numpy()
-
-
-def _inferred(model: Any, batch: int) -> Any:
-    """The graph with every open dimension set and all shapes inferred anew."""
-    onnx = _require("onnx")
-    del model.graph.value_info[:]
-    for value in model.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.HasField("dim_param"):
-                dim.dim_value = batch
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-
-
-def _shapes(graph: Any) -> dict[str, list[int | None]]:
-    shapes: dict[str, list[int | None]] = {
-        tensor.name: list(tensor.dims) for tensor in graph.initializer
-    }
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        shapes[value.name] = [
-            dim.dim_value if dim.HasField("dim_value") else None
-            for dim in value.type.tensor_type.shape.dim
-        ]
-    return shapes
-
-
-_UNKNOWN = {
-    *("Einsum", "Attention", "MultiHeadAttention", "DeformConv", "If", "Loop", "Scan"),
-    *("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DFT"),
-}
-
-
-def _node_flops(node: Any, shapes: dict[str, list[int | None]]) -> int:
-    def size(name: str, start: int = 0) -> int:
-        shape = shapes.get(name)
-        if shape is None or None in shape:
-            raise ValueError(
-                f"count_flops: the shape of {name}, at {node.op_type} {node.name}, cannot be "
-                f"inferred: {shape}."
-            )
-        return math.prod(side for side in shape[start:] if side is not None)
-
-    if node.op_type == "Conv":
-        return 2 * size(node.output[0]) * size(node.input[1], start=1)
-    if node.op_type == "ConvTranspose":
-        return 2 * size(node.input[0]) * size(node.input[1], start=1)
-    if node.op_type == "MatMul":
-        return 2 * size(node.output[0]) * size(node.input[0], start=-1)
-    if node.op_type == "Gemm":
-        transposed = any(item.name == "transA" and item.i for item in node.attribute)
-        columns = size(node.input[0], start=-1)
-        inner = size(node.input[0]) // columns if transposed else columns
-        return 2 * size(node.output[0]) * inner
-    if node.op_type in ("LSTM", "GRU", "RNN"):
-        steps_and_rows = size(node.input[0]) // size(node.input[0], start=-1)
-        return 2 * steps_and_rows * (size(node.input[1]) + size(node.input[2]))
-    if node.op_type in _UNKNOWN:
-        raise ValueError(f"count_flops: the FLOPs of {node.op_type} {node.name} are not known.")
-    return 0

@@ -63,13 +63,13 @@ class Member:
             if value is not None and value.device != device:
                 object.__setattr__(self, name, value.to(device))
 
-    def reduce(self, order: float) -> tuple[Tensor, Tensor]:
-        """Vector norms of the given order, one for each entry of the ids that is in a group.
+    def reduce(self, order: float, tensor: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Vector norms of the parameter (or a tensor of its shape), one for each grouped id entry.
 
         Returns:
             (ids, norms): both of shape (entries,); an id may appear several times.
         """
-        values = self.view(self.parameter.detach())
+        values = self.view(self.parameter.detach() if tensor is None else tensor)
         self.to(values.device)
         dtype = torch.promote_types(values.dtype, torch.float32)
         if self._shared:

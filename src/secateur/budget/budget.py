@@ -1,0 +1,238 @@
+"""`Budget`: what the user can afford.
+
+In: fractions or absolute numbers for one or several measures. Out: the `Allowance` of a model's
+groups, and what a model has reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from secateur.budget.allowance import Allowance
+from secateur.budget.costs import MEASURES, cost
+from secateur.groups import Groups
+from secateur.measure import count_bytes, count_flops, count_params
+
+Amount = float | int | tuple[float, int]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measure of a budget: what was asked and what was reached, absolute."""
+
+    measure: str
+    asked: int
+    reached: int
+    full: int
+
+    @property
+    def holds(self) -> bool:
+        return self.reached <= self.asked
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Asked and reached, one `Line` a measure; prints as a table."""
+
+    lines: tuple[Line, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every measure is within what was asked."""
+        return all(line.holds for line in self.lines)
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self.lines)
+
+    def __getitem__(self, measure: str) -> Line:
+        return next(line for line in self.lines if line.measure == measure)
+
+    def __str__(self) -> str:
+        rows = [("", "full", "asked", "reached", "of asked")]
+        rows += [
+            (
+                line.measure,
+                *(f"{n:,}" for n in (line.full, line.asked, line.reached)),
+                f"{line.reached / line.asked:.2%}",
+            )
+            for line in self.lines
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        return "\n".join(
+            f"{row[0]:<{widths[0]}}  "
+            + "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+            for row in rows
+        )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of a network may be kept; several measures at once must all hold.
+
+    Each amount is a fraction of the full network (a float in (0, 1]), an absolute number (an int), or
+    a pair of both, which must agree.
+
+    Args:
+        groups: how many groups stay.
+        flops: FLOPs of one run on the example inputs, two for a multiply and an add.
+        params: parameters, tied ones counted once.
+        bytes: bytes of parameters and buffers.
+        at_least: how many groups stay in every layer, whatever the budget.
+
+    Raises:
+        ValueError: an amount out of range, or no amount at all.
+
+    Example:
+        >>> Budget(flops=0.25)
+        Budget(flops=0.25)
+        >>> Budget(flops=1.7)
+        Traceback (most recent call last):
+        ValueError: Budget(flops=1.7): a fraction lies in (0, 1]; for an absolute number of FLOPs ...
+    """
+
+    groups: Amount | None = None
+    flops: Amount | None = None
+    params: Amount | None = None
+    bytes: Amount | None = None
+    at_least: int = 1
+    _full: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for measure, amount in self.amounts():
+            for part in amount if isinstance(amount, tuple) else (amount,):
+                _check(measure, part)
+            if isinstance(amount, tuple) and not (
+                len(amount) == 2
+                and not isinstance(amount[0], Integral)
+                and isinstance(amount[1], Integral)
+            ):
+                raise ValueError(
+                    f"Budget({measure}={amount}): a pair holds a fraction and an absolute number, "
+                    "such as (0.25, 120_000)"
+                )
+        if not any(True for _ in self.amounts()):
+            raise ValueError(f"Budget(): say how much of which measure: {', '.join(MEASURES)}")
+        if not isinstance(self.at_least, Integral) or self.at_least < 1:
+            raise ValueError(
+                f"Budget(at_least={self.at_least}): an integer of 1 or more; a layer without any "
+                "group would cut the network in two"
+            )
+
+    def amounts(self) -> Iterator[tuple[str, Amount]]:
+        """The measures that were asked for, with their amounts as given."""
+        for measure in MEASURES:
+            if (amount := getattr(self, measure)) is not None:
+                yield measure, amount
+
+    def __repr__(self) -> str:
+        parts = [f"{measure}={amount}" for measure, amount in self.amounts()]
+        parts += [f"at_least={self.at_least}"] if self.at_least != 1 else []
+        return f"Budget({', '.join(parts)})"
+
+    def on(self, groups: Groups) -> Allowance:
+        """The budget in the units of one model, refused at once if it can't be reached.
+
+        Raises:
+            ValueError: more than the full network or less than the smallest reachable one; a
+                fraction and an absolute number that disagree.
+        """
+        everything = np.ones(len(groups))
+        costs = {measure: cost(groups, measure) for measure, _ in self.amounts()}
+        full = {measure: round(found(everything)) for measure, found in costs.items()}
+        limits = {m: float(_absolute(m, amount, full[m])) for m, amount in self.amounts()}
+        allowance = Allowance(costs, limits, groups.layers, self.at_least)
+        least = allowance.spent(allowance.cheapest().astype(float))
+        for measure, amount in self.amounts():
+            if limits[measure] > full[measure]:
+                raise ValueError(
+                    f"Budget({measure}={amount}): the whole network has only "
+                    f"{full[measure]:,} {measure}; there is nothing to cut"
+                )
+            if limits[measure] < least[measure]:
+                raise ValueError(
+                    f"Budget({measure}={amount}): {limits[measure]:,.0f} {measure} can't be reached; "
+                    f"with at_least={self.at_least} in each of {len(groups.layers)} layers the "
+                    f"smallest is {round(least[measure]):,} of {full[measure]:,} "
+                    f"({measure}={least[measure] / full[measure]:.4f}"
+                    f"{' or more' if least[measure] else ''})"
+                )
+        self._full.update(full)
+        return allowance
+
+    def reached(self, model: nn.Module, example: Any, *, groups: Groups | None = None) -> Reached:
+        """What was asked and what `model` costs, measured on it by counters of their own.
+
+        Args:
+            model: the small network (or any other of its kind).
+            example: inputs of the shape that the budget was made for.
+            groups: what fractions refer to; not needed once the budget was used in training.
+
+        Raises:
+            ValueError: a fraction of an unknown whole.
+        """
+        if groups is not None:
+            self.on(groups)
+        missing = [measure for measure, _ in self.amounts() if measure not in self._full]
+        if missing:
+            raise ValueError(
+                f"{self}: a share of what? pass groups= of the full network, or use the budget in "
+                "secateur.Proximal first"
+            )
+        lines = []
+        for measure, amount in self.amounts():
+            full = self._full[measure]
+            reached = _count(measure, model, example, groups, full)
+            lines.append(Line(measure, _absolute(measure, amount, full), reached, full))
+        return Reached(tuple(lines))
+
+
+def _count(measure: str, model: nn.Module, example: Any, groups: Groups | None, full: int) -> int:
+    if measure == "flops":
+        return count_flops(model, example)
+    if measure == "params":
+        return count_params(model)
+    if measure == "bytes":
+        return count_bytes(model)
+    plan = getattr(model, "secateur", None)
+    if plan is not None:
+        return sum(kept for kept, _ in plan.groups.values())
+    return full if groups is None else int(groups.on(model).alive().sum())
+
+
+def _check(measure: str, amount: Any) -> None:
+    unit = {"flops": "FLOPs", "params": "parameters"}.get(measure, measure)
+    shown = f"Budget({measure}={amount!r})"
+    if isinstance(amount, bool) or not isinstance(amount, Real):
+        raise ValueError(
+            f"{shown}: expected a fraction in (0, 1] or a whole number of {unit}, "
+            f"got {type(amount).__name__}"
+        )
+    if isinstance(amount, Integral):
+        if amount < 1:
+            raise ValueError(f"{shown}: an absolute number of {unit} is 1 or more")
+    elif not (math.isfinite(amount) and 0 < amount <= 1):
+        raise ValueError(
+            f"{shown}: a fraction lies in (0, 1]; for an absolute number of {unit} pass an int"
+        )
+
+
+def _absolute(measure: str, amount: Amount, full: int) -> int:
+    """An amount as an absolute number; fractions are rounded down."""
+    if isinstance(amount, tuple):
+        share, number = _absolute(measure, amount[0], full), int(amount[1])
+        if abs(share - number) > 1:
+            raise ValueError(
+                f"Budget({measure}={amount}): {amount[0]:.4g} of this network's {full:,} {measure} "
+                f"is {share:,}, not {number:,}; give one of the two"
+            )
+        return min(share, number)
+    if isinstance(amount, Integral):
+        return int(amount)
+    return math.floor(round(float(amount) * full, 6))

@@ -1,0 +1,133 @@
+"""What a network costs as a function of how much of each group is kept.
+
+In: a coupling (where each group sits in every tensor and operator). Out: a `Cost`, which gives the
+exact parameters, bytes or FLOPs for multipliers u in [0, 1], and its gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from secateur.groups import Coupling, Groups
+
+MEASURES = ("groups", "flops", "params", "bytes")
+
+Term = tuple[float, tuple[np.ndarray, ...]]  # a rate, and the groups along each of its axes
+
+
+@dataclass(frozen=True, eq=False)
+class Cost:
+    """A sum of products of widths: C(u) = sum_t rate_t prod_k width_tk(u).
+
+    Each width counts the indices of one axis that are kept: those of each group by its multiplier,
+    those in no group whole. Widths are linear in u, so C is multilinear and increasing, and exact
+    wherever u is 0 or 1: C(ones) is the full network's cost.
+
+    Attributes:
+        counts: how often each group appears along each axis, sparse (axes, m).
+        constant: indices in no group along each axis, (axes + 1,); the last, 1, fills short products.
+        rates: (terms,).
+        factors: the axes that each term multiplies, (terms, factors).
+
+    Source: own; the multilinear costs of math.md, section 5.
+    """
+
+    counts: csr_matrix
+    constant: np.ndarray
+    rates: np.ndarray
+    factors: np.ndarray
+
+    def __call__(self, multipliers: np.ndarray) -> float:
+        """The cost at `multipliers`, float64 of shape (m,)."""
+        return float(self.rates @ self._widths(multipliers)[self.factors].prod(1))
+
+    def gradient(self, multipliers: np.ndarray) -> np.ndarray:
+        """dC/du, shape (m,): what the last bit of each group costs at `multipliers`."""
+        chosen = self._widths(multipliers)[self.factors]
+        slope = np.zeros(len(self.constant))
+        for k in range(chosen.shape[1]):
+            others = self.rates * np.delete(chosen, k, 1).prod(1)
+            slope += np.bincount(self.factors[:, k], others, len(slope))
+        return self.counts.T @ slope[:-1]
+
+    def _widths(self, multipliers: np.ndarray) -> np.ndarray:
+        widths = self.constant.copy()
+        widths[:-1] += self.counts @ multipliers
+        return widths
+
+    @classmethod
+    def of(cls, terms: Iterable[Term], group_count: int) -> Cost:
+        """Build a cost from its terms; equal axes are shared and equal products added up."""
+        axes: dict[bytes, int] = {}
+        rows: list[np.ndarray] = []
+        constant: list[float] = []
+        products: dict[tuple[int, ...], float] = {}
+        for rate, factors in terms:
+            numbers = []
+            for entries in factors:
+                key = np.ascontiguousarray(entries, np.int64).tobytes()
+                if key not in axes:
+                    axes[key] = len(rows)
+                    rows.append(entries[entries >= 0])
+                    constant.append(float((entries < 0).sum()))
+                numbers.append(axes[key])
+            product = tuple(sorted(numbers))
+            products[product] = products.get(product, 0.0) + rate
+        indices = np.concatenate(rows) if rows else np.zeros(0, int)
+        pointers = np.cumsum([0, *map(len, rows)])
+        counts = csr_matrix((np.ones(len(indices)), indices, pointers), (len(rows), group_count))
+        counts.sum_duplicates()
+        depth = max(map(len, products), default=0)
+        factors = np.full((len(products), max(depth, 1)), len(rows))
+        for number, product in enumerate(products):
+            factors[number, : len(product)] = product
+        rates = np.array(list(products.values()), float)
+        return cls(counts, np.array([*constant, 1.0]), rates, factors)
+
+
+def cost(groups: Groups, measure: str) -> Cost:
+    """The cost of a model in one measure, as a function of its groups' multipliers.
+
+    Args:
+        groups: the groups; traced, unless the measure is "groups".
+        measure: "groups" (a count), "flops" (of one run on the example), "params" or "bytes".
+
+    Raises:
+        ValueError: an unknown measure, or groups without a coupling.
+
+    Example:
+        >>> import torch
+        >>> import secateur as sc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 2))
+        >>> params = cost(sc.neurons(model, torch.ones(1, 4)), "params")
+        >>> params(np.ones(6)), params(np.array([1, 1, 1, 0, 0, 0]))
+        (44.0, 23.0)
+    """
+    if measure not in MEASURES:
+        raise ValueError(f"unknown measure {measure!r}; known: {', '.join(MEASURES)}")
+    if measure == "groups":
+        return Cost.of([(1.0, (np.arange(len(groups)),))], len(groups))
+    if groups.coupling is None:
+        raise ValueError(
+            f"a budget on {measure} needs groups that were traced through the model; "
+            "custom groups can be budgeted by groups= only"
+        )
+    return Cost.of(_terms(groups.coupling, measure), len(groups))
+
+
+def _terms(coupling: Coupling, measure: str) -> Iterator[Term]:
+    if measure == "flops":
+        for operation in coupling.operations:
+            size = np.prod([len(entries) for entries in operation.entries])
+            yield operation.flops / size, operation.entries
+        return
+    for slot in coupling.slots:
+        if measure == "bytes" or slot.is_parameter:
+            grouped = tuple(entries for entries in slot.entries if entries is not None)
+            rest = [size for size, e in zip(slot.shape, slot.entries, strict=True) if e is None]
+            unit = slot.itemsize if measure == "bytes" else 1
+            yield float(np.prod(rest) * unit), grouped

@@ -1,0 +1,6 @@
+"""Proximal training: an ordinary optimizer that ends on a budget."""
+
+from secateur.optim.proximal import Proximal
+from secateur.optim.schedules import Constant, Homotopy
+
+__all__ = ["Constant", "Homotopy", "Proximal"]
