@@ -83,7 +83,7 @@ def oracle(kind: str, m: int) -> cp.Problem:
     """Build one parametrised problem; `z_j u_j >= weights_j x_j^2` makes sum z / 2 the envelope."""
     kept, bound = cp.Variable(m, name="u"), cp.Variable(m)
     costs, root_weights = cp.Parameter(m, name="costs"), cp.Parameter(m, name="root_weights")
-    constraints = [kept >= 0, kept <= 1, costs @ kept <= 1]
+    constraints: list[cp.Constraint] = [kept >= 0, kept <= 1, costs @ kept <= 1]
     if kind == "value":
         scaled, objective = root_weights, cp.sum(bound) / 2
     else:

@@ -76,10 +76,10 @@ def test_hardness_zero_is_exactly_the_identity(case: Case) -> None:
 def test_hardness_one_is_the_largest_prefix_that_fits(case: Case) -> None:
     kept = firm(case.norms, case.level, hardness=1, **case.scales)
     saliency = (case.norms * (case.weights / case.costs).sqrt()).tolist()
-    left, expected = case.level * (1 + 1e-15), [0.0] * len(saliency)
+    expected, spent = [0.0] * len(saliency), []
     for j in sorted(range(len(saliency)), key=lambda j: (-saliency[j], j)):
-        left -= case.costs[j].item()
-        if left < -1e-12 * case.level:
+        spent.append(case.costs[j].item())
+        if math.fsum(spent) > case.level * (1 + 1e-12):
             break
         expected[j] = float(saliency[j] > 0)
     assert kept.tolist() == expected
@@ -101,6 +101,8 @@ def test_hardness_one_counts_exactly_whatever_the_ties(seed: int, m: int, share:
 def test_hardness_one_spends_a_sum_of_rounded_costs() -> None:
     assert firm(torch.ones(3), 0.3, hardness=1, costs=0.1).tolist() == [1, 1, 1]
     assert firm(torch.ones(3), 0.2999, hardness=1, costs=0.1).tolist() == [1, 1, 0]
+    costs = torch.full((1_000_000,), 0.1, dtype=torch.float64)
+    assert (firm(torch.ones(1_000_000), costs.sum(), hardness=1, costs=costs) == 1).all()
 
 
 @settings(max_examples=100, deadline=None)
@@ -158,9 +160,11 @@ def test_the_two_halves_give_firm_at_its_threshold(case: Case, hardness: float) 
 @settings(max_examples=60, deadline=None)
 @given(case=cases(), hardness=st.sampled_from([0.1, 0.5, 0.9]))
 def test_float32_agrees_with_float64(case: Case, hardness: float) -> None:
-    norms, weights, costs = (x.float() for x in (case.norms, case.weights, case.costs))
-    single = firm(norms, case.level, hardness=hardness, weights=weights, costs=costs)
-    double = firm(case.norms, case.level, hardness=hardness, **case.scales)
+    rounded = [x.float() for x in (case.norms, case.weights, case.costs)]
+    single, double = (
+        firm(norms, case.level, hardness=hardness, weights=weights, costs=costs)
+        for norms, weights, costs in (rounded, [x.double() for x in rounded])
+    )
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-5)
 

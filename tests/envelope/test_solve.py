@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import secateur.envelope.solve as solve
 from envelope.problems import Case, cases
 
-METHODS = ["sorted", "newton"]
+METHODS: list[solve.Method] = ["sorted", "newton"]
 
 
 def _spent(t: torch.Tensor, slope, offset, costs) -> torch.Tensor:
@@ -70,8 +70,8 @@ def test_root_equals_the_best_of_all_linear_pieces(method) -> None:
                 t = missing / (costs * slope)[active].sum()
                 if low <= t <= high:
                     roots.append(t)
-        given = [torch.as_tensor(x) for x in (slope, offset, costs)]
-        found = solve.root(*given, torch.tensor(level, dtype=torch.float64), method=method)
+        a, b, c = (torch.as_tensor(x) for x in (slope, offset, costs))
+        found = solve.root(a, b, c, torch.tensor(level, dtype=torch.float64), method=method)
         assert min(abs(found.item() - t) for t in roots) <= 1e-12 * found.item()
 
 
@@ -88,12 +88,14 @@ def test_breakpoint_met_exactly(method) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_nan_in_any_argument_gives_nan_in_its_row_only(method) -> None:
     for spoiled in range(3):
-        given = [torch.rand(2, 5, dtype=torch.float64) + 0.1 for _ in range(3)]
-        given[spoiled][1, 2] = math.nan
-        t = solve.root(*given, torch.tensor([1.0, 1.0], dtype=torch.float64), method=method)
+        lines = torch.rand(3, 2, 5, dtype=torch.float64) + 0.1
+        lines[spoiled, 1, 2] = math.nan
+        level = torch.ones(2, dtype=torch.float64)
+        t = solve.root(lines[0], lines[1], lines[2], level, method=method)
         assert t.isnan().tolist() == [False, True]
     level = torch.tensor([1.0, math.nan], dtype=torch.float64)
-    t = solve.root(*(torch.rand(2, 5, dtype=torch.float64) + 1 for _ in range(3)), level)
+    lines = torch.rand(2, 5, dtype=torch.float64) + 1
+    t = solve.root(lines, lines, lines, level, method=method)
     assert t.isnan().tolist() == [False, True]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from secateur.envelope.inputs import Problem, Scalar, read, read_between
 from secateur.envelope.solve import multipliers_at_root, root
 
-ROUNDING = 16 * float(np.finfo(np.float64).eps)
+ROUNDING = 1e-12  # relative: fractions of a budget are rounded, and so is their sum
 
 
 @torch.no_grad()
@@ -31,8 +31,9 @@ def firm(
     A group is left untouched, shrunk linearly or set to zero as its saliency
     a_j sqrt(weights_j / costs_j) lies above a threshold T, between hardness T and T, or below;
     T is such that the multipliers cost exactly the level. At hardness 1 the groups are kept whole
-    in the order of their saliency, ties by index, up to the first that no longer fits (to 16 units
-    of rounding). If the non-zero groups fit in the level, none of them changes.
+    in the order of their saliency, ties by index, up to the first that no longer fits (to a
+    relative 1e-12). If the non-zero groups fit in the level, none of them changes. Below hardness 1
+    the level is met to a few units of rounding of sum(costs) / (1 - hardness).
 
     Args:
         norms: (..., m) group norms a of v, 0 or more, any floating dtype; computed in float64
@@ -141,5 +142,7 @@ def _projection(saliency: Tensor, problem: Problem) -> Tensor:
     order = saliency.argsort(dim=-1, descending=True, stable=True)
     spent = problem.costs.expand_as(saliency).gather(-1, order).cumsum(-1)
     fits = (spent <= level * (1 + ROUNDING)).to(saliency)
-    kept = torch.zeros_like(saliency).scatter_(-1, order, fits) * (saliency > 0)
-    return torch.where(level.isnan(), level, kept)
+    kept = torch.zeros_like(saliency).scatter_(-1, order, fits)
+    alive = saliency > 0
+    all_fit = (alive * problem.costs).sum(-1, keepdim=True) <= level
+    return torch.where(level.isnan(), level, torch.where(all_fit, 1.0, kept) * alive)

@@ -91,8 +91,6 @@ def conjugate(
 class _Envelope(torch.autograd.Function):
     """1/2 sum_j weights_j a_j^2 / u_j with u at its optimum, where only a has a derivative."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(norms: Tensor, kept: Tensor, weights: Tensor) -> Tensor:
         exact = norms.to(kept)

@@ -20,6 +20,7 @@ NEWTON_FROM = 1024
 NEWTON_PASSES = 24
 
 
+@torch.no_grad()
 def root(
     slope: Tensor,
     offset: Tensor,
@@ -46,7 +47,8 @@ def root(
             passes fixed by m. "newton" is the faster one for many groups on a CPU. "auto" chooses.
 
     Returns:
-        t (...,); NaN for a row that holds a NaN.
+        t (...,), without a gradient; NaN for a row that holds a NaN. What it spends meets the
+        level to a few units of rounding of sum_j costs_j (1 + offset_j).
 
     Example:
         >>> slope = torch.tensor([4.0, 2.0, 1.0], dtype=torch.float64)
@@ -65,8 +67,10 @@ def root(
     if method == "auto":
         newton = slope.device.type == "cpu" and slope.shape[-1] >= NEWTON_FROM
         method = "newton" if newton else "sorted"
-    solve = _newton if method == "newton" else _sorted
-    found = solve(slope, offset, costs, level, start)
+    if method == "newton":
+        found = _newton(slope, offset, costs, level, start)
+    else:
+        found = _sorted(slope, offset, costs, level)
     fits = ((slope > 0) * costs).sum(-1) <= level
     return torch.where(fits & ~found.isnan(), torch.inf, found)
 
@@ -87,17 +91,16 @@ def _full_at(slope: Tensor, offset: Tensor) -> Tensor:
     return torch.where(slope == 0, 0, (1 + offset) / slope).clamp(max=largest)
 
 
-def _between(low: Tensor, high: Tensor, spent_low: Tensor, spent_high: Tensor, level: Tensor):
+def _between(
+    low: Tensor, high: Tensor, spent_low: Tensor, spent_high: Tensor, level: Tensor
+) -> Tensor:
     """Solve the straight line through two points; the lower one where the line is flat."""
     rise = spent_high - spent_low
     return low + (level - spent_low) / torch.where(rise == 0, 1, rise) * (high - low)
 
 
-def _sorted(
-    slope: Tensor, offset: Tensor, costs: Tensor, level: Tensor, start: Tensor | None
-) -> Tensor:
+def _sorted(slope: Tensor, offset: Tensor, costs: Tensor, level: Tensor) -> Tensor:
     """Bisect the sorted breakpoints; between two neighbours the function is one straight line."""
-    del start  # the number of passes is fixed, a guess would save none
     empty_at = torch.where(slope == 0, 0, offset / slope)
     breakpoints = torch.cat([empty_at, _full_at(slope, offset)], dim=-1).sort(dim=-1).values
     last = breakpoints.shape[-1] - 1
@@ -155,4 +158,4 @@ def _newton(
         settled = settled | at_root | spent.isnan() | level.isnan()
         if bool(settled.all()):
             return t
-    return torch.where(settled, t, _sorted(slope, offset, costs, level, start))
+    return torch.where(settled, t, _sorted(slope, offset, costs, level))
