@@ -1,6 +1,5 @@
 """ONNX files are checked, replaced in one step and run elsewhere."""
 
-import builtins
 import logging
 import warnings
 
@@ -132,17 +131,6 @@ def test_weights_beyond_one_file_are_refused(tmp_path):
     model = nn.Linear(2**15, 2**14, device="meta")
     with pytest.raises(ValueError, match=r"2147549184 bytes; one ONNX file holds at most"):
         export(model, torch.zeros(1, 2**15, device="meta"), tmp_path / "small.onnx")
-
-
-def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
-    def without(name, *rest, _import=builtins.__import__, **more):
-        if name.startswith("onnx"):
-            raise ImportError(name)
-        return _import(name, *rest, **more)
-
-    monkeypatch.setattr("importlib.import_module", without)
-    with pytest.raises(ImportError, match=r"pip install secateur\[export\]"):
-        export(*mlp(), tmp_path / "small.onnx")
 
 
 def test_nothing_is_printed_warned_or_logged(tmp_path, capfd, caplog):
