@@ -12,7 +12,5 @@ def test_what_is_there_is_imported():
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(
-        ImportError, match=r"no_such is not .*: pip install secateur\[demo\]$"
-    ):
+    with pytest.raises(ImportError, match=r"no_such is not .*: pip install secateur\[demo\]$"):
         require("no_such", extra="demo")

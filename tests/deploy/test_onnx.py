@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from onnx_models import MODELS, classifier, cnn, mlp, recurrent
+from onnx_models import MODELS, classifier, cnn, recurrent
 from secateur.deploy.onnx import export, latency, run
 
 pytest.importorskip("onnxruntime")
