@@ -16,8 +16,8 @@ def custom(model: nn.Module, ids: Mapping[str, Tensor]) -> Groups:
 
     Args:
         model: the model that owns the parameters.
-        ids: parameter name -> integer tensor that broadcasts against it; equal ids, across parameters
-            too, are one group; -1 is in no group. Ids are numbered 0 to m - 1.
+        ids: parameter name -> integer tensor that broadcasts against it; equal ids, across
+            parameters too, are one group; -1 is in no group. Ids are numbered 0 to m - 1.
 
     Returns:
         m groups. They were not traced, so they can be zeroed exactly but not removed, and budgets

@@ -16,9 +16,9 @@ def filters(
     """Group the output channels of every convolution.
 
     A group is one channel: the filter that makes it, its bias, the BatchNorm scale and shift behind
-    it, the depthwise kernel that follows, and the filters of every layer whose output is added to it.
-    It is dead when all of these are zero. Removing it also removes the weights that read it, which
-    needn't be zero. Channels that leave the model are never grouped.
+    it, the depthwise kernel that follows, and the filters of every layer whose output is added to
+    it. It is dead when all of these are zero. Removing it also removes the weights that read it,
+    which needn't be zero. Channels that leave the model are never grouped.
 
     Args:
         model: any module; it runs once in eval mode and is left as it was.
@@ -29,7 +29,7 @@ def filters(
         One group a channel, one layer a set of coupled convolutions; `print(groups.summary())`.
 
     Raises:
-        ValueError: an unknown name in `ignore`, or no filter can be removed (the reasons are listed).
+        ValueError: an unknown name in `ignore`, or no filter can be removed (it lists the reasons).
         RuntimeError: the model does not run on the example.
 
     Example:

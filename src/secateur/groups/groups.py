@@ -6,9 +6,10 @@ In: members (what must be zero for a group to be dead) and, where the model was 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -30,7 +31,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class Operation:
-    """An operator's FLOPs at full size, and the group of every index along each of its group axes."""
+    """An operator's FLOPs at full size, and for each labelled axis the group of every index.
+
+    FLOPs shrink with each axis: they are flops x the product of the kept fractions.
+    """
 
     name: str
     flops: int
@@ -47,16 +51,11 @@ class Coupling:
     def join(self, other: Coupling, offset: int) -> Coupling:
         """The coupling of both; group numbers of `other` are shifted by `offset`."""
         slots = tuple(
-            replace(
-                a,
-                entries=tuple(
-                    _join(x, y, offset) for x, y in zip(a.entries, b.entries, strict=True)
-                ),
-            )
+            replace(a, entries=_join_all(a.entries, b.entries, offset))
             for a, b in zip(self.slots, other.slots, strict=True)
         )
         operations = tuple(
-            Operation(a.name, a.flops, a.entries + tuple(_shift(y, offset) for y in b.entries))
+            replace(a, entries=_join_all(a.entries, b.entries, offset))
             for a, b in zip(self.operations, other.operations, strict=True)
         )
         return Coupling(slots, operations)
@@ -71,6 +70,10 @@ class Coupling:
 
 def _shift(entries: np.ndarray, offset: int) -> np.ndarray:
     return np.where(entries >= 0, entries + offset, -1)
+
+
+def _join_all(a: tuple[Any, ...], b: tuple[Any, ...], offset: int) -> tuple[Any, ...]:
+    return tuple(_join(x, y, offset) for x, y in zip(a, b, strict=True))
 
 
 def _join(a: np.ndarray | None, b: np.ndarray | None, offset: int) -> np.ndarray | None:
@@ -99,6 +102,31 @@ class Layer:
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+
+class _Names(Sequence[str]):
+    """Names made when they are read: a model may have millions of groups."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = layers
+        self._stops = [layer.stop for layer in layers]
+
+    def __len__(self) -> int:
+        return self._stops[-1] if self._stops else 0
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        layer = self._layers[bisect_right(self._stops, position)]
+        return f"{layer.name}[{position - layer.start}]"
+
+    def __repr__(self) -> str:
+        return f"[{', '.join(map(repr, self[:3]))}{', ...' if len(self) > 3 else ''}]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,14 +163,10 @@ class Groups:
             sharing.setdefault(id(member.parameter), []).append(member)
         for members in sharing.values():
             if len(members) > 1:
-                times = sum(
-                    (m.ids >= 0)
-                    .expand(m.shape or m.parameter.shape)
-                    .reshape(m.parameter.shape)
-                    .int()
-                    for m in members
-                )
-                if twice := int((times > 1).sum()):
+                owned = [
+                    (m.ids >= 0).expand(m.shape or m.parameter.shape).reshape(-1) for m in members
+                ]
+                if twice := int((torch.stack(owned).sum(0) > 1).sum()):
                     raise ValueError(
                         f"groups overlap in {members[0].name}: {twice} of its "
                         f"{members[0].parameter.numel()} elements would be in two groups; "
@@ -175,12 +199,12 @@ class Groups:
         refused = tuple(dict.fromkeys((*self.refused, *other.refused)))
         return Groups(self.members + moved, self.layers + layers, coupling, refused, self.example)
 
-    # -- what groups know about themselves --------------------------------------------------------
+    # -- what groups know about themselves ---------------------------------------------------------
 
     @property
     def names(self) -> Sequence[str]:
         """One name a group: its layer and its position there, such as "conv1[3]"."""
-        return [f"{layer.name}[{index}]" for layer in self.layers for index in range(len(layer))]
+        return _Names(self.layers)
 
     @property
     def layer_ids(self) -> np.ndarray:
@@ -208,14 +232,14 @@ class Groups:
                         total += spread * np.bincount(found, minlength=len(self))
         return torch.from_numpy(total)
 
-    # -- what happens to the parameters -----------------------------------------------------------
+    # -- what happens to the parameters ------------------------------------------------------------
 
     def norms(self) -> Tensor:
-        """The Euclidean norm of every group, shape (m,), float64 (float32 where there is no other)."""
+        """The Euclidean norm of every group, shape (m,), float64 (float32 where that is all)."""
         total = self._zeros()
         for member in self.members:
             ids, norms = member.reduce(2)
-            total.index_add_(0, ids, norms.to(total.dtype).square_())
+            total.index_add_(0, ids.to(total.device), norms.to(total).square_())
         return total.sqrt_()
 
     def alive(self) -> Tensor:
@@ -223,7 +247,7 @@ class Groups:
         peak = self._zeros()
         for member in self.members:
             ids, norms = member.reduce(torch.inf)  # unlike a square, a magnitude can't underflow
-            peak.scatter_reduce_(0, ids, norms.to(peak.dtype), "amax")
+            peak.scatter_reduce_(0, ids.to(peak.device), norms.to(peak), "amax")
         return peak != 0
 
     def _zeros(self) -> Tensor:
@@ -280,10 +304,10 @@ class Groups:
             members.append(member if same else Member(member.name, found, member.ids, member.shape))
         return replace(self, members=tuple(members))
 
-    # -- reading ----------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def summary(self) -> str:
-        """A table: one row a layer with its groups, those alive, and what lives and dies with it."""
+        """A table: one row a layer with its groups, those alive, and what is tied to it."""
         alive = self.alive().cpu().numpy()
         costs = self.costs.numpy()
         rows = [("layer", "kind", "groups", "alive", "params", "together with")]

@@ -1,7 +1,7 @@
 """What the tracer remembers: one label for every index of every dimension of every parameter.
 
-In: a model's parameters and buffers. Out: `Labels`, which says which labels ride on each tensor (its
-planes), which labels were tied, which are protected and why, and what each operator costs.
+In: a model's parameters and buffers. Out: `Labels`, which says which labels ride on each tensor
+(its planes), which labels were tied, which are protected and why, and what each operator costs.
 
 Words used throughout this room:
     atom    an integer that names one index of one dimension of one parameter or buffer;
@@ -101,7 +101,7 @@ class Labels:
             labels.put(item.tensor, planes, is_data=False)
         return labels
 
-    # -- what rides on a tensor -------------------------------------------------------------------
+    # -- what rides on a tensor --------------------------------------------------------------------
 
     def put(self, tensor: Tensor, planes: Sequence[Tensor], *, is_data: bool) -> None:
         """Let `planes` ride on `tensor`; planes without any atom are dropped."""
@@ -117,6 +117,9 @@ class Labels:
         value = self._values.get(tensor)
         return value is not None and value.is_data
 
+    def any_data(self, tensors: Iterable[Tensor]) -> bool:
+        return any(map(self.is_data, tensors))
+
     def knows(self, tensor: Tensor) -> bool:
         return tensor in self._values
 
@@ -131,7 +134,7 @@ class Labels:
             and self.planes(other)
         ]
 
-    # -- what is learned about atoms --------------------------------------------------------------
+    # -- what is learned about atoms ---------------------------------------------------------------
 
     def protect(self, planes: Iterable[Tensor], reason: str) -> None:
         """No atom of `planes` may be removed."""

@@ -1,7 +1,7 @@
 """The one representation of every kind of group: ids that broadcast against a parameter.
 
-In: a parameter and, for each of its elements, the group it belongs to. Out: the squared norms of the
-groups in it, and the parameter scaled by one factor per group.
+In: a parameter and, for each of its elements, the group it belongs to. Out: the norms of the groups
+in it, and the parameter scaled by one factor per group.
 """
 
 from __future__ import annotations
@@ -45,16 +45,15 @@ class Member:
             )
         flat = self.ids.reshape(-1).contiguous()
         valid = None if bool((flat >= 0).all()) else (flat >= 0).nonzero().squeeze(1)
+        sizes = zip(self.ids.shape, shape, strict=True)
+        shared = tuple(dim for dim, (mine, whole) in enumerate(sizes) if mine != whole)
         object.__setattr__(self, "_flat", flat)
         object.__setattr__(self, "_valid", valid)
-        shared = tuple(
-            d for d, (i, s) in enumerate(zip(self.ids.shape, shape, strict=True)) if i < s
-        )
         object.__setattr__(self, "_shared", shared)
 
     def view(self, tensor: Tensor) -> Tensor:
-        """`tensor`, shaped like the parameter, as the ids see it."""
-        return tensor if self.shape is None else tensor.view(self.shape)
+        """`tensor`, shaped like the parameter, as the ids see it; a copy if strides ask for one."""
+        return tensor if self.shape is None else tensor.reshape(self.shape)
 
     def to(self, device: torch.device) -> None:
         """Keep the ids beside the parameter."""
@@ -66,28 +65,44 @@ class Member:
     def reduce(self, order: float, tensor: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Vector norms of the parameter (or a tensor of its shape), one for each grouped id entry.
 
+        Half precision accumulates in float32.
+
         Returns:
             (ids, norms): both of shape (entries,); an id may appear several times.
         """
         values = self.view(self.parameter.detach() if tensor is None else tensor)
         self.to(values.device)
         dtype = torch.promote_types(values.dtype, torch.float32)
-        if self._shared:
-            found = torch.linalg.vector_norm(values, order, dim=self._shared, dtype=dtype)
-        else:
+        if not self._shared:
             found = values.to(dtype).abs()
+        else:
+            found = torch.linalg.vector_norm(values, order, dim=self._shared, dtype=dtype)
+            if order == 2 and values.device.type == "cpu" and self._leaves_range(values, found):
+                found = torch.linalg.vector_norm(values.double(), order, dim=self._shared)
         found = found.reshape(-1)
         if self._valid is None:
             return self._flat, found
         return self._flat[self._valid], found[self._valid]
 
+    def _leaves_range(self, values: Tensor, norms: Tensor) -> bool:
+        """Whether a float32 square has under- or overflown (an accelerator is not made to wait)."""
+        doubtful = ~((norms > 1e-15) & (norms < 1e15))
+        if norms.dtype != torch.float32 or not bool(doubtful.any()):
+            return False
+        peak = torch.linalg.vector_norm(values, torch.inf, dim=self._shared, dtype=norms.dtype)
+        return bool((doubtful & (peak > 0) & peak.isfinite()).any())
+
     def scale_(self, factors: Tensor, tensor: Tensor | None = None) -> None:
-        """Multiply the parameter (or a tensor of its shape) by each element's group factor in place.
+        """Multiply the parameter (or a tensor of its shape) in place by its groups' factors.
 
         `factors` has shape (groups + 1,): its last entry, 1, is the factor of what is in no group.
         """
-        target = self.view(self.parameter.detach() if tensor is None else tensor)
+        target = self.parameter.detach() if tensor is None else tensor
         self.to(target.device)
-        mine = factors[self._flat]
-        if bool((mine != 1).any()):
-            target.mul_(mine.to(target.dtype).reshape(self.ids.shape))
+        mine = factors.to(target.device)[self._flat]
+        if target.device.type == "cpu" and not bool((mine != 1).any()):
+            return  # spares a pass over memory; asking an accelerator would cost more than it saves
+        mine = mine.to(target.dtype).reshape(self.ids.shape)
+        if self.shape is not None:
+            mine = mine.expand(self.shape).reshape(target.shape)
+        target.mul_(mine)

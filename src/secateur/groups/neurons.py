@@ -16,9 +16,9 @@ def neurons(
     """Group the hidden units of linear layers.
 
     A group is one unit: the weight row that makes it, its bias, its normalisation, and the rows of
-    every linear layer whose output is added to it or multiplied with it (the two branches of a gated
-    feed-forward network). It is dead when all of these are zero. Units that attention reads are
-    `heads`, not neurons; units that leave the model are never grouped.
+    every linear layer whose output is added to it or multiplied with it (the two branches of a
+    gated feed-forward network). It is dead when all of these are zero. Units that attention reads
+    are `heads`, not neurons; units that leave the model are never grouped.
 
     Args:
         model: any module; it runs once in eval mode and is left as it was.

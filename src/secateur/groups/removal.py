@@ -76,8 +76,8 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
         dead: which groups to remove, bool of shape (m,).
 
     Returns:
-        The small model; a constant that a dead channel leaves behind an activation with f(0) != 0 is
-        folded into the bias of the layer that reads it, and where that isn't exact the channel stays.
+        The small model; a constant that a dead channel leaves behind an activation with f(0) != 0
+        is folded into the bias of the layer that reads it; where that isn't exact it stays.
     """
     constants, refused = _constants(model, groups, dead)
     stays = np.zeros_like(dead)
@@ -117,7 +117,7 @@ def _plan(groups: Groups, dead: np.ndarray) -> Plan:
     return Plan(kept, (), counts)
 
 
-# -- surgery ------------------------------------------------------------------------------------------
+# -- surgery ---------------------------------------------------------------------------------------
 
 
 def cut(model: nn.Module, plan: Plan) -> None:
@@ -136,7 +136,7 @@ def cut(model: nn.Module, plan: Plan) -> None:
             if dim >= len(shape) or (indices and max(indices) >= shape[dim]):
                 raise ValueError(
                     f"the plan does not fit {name}\n"
-                    f"  expected more than {max(indices, default=0)} entries along dimension {dim}\n"
+                    f"  expected more than {max(indices, default=0)} entries along dim {dim}\n"
                     f"  found    shape {shape}"
                 )
     made: dict[int, Tensor] = {}
@@ -197,7 +197,7 @@ def _correct_sizes(module: nn.Module, before: dict[str, tuple[int, ...]]) -> Non
         module.num_parameters = module.weight.shape[0]
 
 
-# -- constants that dead channels leave behind ----------------------------------------------------------
+# -- constants that dead channels leave behind -----------------------------------------------------
 
 
 @dataclass
@@ -228,7 +228,7 @@ def _consumers(
 def _constants(
     model: nn.Module, groups: Groups, dead: np.ndarray
 ) -> tuple[dict[str, Tensor], dict[int, str]]:
-    """What each layer reads on its dead inputs, and the dead groups that are no foldable constant."""
+    """What each layer reads on its dead inputs, and the dead groups that can't be folded."""
     consumers = list(_consumers(model, groups, dead))
     seen: dict[str, _Seen] = {}
     hooks = [
@@ -256,8 +256,10 @@ def _constants(
         constant = np.where(is_dead & ~changing, low, 0.0)
         padded = isinstance(module, _ConvNd) and (
             module.transposed
-            or ((module.padding_mode == "zeros" and module.padding not in ("valid", 0))
-            and any(np.atleast_1d(np.array(module.padding) != 0)))
+            or (
+                (module.padding_mode == "zeros" and module.padding not in ("valid", 0))
+                and any(np.atleast_1d(np.array(module.padding) != 0))
+            )
         )
         if padded:
             for group in inputs[is_dead & (constant != 0)].tolist():

@@ -1,6 +1,6 @@
 """From a traced model to `Groups`: what every kind of structural group shares.
 
-In: a model, example inputs, and which axes a kind wants. Out: `Groups` of those that can be removed.
+In: a model, example inputs, and which axes a kind wants. Out: `Groups` that can be removed.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _build(
         )
     operations = []
     for operator in found.operators:
-        factors = tuple(ids for atoms in operator.factors if ((ids := lookup[atoms]) >= 0).any())
+        factors = tuple(lookup[atoms] for atoms in operator.factors)
         operations.append(Operation(operator.name, operator.flops, factors))
     coupling = Coupling(tuple(slots), tuple(operations))
     return Groups(tuple(members), tuple(layers), coupling, refused, example)

@@ -6,7 +6,6 @@ operators that cost FLOPs. Labels ride along the run under a dispatch mode (labe
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -149,7 +148,7 @@ class _Tracer(TorchDispatchMode):
         return out
 
 
-# -- from ties to axes ------------------------------------------------------------------------------
+# -- from ties to axes -----------------------------------------------------------------------------
 
 
 def _components(count: int, ties: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -270,7 +269,7 @@ def _axes(
                 )
 
 
-# -- running a model ----------------------------------------------------------------------------------
+# -- running a model -------------------------------------------------------------------------------
 
 
 def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -292,9 +291,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list, set)):
         for item in value:
             yield from tensors_in(item)
-    elif dataclasses.is_dataclass(value) or hasattr(value, "__dict__"):
-        if not isinstance(value, (type, nn.Module)):
-            yield from tensors_in(vars(value))
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
+        yield from tensors_in(vars(value))
 
 
 @contextmanager
@@ -311,7 +309,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def plain_kernels() -> Iterator[None]:
-    """Attention as matrix products and modules without fused fast paths, so that labels can follow."""
+    """Attention as matrix products, modules without fused fast paths: labels can follow."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

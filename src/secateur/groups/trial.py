@@ -1,7 +1,7 @@
 """The numerical check: does a smaller model compute what the zeroed one computes?
 
-In: two models and example inputs. Out: the largest relative difference of their outputs; and, before
-training, a trial removal that leaves only groups which can really be removed.
+In: two models and example inputs. Out: the largest relative difference of their outputs; and,
+before training, a trial removal that leaves only groups which can really be removed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,64 @@
+"""How labels move through an operator: one rule per family of aten operators.
+
+In: one operator call and the labels of its arguments. Out: the labels of its results, new ties, and
+what had to be protected. A family that nobody wrote a rule for protects whatever labels it touches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from secateur.groups.labels import Labels, Operator
+from secateur.groups.rules import contraction, movement, normalisation, pointwise, reduction
+from secateur.groups.rules.call import RULES, Call, unknown
+
+__all__ = ["Call", "apply", "contraction", "movement", "normalisation", "pointwise", "reduction"]
+
+
+def apply(labels: Labels, call: Call) -> None:
+    """Let `labels` follow one operator call."""
+    if not any(labels.planes(tensor) for tensor in call.inputs):
+        _pass_nothing(labels, call)
+    elif torch.Tag.inplace_view in call.func.tags:
+        unknown(labels, call)
+    else:
+        before = {id(t): (t, labels.planes(t)) for t in call.inputs}
+        chosen = RULES.get(call.name) or RULES.get(call.name.removesuffix("_"))
+        if chosen is None:
+            chosen = pointwise.pointwise if torch.Tag.pointwise in call.func.tags else unknown
+        chosen(labels, call)
+        _check_aliases(labels, call, before)
+    _record_flops_if_missing(labels, call)
+
+
+def _record_flops_if_missing(labels: Labels, call: Call) -> None:
+    """Contractions record their own operator; anything else that costs FLOPs costs a constant."""
+    if call.name not in contraction.CONTRACTIONS and (flops := call.flops()):
+        labels.operators.append(Operator(call.name, flops, ()))
+
+
+def _pass_nothing(labels: Labels, call: Call) -> None:
+    is_data = labels.any_data(call.inputs)
+    for out in call.outputs:
+        if is_data or not labels.knows(out):
+            labels.put(out, [], is_data=is_data)
+    if call.name in contraction.CONTRACTIONS and (flops := call.flops()):
+        labels.operators.append(Operator(call.name, flops, ()))
+
+
+def _check_aliases(
+    labels: Labels, call: Call, before: dict[int, tuple[Tensor, list[Tensor]]]
+) -> None:
+    """A write into memory that other labelled tensors share must not change their labels."""
+    for position, parameter in enumerate(call.func._schema.arguments):
+        if parameter.alias_info is None or not parameter.alias_info.is_write:
+            continue
+        target = call.args[position] if position < len(call.args) else None
+        if not isinstance(target, Tensor):
+            continue
+        old, new = before[id(target)][1], labels.planes(target)
+        if len(old) == len(new) and all(map(torch.equal, old, new)):
+            continue
+        for other in labels.sharing(target):
+            labels.protect([*labels.planes(other), *old, *new], "is written through a view")

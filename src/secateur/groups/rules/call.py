@@ -1,0 +1,79 @@
+"""One operator call, and the table of rules that say how labels move through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+from torch.utils.flop_counter import flop_registry
+
+from secateur.groups.labels import Labels
+
+
+@dataclass
+class Call:
+    """One operator call, as the dispatcher saw it."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+    name: str = field(init=False)
+    overload: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name = self.func._schema.name.split("::")[-1]
+        self.overload = self.func._overloadname
+
+    def argument(self, name: str) -> Any:
+        """The argument called `name` in the operator's schema, given or by default."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        for position, parameter in enumerate(self.func._schema.arguments):
+            if parameter.name == name:
+                if position < len(self.args):
+                    return self.args[position]
+                return parameter.default_value
+        raise KeyError(f"{self.name} has no argument {name!r}")
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        flat, _ = tree_flatten((self.args, self.kwargs))
+        return [leaf for leaf in flat if isinstance(leaf, Tensor)]
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        flat, _ = tree_flatten(self.out)
+        return [leaf for leaf in flat if isinstance(leaf, Tensor)]
+
+    def flops(self) -> int:
+        count = flop_registry.get(self.func.overloadpacket)
+        return 0 if count is None else int(count(*self.args, **self.kwargs, out_val=self.out))
+
+
+Rule = Callable[[Labels, Call], None]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for the aten operators `names` (their in-place forms included)."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            RULES[name] = function
+        return function
+
+    return register
+
+
+def unknown(labels: Labels, call: Call) -> None:
+    """Protect everything the operator touches: never wrong, only less."""
+    for tensor in call.inputs:
+        labels.protect(labels.planes(tensor), f"meets the operator {call.name}, which has no rule")
+    labels.unknown[call.name] = labels.unknown.get(call.name, 0) + 1
+    is_data = labels.any_data(call.inputs)
+    for out in call.outputs:
+        labels.put(out, [], is_data=is_data)

@@ -1,0 +1,149 @@
+"""Operators that move data: the operator itself, run on the labels, says where each one goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from secateur.groups.labels import Labels, compress, varied
+from secateur.groups.rules.call import Call, rule, unknown
+from secateur.groups.rules.pointwise import merge
+
+
+def _run_on_plane(call: Call, source: Tensor, plane: Tensor, **overrides: Any) -> list[Tensor]:
+    """Run the same operator on the labels instead of the values."""
+    names = [parameter.name for parameter in call.func._schema.arguments]
+    flat, tree = tree_flatten((call.args, call.kwargs))
+    full = plane.expand(source.shape).contiguous()
+    for kind in (torch.int64, torch.float64):  # some kernels only take floating point
+        swapped = [full.to(kind) if leaf is source else leaf for leaf in flat]
+        args, kwargs = tree_unflatten(swapped, tree)
+        args = tuple(overrides.get(names[i], arg) for i, arg in enumerate(args))
+        try:
+            out = call.func(*args, **{k: overrides.get(k, v) for k, v in kwargs.items()})
+        except (RuntimeError, NotImplementedError):
+            if kind is torch.float64:
+                raise
+            continue
+        return [t.to(torch.int64) for t in tree_flatten(out)[0]]
+    raise AssertionError("unreachable")
+
+
+def _move(labels: Labels, call: Call, source: Tensor, **overrides: Any) -> None:
+    results: list[list[Tensor]] = [[] for _ in call.outputs]
+    for plane in labels.planes(source):
+        for planes, moved in zip(
+            results, _run_on_plane(call, source, plane, **overrides), strict=True
+        ):
+            moved = compress(moved)
+            planes.append(moved)
+            if len(varied(moved)) > max(1, len(varied(plane))):
+                labels.choices.append(moved)
+    for out, planes in zip(call.outputs, results, strict=True):
+        labels.put(out, _without_overlap(labels, planes), is_data=labels.is_data(source))
+
+
+def _without_overlap(labels: Labels, planes: list[Tensor]) -> list[Tensor]:
+    """Keep one plane per dimension: two axes merged into one can't both be cut."""
+    kept: list[Tensor] = []
+    for plane in sorted(planes, key=lambda p: -int(p.unique().numel())):
+        if any(set(varied(plane)) & set(varied(other)) for other in kept):
+            labels.protect([plane], "is merged with another axis")
+        else:
+            kept.append(plane)
+    return kept
+
+
+@rule(
+    "view", "_unsafe_view", "_reshape_alias", "reshape", "permute", "transpose", "t", "numpy_T",
+    "expand", "squeeze", "unsqueeze", "repeat", "repeat_interleave", "flip", "roll", "unfold",
+    "im2col", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "movedim", "diagonal",
+    "view_as_real", "tril", "triu", "rot90",
+)  # fmt: skip
+def _movement(labels: Labels, call: Call) -> None:
+    _move(labels, call, call.args[0])
+
+
+@rule("constant_pad_nd")
+def _pad(labels: Labels, call: Call) -> None:
+    _move(labels, call, call.args[0], value=-1)
+
+
+@rule(
+    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+    "replication_pad1d", "replication_pad2d", "replication_pad3d",
+)  # fmt: skip
+def _border_pad(labels: Labels, call: Call) -> None:
+    _move(labels, call, call.args[0])
+
+
+@rule("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "slice", "unbind",
+      "select", "narrow")  # fmt: skip
+def _pieces(labels: Labels, call: Call) -> None:
+    """Pieces of a labelled axis must lose the same positions; unequal pieces are protected."""
+    source = call.args[0]
+    dim = call.argument("dim") % max(source.ndim, 1)
+    for plane in labels.planes(source):
+        if dim not in varied(plane):
+            continue
+        if call.name in ("unbind", "select"):
+            starts = {plane.shape[dim]: 1}
+        else:
+            sizes = [out.shape[dim] for out in call.outputs]
+            starts = {plane.shape[dim]: sizes[0]} if len(set(sizes)) == 1 else {}
+        piece = starts.get(plane.shape[dim], 0)
+        if call.name == "slice":
+            begin, step = call.argument("start") or 0, call.argument("step") or 1
+            begin = begin + plane.shape[dim] if begin < 0 else begin
+            if piece == plane.shape[dim] and step == 1:
+                continue
+            if step != 1 or not piece or begin % piece:
+                piece = 0
+        if not piece or plane.shape[dim] % piece or (piece == 1 and len(varied(plane)) == 1):
+            labels.protect([plane], f"is cut by {call.name} at a fixed position")
+        else:
+            blocks = plane.unflatten(dim, (-1, piece))
+            labels.tie(blocks.narrow(dim, 0, 1), blocks)
+    _move(labels, call, source)
+
+
+@rule("index_select", "index", "gather", "take_along_dim", "index_put")
+def _indexing(labels: Labels, call: Call) -> None:
+    """Indexing moves labels along the dimensions that it leaves alone."""
+    source = call.args[0]
+    if call.name == "index":
+        touched = {dim for dim, index in enumerate(call.args[1]) if index is not None}
+    elif call.name == "index_select":
+        touched = {call.argument("dim") % source.ndim}
+    else:
+        unknown(labels, call)
+        return
+    for plane in labels.planes(source):
+        if touched & set(varied(plane)):
+            labels.protect([plane], f"is indexed by {call.name} at fixed positions")
+    _move(labels, call, source)
+
+
+@rule("cat", "concatenate", "stack")
+def _join(labels: Labels, call: Call) -> None:
+    """Along the joined axis the labels stand one behind the other; along others they are tied."""
+    tensors = [t for t in call.args[0] if t.ndim > 1 or t.numel()]  # cat skips an empty vector
+    out = call.outputs[0]
+    dim = call.argument("dim") % out.ndim
+    along: list[Tensor] = []
+    parts: list[tuple[Tensor, list[Tensor]]] = []
+    for tensor in tensors:
+        planes = labels.planes(tensor)
+        if call.name == "stack":
+            tensor, planes = tensor.unsqueeze(dim), [plane.unsqueeze(dim) for plane in planes]
+        mine = [labels.straighten(plane, [dim]) for plane in planes if dim in varied(plane)]
+        shape = [tensor.shape[dim] if d == dim else 1 for d in range(out.ndim)]
+        along.append(mine[0] if mine else torch.full(shape, -1))
+        others = [plane for plane in planes if dim not in varied(plane)]
+        parts.append((tensor.narrow(dim, 0, 1), others))
+    why = f"is joined by {call.name} with a tensor that no group owns"
+    joined = merge(labels, out, parts, why)
+    labels.put(out, [torch.cat(along, dim), *joined], is_data=labels.any_data(call.inputs))

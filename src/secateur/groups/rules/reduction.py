@@ -1,0 +1,91 @@
+"""Reductions, pooling and lookups: other axes pass, the one they run along mostly stays whole."""
+
+from __future__ import annotations
+
+from secateur.groups.labels import Labels, varied
+from secateur.groups.rules.call import Call, rule
+from secateur.groups.rules.pointwise import pointwise
+
+
+@rule("sum", "mean", "amax", "amin", "max", "min", "var", "std", "var_mean", "linalg_vector_norm",
+      "norm", "prod", "logsumexp", "any", "all", "argmax", "argmin")  # fmt: skip
+def _reduction(labels: Labels, call: Call) -> None:
+    """Over an unlabelled axis labels pass; over a labelled one only a sum is exact."""
+    x, is_data = call.args[0], labels.any_data(call.inputs)
+    names = [parameter.name for parameter in call.func._schema.arguments]
+    dims = call.argument("dim") if "dim" in names else None
+    keepdim = bool(call.argument("keepdim")) if "keepdim" in names else False
+    if len(call.inputs) > 1:  # max(a, b) of two tensors is pointwise
+        pointwise(labels, call)
+        return
+    dims = list(range(x.ndim)) if dims in (None, []) else dims
+    reduced = {dim % x.ndim for dim in ([dims] if isinstance(dims, int) else dims)}
+    passing = []
+    for plane in labels.planes(x):
+        over = set(varied(plane)) & reduced
+        if over:
+            if call.name != "sum":
+                labels.mark_inexact([plane], f"is reduced by {call.name}")
+            if len(varied(plane)) > 1:
+                labels.protect([plane], f"is reduced by {call.name} along one of its dimensions")
+        else:
+            passing.append(plane)
+    shape = [1 if dim in reduced else size for dim, size in enumerate(x.shape)]
+    kept = [size for dim, size in enumerate(shape) if dim not in reduced]
+    for out in call.outputs:
+        planes = []
+        for plane in passing:
+            if not keepdim:
+                sizes = [s for dim, s in enumerate(plane.shape) if dim not in reduced]
+                plane = plane.reshape(sizes)
+            planes.append(plane)
+        fits = list(out.shape) == (shape if keepdim else kept)
+        labels.put(out, planes if fits else [], is_data=is_data)
+
+
+@rule("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "sort", "topk", "glu")
+def _along_axis(labels: Labels, call: Call) -> None:
+    """The axis that the operator runs along can't be cut; the others pass."""
+    x = call.args[0]
+    dim = call.argument("dim") % x.ndim
+    passing = []
+    for plane in labels.planes(x):
+        if dim in varied(plane):
+            labels.protect([plane], f"is the axis that {call.name} runs along")
+        else:
+            passing.append(plane)
+    for out in call.outputs:
+        labels.put(out, passing, is_data=labels.any_data(call.inputs))
+
+
+@rule(
+    "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
+    "adaptive_avg_pool1d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact2d",
+    "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_bicubic2d", "upsample_linear1d",
+    "upsample_trilinear3d",
+)  # fmt: skip
+def _spatial(labels: Labels, call: Call) -> None:
+    """Pooling and resampling work along space and leave the channels alone."""
+    x = call.args[0]
+    spatial = next(int(c) for c in call.name if c.isdigit())
+    passing = []
+    for plane in labels.planes(x):
+        if max(varied(plane)) < x.ndim - spatial:
+            passing.append(plane)
+        else:
+            labels.protect([plane], f"reaches {call.name} along space")
+    for out in call.outputs:
+        labels.put(out, passing, is_data=labels.any_data(call.inputs))
+
+
+@rule("embedding")
+def _embedding(labels: Labels, call: Call) -> None:
+    weight, index = call.args[:2]
+    labels.protect([p for p in labels.planes(weight) if 0 in varied(p)], "is a vocabulary")
+    columns = [p for p in labels.planes(weight) if varied(p) == (1,)]
+    labels.mark_role("producer", columns)
+    shape = [1] * index.ndim + [-1]
+    planes = [p.reshape(shape) for p in columns]
+    labels.put(call.outputs[0], planes, is_data=True)
