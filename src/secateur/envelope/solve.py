@@ -108,7 +108,6 @@ def _sorted(slope: Tensor, offset: Tensor, costs: Tensor, level: Tensor) -> Tens
     above = torch.full_like(below, last)
     low, high = torch.zeros_like(level), breakpoints[..., last]
     spent_low, spent_high = torch.zeros_like(level), _spent(high, slope, offset, costs)
-    level = torch.minimum(level, spent_high)
     for _ in range(last.bit_length()):
         middle = (below + above) // 2
         t = breakpoints.gather(-1, middle.clamp(min=0).unsqueeze(-1)).squeeze(-1)
