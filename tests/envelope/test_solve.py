@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import secateur.envelope.solve as solve
-from envelope.problems import Case, cases
+from envelope.problems import Case, cases, make_case
 
 METHODS: list[solve.Method] = ["sorted", "newton"]
 
@@ -40,6 +40,7 @@ def test_root_spends_the_level_or_keeps_everything(method, case: Case, strength:
 
 @settings(max_examples=150, deadline=None)
 @given(case=cases(), strength=st.sampled_from([0.0, 1e-3, 1.0]))
+@example(make_case(27, 27, 6, False, "zeros", "on a breakpoint"), 0.0)  # the level is never spent
 def test_methods_agree(case: Case, strength: float) -> None:
     slope, offset = _lines(case, strength)
     level = torch.tensor(case.level, dtype=torch.float64)
