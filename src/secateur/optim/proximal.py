@@ -47,8 +47,9 @@ class Proximal(Optimizer):
         penalty: "firm", or "envelope": the paper's convex penalty, which shrinks what it keeps and
             reaches the budget only if lambda is right.
         lam: short for schedule=Constant(lam).
-        weights: "auto" (norms relative to their layer's), a number (1.0: the paper's plain norms), a
-            tensor of shape (m,), or "curvature" (a running mean of squared gradients).
+        weights: 1.0 (the paper's plain norms), "layer" (norms relative to their layer's), "auto"
+            ("layer" where normalisation layers make norms arbitrary, else 1.0), "curvature" (a
+            running mean of squared gradients), or a number or tensor of shape (m,) of your own.
         every: take the proximal step after every so many steps; the freeze is never late.
 
     Raises:

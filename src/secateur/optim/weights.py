@@ -104,13 +104,21 @@ def _elements(groups: Groups) -> Tensor:
 
 
 def weighting(weights: Any, groups: Groups) -> Fixed | LayerNormalised | Curvature:
-    """The weighting that `weights` asks for: "auto", "curvature", a number or a tensor (m,)."""
+    """The weighting that `weights` asks for.
+
+    "auto" is "layer" where any layer of groups is followed by a normalisation, which makes its scale
+    arbitrary, and plain norms elsewhere: without one, norms compare layers well.
+    """
     if isinstance(weights, str):
-        named = {"auto": LayerNormalised, "curvature": Curvature}
+        if weights == "auto":
+            free = any(layer.normalised for layer in groups.layers)
+            return LayerNormalised(groups) if free else Fixed(1.0, groups)
+        named = {"layer": LayerNormalised, "curvature": Curvature}
         if weights not in named:
             raise ValueError(
-                f"weights={weights!r}: expected 'auto' (layer-normalised norms), 'curvature', "
-                "a number (1.0: the paper's plain norms) or a tensor of one weight a group"
+                f"weights={weights!r}: expected 'auto', 'layer' (norms relative to their layer's), "
+                "'curvature', a number (1.0: the paper's plain norms) or a tensor of one weight a "
+                "group"
             )
         return named[weights](groups)
     if not isinstance(weights, (Real, Tensor)):
