@@ -1,0 +1,128 @@
+"""`refit`: the optimizer goes on with the small network, its moments cut as the parameters were.
+
+In: the optimizer of the full network, that network and the small one. Out: the same optimizer,
+holding the small network's parameters; schedulers attached to it keep working.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from secateur.groups.removal import Plan
+from secateur.optim import Proximal
+
+Kept = dict[int, Tensor]  # dimension -> the indices that the small network still has
+
+
+def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer:
+    """Let an optimizer go on with the small network, keeping its momentum, moments and rates.
+
+    Where training froze the dead groups at zero, the small network then takes the very steps that
+    the full one would have taken, up to rounding, at the small network's cost.
+
+    Args:
+        optimizer: the optimizer of `model`, of torch.optim or in its style, or a `Proximal`: its
+            work is done, and the optimizer that it wraps goes on. Changed in place.
+        model: the network that was shrunk, as it was given to `shrink`.
+        small: what `shrink` returned.
+
+    Returns:
+        The optimizer, with `small`'s parameters in the same param_groups, so that learning rates
+        and schedulers carry on. A bias that only `small` has joins its layer's weight.
+
+    Raises:
+        ValueError: the optimizer has parameters of another model, `small` was not cut out of
+            `model`, or the optimizer's state isn't kept element by element (LBFGS, Adafactor); the
+            optimizer is as it was.
+
+    Example:
+        >>> import secateur as sc
+        >>> from secateur.shrink import shrink
+        >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> adam = torch.optim.Adam(model.parameters())
+        >>> model(torch.ones(1, 4)).sum().backward()
+        >>> adam.step()
+        >>> groups = sc.neurons(model, torch.ones(1, 4))
+        >>> _ = groups.scale_(torch.tensor([1.0, 0, 1, 0, 0, 1]))
+        >>> small = shrink(model, groups)
+        >>> adam = refit(adam, model, small)
+        >>> adam.state[small[0].weight]["exp_avg"].shape
+        torch.Size([3, 4])
+    """
+    if isinstance(optimizer, Proximal):
+        optimizer = optimizer.optimizer
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    parameters = dict(small.named_parameters())
+    added = parameters.keys() - set(names.values())
+    kept = _kept_since(getattr(model, "secateur", None) or Plan(), small)
+    state: dict[Tensor, dict[str, Any]] = {}
+    lists: list[list[Tensor]] = []
+    for group in optimizer.param_groups:
+        lists.append([])
+        for old in group["params"]:
+            name = _name_in_both(old, names, parameters)
+            lists[-1].append(parameters[name])
+            if old in optimizer.state:
+                state[parameters[name]] = {
+                    key: _cut(value, old, parameters[name], kept.get(name, {}), f"{key} of {name}")
+                    for key, value in optimizer.state[old].items()
+                }
+            if (bias := f"{name.removesuffix('weight')}bias") in added:
+                lists[-1].append(parameters[bias])
+    for group, chosen in zip(optimizer.param_groups, lists, strict=True):
+        group["params"] = chosen
+    optimizer.state.clear()
+    optimizer.state.update(state)
+    return optimizer
+
+
+def _name_in_both(
+    old: Tensor, names: dict[nn.Parameter, str], parameters: dict[str, nn.Parameter]
+) -> str:
+    name = names.get(old)  # pyright: ignore[reportArgumentType]
+    if name is None:
+        raise ValueError(
+            f"refit: the optimizer has a parameter of shape {tuple(old.shape)} that the model has "
+            "not; pass the model that the optimizer trained, as it was given to shrink"
+        )
+    if name not in parameters:
+        raise ValueError(
+            f"refit: the small network has no {name}; pass what shrink(model) returned"
+        )
+    return name
+
+
+def _kept_since(earlier: Plan, small: nn.Module) -> dict[str, Kept]:
+    """What `small` kept of each tensor, counted in a model that `earlier` had cut already."""
+    plan = getattr(small, "secateur", None)
+    if plan is None:
+        raise ValueError(
+            f"refit: this {type(small).__name__} has no plan; pass what secateur.shrink returned"
+        )
+    since: dict[str, Kept] = {}
+    for name, dims in plan.kept.items():
+        since[name] = {dim: torch.tensor(indices) for dim, indices in dims.items()}
+        for dim, before in earlier.kept.get(name, {}).items():
+            since[name][dim] = torch.searchsorted(torch.tensor(before), since[name][dim])
+    return since
+
+
+def _cut(value: Any, old: Tensor, new: Tensor, kept: Kept, what: str) -> Any:
+    """A piece of the optimizer's state, for the small parameter; counters and flags stay."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    if value.shape == old.shape:
+        for dim, indices in kept.items():
+            value = value.index_select(dim, indices.to(value.device))
+    if value.shape != new.shape:
+        raise ValueError(
+            f"refit: the optimizer's state does not follow the parameter, at {what}\n"
+            f"  the state has        {tuple(value.shape)}\n"
+            f"  the small network's  {tuple(new.shape)}\n"
+            "  start a new optimizer on small.parameters() instead"
+        )
+    return value
