@@ -1,6 +1,18 @@
-"""Saving and loading small networks: safetensors with the plan as JSON metadata, no pickle.
+"""`save` and `load`: a small network as one safetensors file, without pickle.
 
-In: a small network. Out: one file, from which the full-size class rebuilds the same small network.
+In: a small network. Out: a file, from which the full-size class rebuilds the same small network.
+
+Any reader of safetensors can open the file. Its tensors are the network's state_dict, tied ones
+once; its metadata has four keys, all strings:
+
+    format      "pt": the tensors come from torch
+    secateur    the version of this layout, "1"
+    class       where the network's class was defined, "module.qualified.Name"; read by people only
+    plan        JSON: how the small network was cut out of the full-size one
+        kept        {tensor: {dimension: [indices kept, ascending]}}; what isn't named is whole
+        biases      [biases that only the small network has]
+        groups      {kind: [groups kept, groups in all]}
+        aliases     {name of a tied tensor: the name that it is stored under}
 """
 
 from __future__ import annotations
@@ -8,6 +20,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +42,19 @@ class FileError(ValueError):
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write a small network to one safetensors file.
 
-    The tensors are its state_dict, tied ones once; the plan that cut it out of the full-size network
-    is JSON in the metadata. The file is written beside the old one and replaces it at the end, so
-    that a full disk or an interruption leaves the old file as it was.
+    The file is written beside an old one and takes its place at the end, so that a full disk or an
+    interruption leaves the old file as it was.
 
     Args:
         model: what `shrink` returned, trained on or not (or any other module).
-        path: such as "small.safetensors".
+        path: such as "small.safetensors"; missing folders are made.
 
     Returns:
         The path.
 
     Raises:
         OSError: the file can't be written; an older file is intact.
+        TypeError: the state_dict holds something that is not a tensor.
 
     Example:
         >>> import tempfile
@@ -50,23 +65,12 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         Linear(in_features=2, out_features=2, bias=True)
     """
     path = Path(path)
-    plan = getattr(model, "secateur", None) or Plan()
     tensors, aliases = _distinct(model.state_dict())
     metadata = {
         "format": "pt",
         "secateur": FORMAT,
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
-        "plan": json.dumps(
-            {
-                "kept": {
-                    name: {str(dim): list(indices) for dim, indices in dims.items()}
-                    for name, dims in plan.kept.items()
-                },
-                "biases": list(plan.biases),
-                "groups": {kind: list(counts) for kind, counts in plan.groups.items()},
-                "aliases": aliases,
-            }
-        ),
+        "plan": _plan_to_json(getattr(model, "secateur", None) or Plan(), aliases),
     }
     _write_atomically(path, to_bytes(tensors, metadata))
     return path
@@ -78,116 +82,213 @@ def load(path: str | os.PathLike[str], *, model: nn.Module) -> nn.Module:
     Args:
         path: a file that `save` wrote.
         model: a full-size model of the class that was shrunk, such as `Net()`; its weights don't
-            matter. It is cut and filled in place and returned.
+            matter. It is cut and filled in place. On the meta device it costs no memory:
+            `with torch.device("meta"): model = Net()`.
 
     Returns:
-        `model`, now small, with the file's weights, in the mode it was given in; it trains on and
-        exports like any other module.
+        `model`, now small, with the file's weights and dtypes, in its own mode and with its own
+        requires_grad, on its own device (on the CPU where it was on the meta device). It trains on,
+        shrinks and exports like any other module. Its parameters are new: make the optimizer after
+        loading.
 
     Raises:
-        FileError: the file is damaged, was not written by `save`, or does not fit the model, which is
-            left as it was.
-        FileNotFoundError: there is no such file.
+        FileError: the file is damaged, was not written by `save`, or does not fit the model, which
+            is left as it was.
+        OSError: the file can't be opened; FileNotFoundError where there is none.
+
+    Example:
+        >>> import tempfile, torch
+        >>> import secateur as sc
+        >>> from secateur.shrink import shrink
+        >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> groups = sc.neurons(model, torch.ones(1, 4))
+        >>> small = shrink(model, groups.scale_(torch.tensor([1.0, 0, 1, 0, 0, 1])))
+        >>> full = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sc.load(sc.save(small, f"{folder}/small.safetensors"), model=full)
+        Sequential(
+          (0): Linear(in_features=4, out_features=3, bias=True)
+          (1): ReLU()
+          (2): Linear(in_features=3, out_features=2, bias=True)
+        )
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    tensors, plan, aliases = _read(path)
-    state = {**tensors, **{name: tensors[of] for name, of in aliases.items() if of in tensors}}
+    tensors, plan, origin = _read(path)
     try:
-        _check_fit(model, plan, state)
-    except ValueError as error:
-        raise FileError(f"{path} does not fit this {type(model).__name__}: {error}") from error
-    cut(model, plan)
-    model.load_state_dict(state, assign=False)
+        with _all_or_nothing(model):
+            _refuse_small(model)
+            cut(model, plan)
+            _check_names_and_shapes(model, tensors)
+            _fill(model, tensors)
+    except Exception as error:
+        raise FileError(
+            f"{path} holds a {origin}, which does not fit this {type(model).__name__}: {error}\n"
+            "  pass a new full-size model of the class that was shrunk; this one is unchanged"
+        ) from error
     model.secateur = plan  # pyright: ignore
     return model
+
+
+# -- writing ---------------------------------------------------------------------------------------
 
 
 def _distinct(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors that are stored once, and other names -> the name they are stored under."""
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], str] = {}
+    names: dict[tuple[Any, ...], str] = {}
+    storages: set[int] = set()
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} in the state_dict is a {type(tensor).__name__}, not a tensor")
+            raise TypeError(
+                f"save: {name} in the state_dict is a {type(tensor).__name__}; only tensors can be "
+                "saved. Keep such extra state in a file of its own"
+            )
         place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        if tensor.numel() and place in seen:
-            aliases[name] = seen[place]
-        else:
-            seen[place] = name
-            tensors[name] = tensor.detach().cpu().contiguous().clone()
+        if tensor.numel() and place in names:
+            aliases[name] = names[place]
+            continue
+        names[place] = name
+        tensors[name] = tensor.detach().cpu().contiguous()
+        storage = tensors[name].untyped_storage().data_ptr()
+        if storage in storages:  # views of one memory: safetensors takes each tensor on its own
+            tensors[name] = tensors[name].clone()
+        storages.add(storage)
     return tensors, aliases
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], Plan, dict[str, str]]:
+def _plan_to_json(plan: Plan, aliases: dict[str, str]) -> str:
+    return json.dumps(
+        {"kept": plan.kept, "biases": plan.biases, "groups": plan.groups, "aliases": aliases}
+    )
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        new = Path(folder) / path.name
+        with open(new, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Plan, str]:
+    """The tensors by all their names, tied ones as one object; the plan; the class's name."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+            plan, aliases = _plan_from_metadata(path, metadata)
+            # a tensor in the reader's hands is a view of the file: a copy outlives the file
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
         raise FileError(f"{path} is not a readable safetensors file: {error}") from error
-    if metadata.get("secateur") != FORMAT:
-        found = metadata.get("secateur")
+    for name, stored in aliases.items():
+        if stored not in tensors:
+            raise FileError(f"{path} is damaged: {name} is tied to {stored}, which is not there")
+        tensors[name] = tensors[stored]
+    return tensors, plan, metadata.get("class", "network")
+
+
+def _plan_from_metadata(
+    path: str | os.PathLike[str], metadata: dict[str, str]
+) -> tuple[Plan, dict[str, str]]:
+    version = metadata.get("secateur")
+    if version is None:
+        raise FileError(f"{path} was not written by secateur.save: its metadata has no plan")
+    if version != FORMAT:
         raise FileError(
-            f"{path} was not written by secateur.save"
-            if found is None
-            else f"{path} has format {found}; this version reads format {FORMAT}"
+            f"{path} has format {version!r}; this version of secateur reads format {FORMAT!r}. "
+            "Load it with the version that wrote it, or with a newer one"
         )
     try:
         raw = json.loads(metadata["plan"])
         plan = Plan(
             {
-                name: {int(dim): tuple(map(int, indices)) for dim, indices in dims.items()}
+                str(name): {int(dim): _indices(given) for dim, given in dims.items()}
                 for name, dims in raw["kept"].items()
             },
-            tuple(raw["biases"]),
+            tuple(map(str, raw["biases"])),
             {kind: (int(kept), int(total)) for kind, (kept, total) in raw["groups"].items()},
         )
-        aliases = dict(raw["aliases"])
+        return plan, {str(name): str(stored) for name, stored in raw["aliases"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"{path} holds a damaged plan: {error!r}") from error
-    return tensors, plan, aliases
 
 
-def _check_fit(model: nn.Module, plan: Plan, state: dict[str, Tensor]) -> None:
-    """Every shape after the cut must be the file's; raises ValueError before anything is changed."""
-    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name, dims in plan.kept.items():
-        if name not in shapes and name not in dict(model.named_buffers()):
-            raise ValueError(f"it has no {name}")
-        for dim, indices in dims.items() if name in shapes else ():
-            if dim >= len(shapes[name]) or max(indices, default=-1) >= shapes[name][dim]:
-                raise ValueError(f"{name} has shape {tuple(shapes[name])}, too small for the plan")
-            shapes[name][dim] = len(indices)
-    for name in plan.biases:
-        if name not in state:
-            raise ValueError(f"the file has no {name}")
-        shapes[name] = list(state[name].shape)
-    missing, extra = sorted(set(shapes) - set(state)), sorted(set(state) - set(shapes))
+def _indices(given: list[int]) -> tuple[int, ...]:
+    indices = tuple(map(int, given))
+    if not indices or indices[0] < 0 or any(a >= b for a, b in pairwise(indices)):
+        raise ValueError(f"indices must ascend from 0 on, got {str(given)[:60]}")
+    return indices
+
+
+# -- filling a model -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """Put back every module's parameters, buffers and attributes if anything goes wrong inside.
+
+    References are enough: neither `cut` nor `_fill` writes into an old tensor.
+    """
+    contents = ("_parameters", "_buffers", "_modules")
+    before = [
+        (module, dict(vars(module)), {name: dict(vars(module)[name]) for name in contents})
+        for module in model.modules()
+    ]
+    try:
+        yield
+    except BaseException:
+        for module, attributes, inside in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for name in contents:
+                vars(module)[name].clear()
+                vars(module)[name].update(inside[name])
+        raise
+
+
+def _refuse_small(model: nn.Module) -> None:
+    plan = getattr(model, "secateur", None)
+    if plan is not None and plan.kept:
+        raise ValueError("it is small already (its weights alone go in by load_state_dict)")
+
+
+def _check_names_and_shapes(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    state = model.state_dict()
+    missing, extra = sorted(state.keys() - tensors.keys()), sorted(tensors.keys() - state.keys())
     if missing or extra:
         raise ValueError(
-            f"\n  the model also has {missing[:3] or 'nothing else'}"
-            f"\n  the file also has  {extra[:3] or 'nothing else'}"
+            f"\n  only the model has {', '.join(missing[:3]) or 'nothing'}"
+            f"\n  only the file has  {', '.join(extra[:3]) or 'nothing'}"
         )
-    for name, shape in shapes.items():
-        if shape != list(state[name].shape):
+    for name, tensor in state.items():
+        if tensor.shape != tensors[name].shape:
             raise ValueError(
-                f"\n  {name} would have shape {tuple(shape)}"
-                f"\n  the file has        {tuple(state[name].shape)}"
+                f"\n  {name} in the model {tuple(tensor.shape)}, once cut"
+                f"\n  {name} in the file  {tuple(tensors[name].shape)}"
+            )
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta and name not in state:
+            raise ValueError(
+                f"the buffer {name} is on the meta device and not in the file, "
+                "because it isn't persistent; make the model on the CPU"
             )
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """The file's tensors become the model's; those stored once become one parameter."""
+    made: dict[tuple[int, bool], Tensor] = {}
+    state: dict[str, Tensor] = {}
+    for name, old in model.state_dict(keep_vars=True).items():
+        is_parameter = isinstance(old, nn.Parameter)
+        key = (id(tensors[name]), is_parameter)
+        if key not in made:
+            new = tensors[name] if old.is_meta else tensors[name].to(old.device)
+            made[key] = nn.Parameter(new, old.requires_grad) if is_parameter else new
+        state[name] = made[key]
+    model.load_state_dict(state, assign=True)
