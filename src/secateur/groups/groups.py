@@ -92,6 +92,7 @@ class Layer:
         kind: the kind of group, such as "filters".
         start, stop: the groups of the layer are `range(start, stop)`.
         producers: the parameters that are zero where a group is dead.
+        normalised: a normalisation follows, so that the scale of its norms is arbitrary.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Layer:
     start: int
     stop: int
     producers: tuple[str, ...] = ()
+    normalised: bool = False
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -313,7 +315,7 @@ class Groups:
         rows = [("layer", "kind", "groups", "alive", "params", "together with")]
         for layer in self.layers:
             part = slice(layer.start, layer.stop)
-            also = [p for p in layer.producers if not p.startswith(layer.name + ".")]
+            also = [p for p in layer.producers if not f"{p}.".startswith(layer.name + ".")]
             with_ = ", ".join(also[:3]) + (f" and {len(also) - 3} more" if len(also) > 3 else "")
             rows.append(
                 (

@@ -124,14 +124,12 @@ class Labels:
         return tensor in self._values
 
     def sharing(self, tensor: Tensor) -> list[Tensor]:
-        """Other labelled tensors that share memory with `tensor`."""
+        """Other tensors of this run that share memory with `tensor`."""
         storage = tensor.untyped_storage()._cdata
         return [
             other
             for other in list(self._values.keys())
-            if other is not tensor
-            and other.untyped_storage()._cdata == storage
-            and self.planes(other)
+            if other is not tensor and other.untyped_storage()._cdata == storage
         ]
 
     # -- what is learned about atoms ---------------------------------------------------------------
@@ -168,10 +166,11 @@ class Labels:
                 self.protected.append((alone, NO_GROUP))
         both = (a >= 0) & (b >= 0) & (a != b)
         if both.any():
-            pair = np.unique(np.stack([a[both], b[both]]), axis=1)
-            self.ties.append((pair[0], pair[1]))
+            code = np.unique(a[both] * self.atom_count + b[both])  # far quicker than unique rows
+            pair = np.divmod(code, self.atom_count)
+            self.ties.append(pair)
             if weights:
-                self.weight_ties.append((pair[0], pair[1]))
+                self.weight_ties.append(pair)
 
     def straighten(self, plane: Tensor, keep: Sequence[int]) -> Tensor:
         """Tie `plane` across all dimensions but `keep`, and return it varying along `keep` only."""

@@ -7,6 +7,7 @@ that made it, which rebuilds the same small model from a full-size one (deploy/ 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import ParametrizationList
 
 from secateur.groups.groups import Groups
 from secateur.groups.trace import as_call, evaluating, plain_kernels
@@ -80,19 +83,34 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
         is folded into the bias of the layer that reads it; where that isn't exact it stays.
     """
     constants, refused = _constants(model, groups, dead)
-    stays = np.zeros_like(dead)
-    for group in refused:
-        stays[group] = True
-    dead = dead & ~stays
+    dead = dead.copy()
+    dead[list(refused)] = False
     small = copy.deepcopy(model)
     plan = _plan(groups, dead)
     cut(small, plan)
+    _keep_weight_norms(small, model, plan)
     plan = Plan(plan.kept, tuple(_fold(small, model, constants, plan, dead)), plan.groups)
-    report: dict[tuple[str, str], int] = {}
-    for group, reason in refused.items():
-        layer = next(la for la in groups.layers if la.start <= group < la.stop)
-        report[layer.name, reason] = report.get((layer.name, reason), 0) + 1
+    layer_ids = groups.layer_ids
+    report = Counter(
+        (groups.layers[layer_ids[group]].name, reason) for group, reason in refused.items()
+    )
     return Removal(small, plan, tuple((name, n, why) for (name, why), n in report.items()))
+
+
+def _keep_weight_norms(small: nn.Module, model: nn.Module, plan: Plan) -> None:
+    """A weight g v / |v| that lost part of v keeps the rest as it was: g follows |v|."""
+    for name, module in small.named_modules():
+        norm = module[0] if isinstance(module, ParametrizationList) else None
+        if not isinstance(norm, _WeightNorm):
+            continue
+        dims = plan.kept.get(f"{name}.original1", {})
+        axis: int = norm.dim  # pyright: ignore[reportAssignmentType]
+        if axis >= 0 and any(dim != axis for dim in dims):
+            old = torch.norm_except_dim(model.get_parameter(f"{name}.original1"), 2, axis)
+            if axis in dims:
+                old = old.index_select(axis, torch.tensor(dims[axis], device=old.device))
+            new = torch.norm_except_dim(small.get_parameter(f"{name}.original1"), 2, axis)
+            small.get_parameter(f"{name}.original0").data.mul_(new / old)
 
 
 def _plan(groups: Groups, dead: np.ndarray) -> Plan:
@@ -139,15 +157,22 @@ def cut(model: nn.Module, plan: Plan) -> None:
                     f"  expected more than {max(indices, default=0)} entries along dim {dim}\n"
                     f"  found    shape {shape}"
                 )
-    made: dict[int, Tensor] = {}
     touched: dict[nn.Module, dict[str, tuple[int, ...]]] = {}
+    for name in plan.kept:
+        owner, _, leaf = name.rpartition(".")
+        if (
+            ".parametrizations." in f".{owner}"
+        ):  # the size belongs to the module that is computed for
+            owner, _, leaf = owner.rpartition("parametrizations.")
+        module = model.get_submodule(owner.rstrip("."))
+        touched.setdefault(module, {})[leaf] = tuple(getattr(module, leaf).shape)
+    made: dict[int, Tensor] = {}
     for name, dims in plan.kept.items():
         owner, _, leaf = name.rpartition(".")
-        module, old = model.get_submodule(owner), tensors[name]
+        old = tensors[name]
         if id(old) not in made:
             made[id(old)] = _sliced(old, dims)
-        touched.setdefault(module, {})[leaf] = tuple(old.shape)
-        setattr(module, leaf, made[id(old)])
+        setattr(model.get_submodule(owner), leaf, made[id(old)])
     for module, shapes in touched.items():
         _correct_sizes(module, shapes)
     for name in plan.biases:
@@ -215,14 +240,14 @@ def _consumers(
     assert groups.coupling is not None
     padded = np.append(dead, False)
     for slot in groups.coupling.slots:
-        owner, _, leaf = slot.names[0].rpartition(".")
-        if leaf != "weight" or len(slot.shape) < 2:
-            continue
-        module = model.get_submodule(owner)
-        if isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and module.groups == 1):
-            entries = slot.entries[0 if getattr(module, "transposed", False) else 1]
-            if entries is not None and padded[entries].any():
-                yield owner, module, np.where(padded[entries], entries, -1)
+        for name in slot.names:
+            owner, _, leaf = name.rpartition(".")
+            module = model.get_submodule(owner)
+            is_convolution = isinstance(module, _ConvNd) and module.groups == 1
+            if leaf == "weight" and (isinstance(module, nn.Linear) or is_convolution):
+                entries = slot.entries[0 if getattr(module, "transposed", False) else 1]
+                if entries is not None and padded[entries].any():
+                    yield owner, module, np.where(padded[entries], entries, -1)
 
 
 def _constants(
@@ -230,6 +255,8 @@ def _constants(
 ) -> tuple[dict[str, Tensor], dict[int, str]]:
     """What each layer reads on its dead inputs, and the dead groups that can't be folded."""
     consumers = list(_consumers(model, groups, dead))
+    if not consumers:
+        return {}, {}
     seen: dict[str, _Seen] = {}
     hooks = [
         module.register_forward_pre_hook(_watch(seen, name, module), with_kwargs=True)
@@ -254,19 +281,23 @@ def _constants(
         for group in inputs[changing].tolist():
             refused[group] = f"{name} reads a value from it that changes with the input"
         constant = np.where(is_dead & ~changing, low, 0.0)
-        padded = isinstance(module, _ConvNd) and (
-            module.transposed
-            or (
-                (module.padding_mode == "zeros" and module.padding not in ("valid", 0))
-                and any(np.atleast_1d(np.array(module.padding) != 0))
-            )
-        )
-        if padded:
+        if _pads_with_zeros(module):
             for group in inputs[is_dead & (constant != 0)].tolist():
                 refused[group] = f"{name} pads a constant of it with zeros"
         elif constant.any():
             constants[name] = torch.from_numpy(constant)
     return constants, refused
+
+
+def _pads_with_zeros(module: nn.Module) -> bool:
+    """Whether a constant input reaches some outputs with fewer taps than others."""
+    if not isinstance(module, _ConvNd):
+        return False
+    if isinstance(module.padding, str):
+        has_padding = module.padding == "same" and any(size > 1 for size in module.kernel_size)
+    else:
+        has_padding = any(module.padding)
+    return module.transposed or (has_padding and module.padding_mode == "zeros")
 
 
 def _watch(seen: dict[str, _Seen], name: str, module: nn.Module) -> Any:

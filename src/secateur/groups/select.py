@@ -41,6 +41,8 @@ def select(
             refused.append((axis.name, len(axis), reason))
         else:
             axes.append(axis)
+    axes, crossing = _without_crossing(found, axes)
+    refused += crossing
     example = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, example)
     groups = _build(found, axes, kind, tuple(refused), example)
     failed = unremovable(model, groups) if axes else {}
@@ -51,6 +53,36 @@ def select(
     if not axes:
         raise ValueError(_nothing_found(model, kind, refused))
     return groups
+
+
+def _without_crossing(
+    found: Trace, axes: Sequence[Axis]
+) -> tuple[list[Axis], list[tuple[str, int, str]]]:
+    """Leave out axes that would own elements of a parameter together with an earlier one.
+
+    A parameter that produces along two dimensions (one that is used both ways round) can be grouped
+    along one of them only.
+    """
+    owner = np.full(found.component.max(initial=-1) + 1, -1)
+    for number, axis in enumerate(axes):
+        owner[axis.components] = number
+    out: dict[int, str] = {}
+    for item in found.tracked:
+        if not item.is_parameter:
+            continue
+        first = -1  # the dimension that may be grouped
+        for dim in range(item.tensor.ndim):
+            atoms = item.atoms(dim)
+            if item.first_atoms[dim] < 0:
+                continue
+            mine = np.unique(owner[found.component[atoms[found.produces[atoms]]]])
+            mine = [number for number in mine.tolist() if number >= 0 and number not in out]
+            if mine and first >= 0:
+                out |= dict.fromkeys(mine, f"{item.name} also makes dimension {first} of itself")
+            elif mine:
+                first = dim
+    refused = [(axes[n].name, len(axes[n]), reason) for n, reason in out.items()]
+    return [axis for n, axis in enumerate(axes) if n not in out], refused
 
 
 def _nothing_found(model: nn.Module, kind: str, refused: list[tuple[str, int, str]]) -> str:
@@ -108,7 +140,16 @@ def _build(
     layers, start = [], 0
     for axis in axes:
         group_of[axis.components] = np.arange(start, start + len(axis))
-        layers.append(Layer(axis.name, kind, start, start + len(axis), axis.producers))
+        layers.append(
+            Layer(
+                axis.name,
+                kind,
+                start,
+                start + len(axis),
+                axis.producers,
+                normalised="normalised" in axis.roles,
+            )
+        )
         start += len(axis)
     lookup = np.append(group_of[found.component], -1)
     members, slots = [], []

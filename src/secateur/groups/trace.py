@@ -6,6 +6,7 @@ operators that cost FLOPs. Labels ride along the run under a dispatch mode (labe
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Trace:
         kept = [axis for axis in self.axes if axis.protected]
         lines = [f"{len(free)} coupled axes, {sum(map(len, free))} channels"]
         for axis in free:
-            also = [name for name in axis.producers if not name.startswith(axis.name + ".")]
+            also = [p for p in axis.producers if not f"{p}.".startswith(axis.name + ".")]
             tail = f"  with {', '.join(also)}" if also else ""
             lines.append(f"  {axis.name:<32} {len(axis):>6}{tail}")
         if kept:
@@ -162,9 +163,11 @@ def _components(count: int, ties: list[tuple[np.ndarray, np.ndarray]]) -> np.nda
 
 def _straighten_choices(labels: Labels) -> None:
     """A plane that varies along several dimensions can be cut along one only: the largest stays."""
+    component = np.append(_components(labels.atom_count, labels.ties), -1)
     for plane in labels.choices:
+        numbers = component[plane.numpy()]
         distinct = {
-            dim: len(np.unique(plane.movedim(dim, 0).flatten(1).numpy(), axis=0))
+            dim: len(np.unique(np.moveaxis(numbers, dim, 0).reshape(plane.shape[dim], -1), axis=0))
             for dim in varied(plane)
         }
         labels.straighten(plane, [max(distinct, key=lambda dim: (distinct[dim], dim))])
@@ -261,12 +264,18 @@ def _axes(
             if mask.any():
                 part = components[mask]
                 yield Axis(
-                    name=main.name.rpartition(".")[0] or main.name,
+                    name=_owner(main.name),
                     components=part,
                     producers=tuple(dict.fromkeys(item.name for item, _ in slices)),
                     roles=frozenset(role for role, axes in roles.items() if number in axes),
                     protected=reasons.get(int(part[0]), ""),
                 )
+
+
+def _owner(parameter: str) -> str:
+    """The module that a parameter belongs to, also where it is computed (parametrizations)."""
+    name = parameter.partition(".parametrizations.")[0]
+    return name if name != parameter else parameter.rpartition(".")[0] or parameter
 
 
 # -- running a model -------------------------------------------------------------------------------
@@ -283,28 +292,52 @@ def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """All tensors in nested containers, data classes and output objects."""
+    return _tensors_in(value, set())
+
+
+def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
+        return
+    if id(value) in seen:  # an object that refers to itself
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        items = list(value.values())
     elif isinstance(value, (tuple, list, set)):
-        for item in value:
-            yield from tensors_in(item)
+        items = list(value)
+    elif dataclasses.is_dataclass(value):
+        items = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
     elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
-        yield from tensors_in(vars(value))
+        items = list(vars(value).values())
+    else:
+        return
+    for item in items:
+        yield from _tensors_in(item, seen)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every submodule's own mode restored afterwards."""
+    """Eval mode inside; afterwards modes, buffers and random numbers are as they were before."""
     modes = {module: module.training for module in model.modules()}
+    buffers = [
+        (module, name, tensor, None if tensor is None else tensor.clone())
+        for module in model.modules()
+        for name, tensor in module._buffers.items()
+    ]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     model.eval()
     try:
-        yield
+        with torch.random.fork_rng(sorted(device.index for device in devices)):
+            yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+        for module, name, tensor, before in buffers:
+            module._buffers[name] = tensor
+            if tensor is not None and before is not None and not torch.equal(tensor, before):
+                with torch.no_grad():
+                    tensor.copy_(before)
 
 
 @contextmanager

@@ -7,12 +7,14 @@ before training, a trial removal that leaves only groups which can really be rem
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_map
 
 from secateur.groups.groups import Groups
@@ -25,29 +27,45 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-2, torc
 def difference(model: nn.Module, other: nn.Module, example: Any) -> float:
     """The largest difference between two models' outputs, relative to the outputs' scale.
 
-    Both run in eval mode on the example and on random inputs of another batch size (where the first
-    model accepts one).
+    Both run in eval mode, with the same random numbers, on the example and on random inputs of
+    another batch size (where the first model accepts them and gives numbers).
 
     Returns:
-        max |a - b| / max |a| over all outputs and inputs; inf where their shapes differ.
+        max |a - b| / max |a| over all outputs and inputs; inf where their shapes differ, or where
+        one is not a number.
     """
     worst = 0.0
     with evaluating(model), evaluating(other), torch.no_grad(), plain_kernels():
         for position, (args, kwargs) in enumerate(_variations(example)):
             try:
-                expected = list(tensors_in(model(*args, **kwargs)))
+                expected = _outputs(model, args, kwargs)
             except Exception:
                 if position == 0:
                     raise
                 continue  # this model has a fixed batch size
-            found = list(tensors_in(other(*args, **kwargs)))
+            if position and any(bool(t.isnan().any()) for t in expected):
+                continue  # this model does not take any number
+            found = _outputs(other, args, kwargs)
             if [t.shape for t in expected] != [t.shape for t in found]:
                 return float("inf")
-            for a, b in zip(expected, found, strict=True):
-                if a.is_floating_point() and a.numel():
-                    scale = float(a.abs().max()) or 1.0
-                    worst = max(worst, float((a.double() - b.double()).abs().max()) / scale)
+            worst = max(worst, *map(_gap, expected, found), 0.0)
     return worst
+
+
+def _outputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    torch.manual_seed(0)
+    found = tensors_in(model(*args, **kwargs))
+    return [t for t in found if (t.is_floating_point() or t.is_complex()) and t.numel()]
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    if a.device.type == "mps":
+        a, b = a.cpu(), b.cpu()
+    a, b = a.to(wide), b.to(wide)
+    scale = float(torch.where(a.isfinite(), a, 0.0).abs().max()) or 1.0
+    gap = float(torch.where(a == b, 0.0, (a - b).abs()).max()) / scale  # -inf equals -inf
+    return gap if math.isfinite(gap) else math.inf
 
 
 def _variations(example: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -79,22 +97,55 @@ def tolerance(model: nn.Module) -> float:
 def unremovable(model: nn.Module, groups: Groups) -> dict[int, str]:
     """Try to remove a random half of the groups; returns the layers (by number) where that fails.
 
-    All layers are tried together; only if that fails, each on its own.
+    All layers are tried together; if that fails, each half of them, and so on. What is not returned
+    has been removed in one go.
     """
     rng = np.random.default_rng(0)
     half = np.zeros(len(groups), bool)
     for layer in groups.layers:
         chosen = rng.permutation(len(layer))[: len(layer) // 2]
         half[layer.start + chosen] = True
-    if _failure(model, groups, half) is None:
-        return {}
+    model = _perturbed(model)
     failed: dict[int, str] = {}
-    for number, layer in enumerate(groups.layers):
-        alone = np.zeros_like(half)
-        alone[layer.start : layer.stop] = half[layer.start : layer.stop]
-        if (reason := _failure(model, groups, alone)) is not None:
-            failed[number] = reason
+    accepted = np.zeros_like(half)
+
+    def settle(numbers: list[int]) -> None:
+        attempt = accepted.copy()
+        for number in numbers:
+            part = slice(groups.layers[number].start, groups.layers[number].stop)
+            attempt[part] = half[part]
+        reason = _failure(model, groups, attempt)
+        if reason is None:
+            accepted[:] = attempt
+        elif len(numbers) == 1:
+            failed[numbers[0]] = reason
+        else:
+            settle(numbers[: len(numbers) // 2])
+            settle(numbers[len(numbers) // 2 :])
+
+    settle(list(range(len(groups.layers))))
     return failed
+
+
+def _perturbed(model: nn.Module) -> nn.Module:
+    """A copy in which no parameter or statistic has a special value that could hide a mistake.
+
+    A branch that starts at zero, or a BatchNorm that has seen no data yet, would.
+    """
+    model = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator).to(tensor)
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter += 0.1 * noise(parameter)
+        for module in model.modules():
+            if isinstance(module, _NormBase) and module.running_mean is not None:
+                module.running_mean += 0.1 * noise(module.running_mean)
+    return model
 
 
 def _failure(model: nn.Module, groups: Groups, dead: np.ndarray) -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secateur.groups.labels import Labels, Operator
 from secateur.groups.rules import contraction, movement, normalisation, pointwise, reduction
-from secateur.groups.rules.call import RULES, Call, unknown
+from secateur.groups.rules.call import RULES, Call, Rule, unknown
 
 __all__ = ["Call", "apply", "contraction", "movement", "normalisation", "pointwise", "reduction"]
 
@@ -20,16 +20,23 @@ def apply(labels: Labels, call: Call) -> None:
     """Let `labels` follow one operator call."""
     if not any(labels.planes(tensor) for tensor in call.inputs):
         _pass_nothing(labels, call)
-    elif torch.Tag.inplace_view in call.func.tags:
-        unknown(labels, call)
     else:
-        before = {id(t): (t, labels.planes(t)) for t in call.inputs}
-        chosen = RULES.get(call.name) or RULES.get(call.name.removesuffix("_"))
-        if chosen is None:
-            chosen = pointwise.pointwise if torch.Tag.pointwise in call.func.tags else unknown
-        chosen(labels, call)
-        _check_aliases(labels, call, before)
+        before = [(target, labels.planes(target)) for target in call.written]
+        try:
+            _rule_for(call)(labels, call)
+        except Exception:  # a form of the operator that its rule did not expect
+            unknown(labels, call)
+        _check_aliases(labels, before)
     _record_flops_if_missing(labels, call)
+
+
+def _rule_for(call: Call) -> Rule:
+    if torch.Tag.inplace_view in call.func.tags:
+        return unknown
+    chosen = RULES.get(call.name) or RULES.get(call.name.removesuffix("_"))
+    if chosen is None:
+        chosen = pointwise.pointwise if torch.Tag.pointwise in call.func.tags else unknown
+    return chosen
 
 
 def _record_flops_if_missing(labels: Labels, call: Call) -> None:
@@ -47,17 +54,10 @@ def _pass_nothing(labels: Labels, call: Call) -> None:
         labels.operators.append(Operator(call.name, flops, ()))
 
 
-def _check_aliases(
-    labels: Labels, call: Call, before: dict[int, tuple[Tensor, list[Tensor]]]
-) -> None:
-    """A write into memory that other labelled tensors share must not change their labels."""
-    for position, parameter in enumerate(call.func._schema.arguments):
-        if parameter.alias_info is None or not parameter.alias_info.is_write:
-            continue
-        target = call.args[position] if position < len(call.args) else None
-        if not isinstance(target, Tensor):
-            continue
-        old, new = before[id(target)][1], labels.planes(target)
+def _check_aliases(labels: Labels, before: list[tuple[Tensor, list[Tensor]]]) -> None:
+    """A write into memory that other tensors share must not change what their labels mean."""
+    for target, old in before:
+        new = labels.planes(target)
         if len(old) == len(new) and all(map(torch.equal, old, new)):
             continue
         for other in labels.sharing(target):

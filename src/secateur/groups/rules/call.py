@@ -22,11 +22,10 @@ class Call:
     kwargs: dict[str, Any]
     out: Any
     name: str = field(init=False)
-    overload: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.name = self.func._schema.name.split("::")[-1]
-        self.overload = self.func._overloadname
+        namespace, _, name = self.func._schema.name.partition("::")
+        self.name = name if namespace in ("aten", "prim") else f"{namespace}::{name}"
 
     def argument(self, name: str) -> Any:
         """The argument called `name` in the operator's schema, given or by default."""
@@ -38,6 +37,19 @@ class Call:
                     return self.args[position]
                 return parameter.default_value
         raise KeyError(f"{self.name} has no argument {name!r}")
+
+    def has(self, name: str) -> bool:
+        return any(parameter.name == name for parameter in self.func._schema.arguments)
+
+    @property
+    def written(self) -> list[Tensor]:
+        """The arguments that the operator writes into."""
+        found = [
+            self.argument(parameter.name)
+            for parameter in self.func._schema.arguments
+            if parameter.alias_info is not None and parameter.alias_info.is_write
+        ]
+        return [leaf for leaf in tree_flatten(found)[0] if isinstance(leaf, Tensor)]
 
     @property
     def inputs(self) -> list[Tensor]:

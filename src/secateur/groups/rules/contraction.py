@@ -39,19 +39,20 @@ def contract(
                 plane = labels.straighten(plane, [d for d in varied(plane) if axes[d] not in batch])
                 letters -= batch
             shared = letters & contracted
-            if not letters <= contracted | set(out_axes):
-                labels.protect([plane], f"reaches {call.name} along an axis that it slides over")
-                labels.mark_role("consumer", [] if labels.is_data(tensor) else [plane])
-            elif shared:
+            if shared:
                 keep = axes.index(min(shared))
                 line = labels.straighten(plane, [keep]).reshape(-1)
                 inner[axes[keep]].append(line)
                 if not labels.is_data(tensor):
                     labels.mark_role("consumer", [line])
+            elif not letters <= set(out_axes):
+                labels.protect([plane], f"reaches {call.name} along an axis that it slides over")
+                labels.mark_role("consumer", [] if labels.is_data(tensor) else [plane])
             else:
                 if not labels.is_data(tensor):
-                    labels.mark_role("producer", [plane])
                     labels.mark_role(role, [plane])
+                    if labels.is_data(a) or labels.is_data(b):  # else: a weight made of weights
+                        labels.mark_role("producer", [plane])
                 passing.append(_relabel(plane, axes, out_axes))
         outer.append((_ghost(tensor, axes, out_axes), passing))
     for letter, lines in inner.items():

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from secateur.groups.labels import Labels, compress, varied
-from secateur.groups.rules.call import Call, rule, unknown
+from secateur.groups.rules.call import Call, rule
 from secateur.groups.rules.pointwise import merge
 
 
-def _run_on_plane(call: Call, source: Tensor, plane: Tensor, **overrides: Any) -> list[Tensor]:
+def _run_on_plane(call: Call, source: Tensor, plane: Tensor) -> list[Tensor]:
     """Run the same operator on the labels instead of the values."""
-    names = [parameter.name for parameter in call.func._schema.arguments]
     flat, tree = tree_flatten((call.args, call.kwargs))
-    full = plane.expand(source.shape).contiguous()
+    keeps_sizes = call.name in ("t", "numpy_T", "transpose", "permute", "movedim", "unsqueeze")
+    full = plane if keeps_sizes else plane.expand(source.shape).contiguous()
+    full = full.to(source.device) + 1  # what the operator fills with zeros becomes "no atom"
     for kind in (torch.int64, torch.float64):  # some kernels only take floating point
         swapped = [full.to(kind) if leaf is source else leaf for leaf in flat]
         args, kwargs = tree_unflatten(swapped, tree)
-        args = tuple(overrides.get(names[i], arg) for i, arg in enumerate(args))
         try:
-            out = call.func(*args, **{k: overrides.get(k, v) for k, v in kwargs.items()})
+            out = call.func(*args, **kwargs)
         except (RuntimeError, NotImplementedError):
             if kind is torch.float64:
                 raise
             continue
-        return [t.to(torch.int64) for t in tree_flatten(out)[0]]
+        return [leaf.to("cpu", torch.int64) - 1 for leaf in tree_flatten(out)[0]]
     raise AssertionError("unreachable")
 
 
-def _move(labels: Labels, call: Call, source: Tensor, **overrides: Any) -> None:
+def _move(labels: Labels, call: Call, source: Tensor) -> None:
     results: list[list[Tensor]] = [[] for _ in call.outputs]
     for plane in labels.planes(source):
-        for planes, moved in zip(
-            results, _run_on_plane(call, source, plane, **overrides), strict=True
-        ):
+        for planes, moved in zip(results, _run_on_plane(call, source, plane), strict=True):
             moved = compress(moved)
             planes.append(moved)
             if len(varied(moved)) > max(1, len(varied(plane))):
@@ -59,25 +55,54 @@ def _without_overlap(labels: Labels, planes: list[Tensor]) -> list[Tensor]:
 
 @rule(
     "view", "_unsafe_view", "_reshape_alias", "reshape", "permute", "transpose", "t", "numpy_T",
-    "expand", "squeeze", "unsqueeze", "repeat", "repeat_interleave", "flip", "roll", "unfold",
-    "im2col", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "movedim", "diagonal",
-    "view_as_real", "tril", "triu", "rot90",
+    "expand", "squeeze", "unsqueeze", "repeat", "flip", "im2col", "pixel_shuffle",
+    "pixel_unshuffle", "channel_shuffle", "movedim", "view_as_real",
 )  # fmt: skip
 def _movement(labels: Labels, call: Call) -> None:
     _move(labels, call, call.args[0])
 
 
-@rule("constant_pad_nd")
-def _pad(labels: Labels, call: Call) -> None:
-    _move(labels, call, call.args[0], value=-1)
-
-
 @rule(
-    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+    "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
     "replication_pad1d", "replication_pad2d", "replication_pad3d",
 )  # fmt: skip
-def _border_pad(labels: Labels, call: Call) -> None:
-    _move(labels, call, call.args[0])
+def _pad(labels: Labels, call: Call) -> None:
+    """Constants may stand beside a labelled axis; borders that repeat or crop it may not."""
+    source = call.args[0]
+    widths = call.argument("pad" if call.has("pad") else "padding")
+    for plane in labels.planes(source):
+        for dim in varied(plane):
+            mine = widths[2 * (source.ndim - 1 - dim) :][:2]
+            if min(mine, default=0) < 0 or (any(mine) and call.name != "constant_pad_nd"):
+                labels.protect([plane], f"is cut or repeated by {call.name}")
+    if call.name == "constant_pad_nd" and call.argument("value"):
+        _pad_with_value(labels, call)
+    else:
+        _move(labels, call, source)
+
+
+def _pad_with_value(labels: Labels, call: Call) -> None:
+    args = (*call.args[:2], 0)
+    zeros = Call(call.func, args, {}, call.out)
+    _move(labels, zeros, call.args[0])
+
+
+@rule("roll", "unfold", "diagonal", "tril", "triu", "rot90")
+def _fixed_positions(labels: Labels, call: Call) -> None:
+    """What these do depends on positions, so an axis that they touch can't be cut."""
+    source = call.args[0]
+    if call.name == "roll" and call.argument("dims"):
+        touched = {dim % source.ndim for dim in call.argument("dims")}
+    elif call.name == "unfold":
+        touched = {call.argument("dimension") % source.ndim}
+    elif call.name in ("tril", "triu"):
+        touched = {source.ndim - 2, source.ndim - 1}
+    else:
+        touched = set(range(source.ndim))
+    for plane in labels.planes(source):
+        if touched & set(varied(plane)):
+            labels.protect([plane], f"is moved by {call.name} between fixed positions")
+    _move(labels, call, source)
 
 
 @rule("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "slice", "unbind",
@@ -110,17 +135,22 @@ def _pieces(labels: Labels, call: Call) -> None:
     _move(labels, call, source)
 
 
-@rule("index_select", "index", "gather", "take_along_dim", "index_put")
+@rule("index_select", "index")
 def _indexing(labels: Labels, call: Call) -> None:
     """Indexing moves labels along the dimensions that it leaves alone."""
     source = call.args[0]
-    if call.name == "index":
-        touched = {dim for dim, index in enumerate(call.args[1]) if index is not None}
-    elif call.name == "index_select":
-        touched = {call.argument("dim") % source.ndim}
+    if call.name == "index_select":
+        indices, touched = [call.args[2]], {call.argument("dim") % source.ndim}
     else:
-        unknown(labels, call)
-        return
+        indices, touched, dim = [], set(), 0
+        for index in call.args[1]:
+            width = index.ndim if index is not None and index.dtype == torch.bool else 1
+            if index is not None:
+                indices.append(index)
+                touched |= set(range(dim, dim + width))
+            dim += width
+    for index in indices:
+        labels.protect(labels.planes(index), f"chooses what {call.name} reads")
     for plane in labels.planes(source):
         if touched & set(varied(plane)):
             labels.protect([plane], f"is indexed by {call.name} at fixed positions")

@@ -30,9 +30,28 @@ def _batch_norm(labels: Labels, call: Call) -> None:
     x = call.args[0]
     vectors = [arg for arg in call.args[1:5] if isinstance(arg, Tensor)]
     planes = _along(labels, x, 1, vectors)
+    labels.mark_role("normalised", planes)
     is_data = labels.any_data(call.inputs)
     for out in call.outputs:
         labels.put(out, planes if out.shape == x.shape else [], is_data=is_data)
+
+
+@rule("_weight_norm_interface")
+def _weight_norm(labels: Labels, call: Call) -> None:
+    """w = g v / |v|: a zero g kills a slice of w; v only follows, since |v| = 0 has no direction.
+
+    Cutting v along its other dimensions changes |v|, which surgery undoes in g (removal.py).
+    """
+    direction, magnitude = call.args[:2]
+    dim = call.argument("dim") % direction.ndim
+    planes = labels.planes(magnitude)
+    for plane in labels.planes(direction):
+        labels.mark_role("consumer", [plane])
+        if varied(plane) == (dim,) and planes:
+            labels.tie(planes[0], plane)
+        else:
+            planes = [*planes, plane]
+    labels.put(call.outputs[0], planes, is_data=False)
 
 
 @rule("native_layer_norm", "_fused_rms_norm", "native_group_norm")
@@ -41,6 +60,7 @@ def _statistics_norm(labels: Labels, call: Call) -> None:
     if call.name == "native_group_norm":
         groups = call.argument("group")
         planes = _along(labels, x, 1, [call.argument("weight"), call.argument("bias")])
+        labels.mark_role("normalised", planes)
         for plane in planes:
             if varied(plane) == (1,):
                 members = plane.reshape(groups, -1)

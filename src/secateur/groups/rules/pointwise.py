@@ -29,16 +29,17 @@ def merge(
         pad = out.ndim - tensor.ndim
         shape = (1,) * pad + tuple(tensor.shape)
         lifted.append((shape, [p.reshape((1,) * pad + tuple(p.shape)) for p in planes]))
-    for _, planes in lifted:
-        for plane in planes:
-            for i, other in enumerate(merged):
-                if set(varied(plane)) & set(varied(other)):
-                    labels.tie(other, plane, weights=weights)
-                    if len(varied(plane)) > len(varied(other)):
-                        merged[i] = plane
-                    break
-            else:
-                merged.append(plane)
+    for plane in [plane for _, planes in lifted for plane in planes]:
+        meeting = [other for other in merged if set(varied(plane)) & set(varied(other))]
+        for other in meeting:
+            labels.tie(other, plane, weights=weights)
+        # What varies along most dimensions speaks for all that it is tied to.
+        widest = max([plane, *meeting], key=lambda p: len(varied(p)))
+        merged = [other for other in merged if all(other is not met for met in meeting)]
+        for other in meeting:
+            if other is not widest and not set(varied(other)) <= set(varied(widest)):
+                labels.protect([other, widest], why)
+        merged.append(widest)
     for shape, planes in lifted:
         own = {dim for plane in planes for dim in varied(plane)}
         full = {dim for dim, size in enumerate(shape) if size > 1}
@@ -51,8 +52,9 @@ def merge(
 @rule(
     "hardswish", "hardsigmoid", "hardtanh", "_prelu_kernel", "masked_fill", "where", "copy",
     "clone", "_to_copy", "detach", "alias", "lift_fresh", "lift_fresh_copy", "contiguous",
-    "native_dropout", "bernoulli", "log_sigmoid_forward", "erfinv", "fill", "zero", "nan_to_num", "threshold",
-    "relu6", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like",
+    "native_dropout", "bernoulli", "log_sigmoid_forward", "erfinv", "fill", "zero", "nan_to_num",
+    "threshold", "relu6", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like",
+    "randn_like",
 )  # fmt: skip
 def pointwise(labels: Labels, call: Call) -> None:
     why = f"is combined by {call.name} with a tensor that no group owns"

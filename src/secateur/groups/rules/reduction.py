@@ -12,9 +12,8 @@ from secateur.groups.rules.pointwise import pointwise
 def _reduction(labels: Labels, call: Call) -> None:
     """Over an unlabelled axis labels pass; over a labelled one only a sum is exact."""
     x, is_data = call.args[0], labels.any_data(call.inputs)
-    names = [parameter.name for parameter in call.func._schema.arguments]
-    dims = call.argument("dim") if "dim" in names else None
-    keepdim = bool(call.argument("keepdim")) if "keepdim" in names else False
+    dims = call.argument("dim") if call.has("dim") else None
+    keepdim = bool(call.argument("keepdim")) if call.has("keepdim") else False
     if len(call.inputs) > 1:  # max(a, b) of two tensors is pointwise
         pointwise(labels, call)
         return
@@ -43,7 +42,7 @@ def _reduction(labels: Labels, call: Call) -> None:
         labels.put(out, planes if fits else [], is_data=is_data)
 
 
-@rule("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "sort", "topk", "glu")
+@rule("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "sort", "topk")
 def _along_axis(labels: Labels, call: Call) -> None:
     """The axis that the operator runs along can't be cut; the others pass."""
     x = call.args[0]
@@ -56,6 +55,21 @@ def _along_axis(labels: Labels, call: Call) -> None:
             passing.append(plane)
     for out in call.outputs:
         labels.put(out, passing, is_data=labels.any_data(call.inputs))
+
+
+@rule("glu")
+def _gate(labels: Labels, call: Call) -> None:
+    """One half of the axis multiplies the other, so both lose the same positions."""
+    x = call.args[0]
+    dim = call.argument("dim") % x.ndim
+    passing = []
+    for plane in labels.planes(x):
+        if dim in varied(plane):
+            halves = plane.unflatten(dim, (2, -1))
+            labels.tie(halves.narrow(dim, 0, 1), halves)
+            plane = halves.select(dim, 0)
+        passing.append(plane)
+    labels.put(call.outputs[0], passing, is_data=labels.any_data(call.inputs))
 
 
 @rule(
