@@ -1,0 +1,20 @@
+"""What a run came to, for people: terminal tables, drawings, the one-file HTML report."""
+
+from secateur.report.machine import machine
+from secateur.report.page import html
+from secateur.report.run import Check, Network, Run, Width, widths
+from secateur.report.tables import asked_table, comparison_table
+from secateur.report.widths import widths_svg
+
+__all__ = [
+    "Check",
+    "Network",
+    "Run",
+    "Width",
+    "asked_table",
+    "comparison_table",
+    "html",
+    "machine",
+    "widths",
+    "widths_svg",
+]

@@ -1,0 +1,51 @@
+"""Writing a file so that it is either the old one or the whole new one.
+
+Bytes flow in; a complete file flows out.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> Path:
+    """Write `data` beside `path`, then put it in its place in one step.
+
+    Args:
+        path: the file; missing folders are made.
+        data: bytes, or text that is written as UTF-8.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: it can't be written; an older file is intact.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_atomically(f"{folder}/note.txt", "hello").read_text()
+        'hello'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _umask() -> int:
+    """The process's umask: mkstemp makes files private, reports and models need not be."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,146 @@
+"""The facts of one training run, as one value that can be written down and read back.
+
+In: what a run asked for, reached, measured and checked. Out: `Run`, from which tables and the HTML
+report are made; JSON on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur.budget.budget import Line
+from secateur.groups import Groups
+from secateur.measure import Footprint
+from secateur.report.files import write_atomically
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Width:
+    """One layer's groups: how many it had and how many it kept."""
+
+    name: str
+    kept: int
+    full: int
+    kind: str = "filters"
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of a run: what it costs and how well it does.
+
+    Attributes:
+        name: such as "dense" or "small".
+        footprint: its costs, by `secateur.measure`.
+        onnx_latency: median seconds of one run in ONNX Runtime, or None.
+        score: the metric on the test data, or None where it was not trained.
+    """
+
+    name: str
+    footprint: Footprint
+    onnx_latency: float | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified: what, whether it holds, and the figure."""
+
+    what: str
+    holds: bool
+    found: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What there is to tell about a run.
+
+    Attributes:
+        title: the report's heading.
+        asked: one line a measure of the budget, as `budget.reached` gives them.
+        widths: the layers' groups before and after.
+        networks: the network at full size first, the small one last.
+        history: one record a logged step ("step", "loss", "lr", and with a budget "kept",
+            "hardness", "spent": measure -> share of the full network), and one an epoch ("epoch",
+            "test_loss" and the metric's name).
+        metric: what `score` is, such as "accuracy".
+        checks: what was verified.
+        settings: option -> value, as text.
+        machine: from `secateur.report.machine`.
+        files: what lies beside the report: name -> what it is.
+    """
+
+    title: str
+    asked: tuple[Line, ...]
+    widths: tuple[Width, ...]
+    networks: tuple[Network, ...]
+    history: tuple[Mapping[str, Any], ...] = ()
+    metric: str = "accuracy"
+    checks: tuple[Check, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write the run as JSON; an older file is replaced in one step."""
+        return write_atomically(
+            path, json.dumps({"secateur_run": FORMAT, **asdict(self)}, indent=1)
+        )
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Run:
+        """Read a run back.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file was not written by `Run.write`.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"no such file: {path}")
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            if raw.pop("secateur_run") != FORMAT:
+                raise ValueError("another format")
+            raw["asked"] = tuple(Line(**line) for line in raw["asked"])
+            raw["widths"] = tuple(Width(**width) for width in raw["widths"])
+            raw["networks"] = tuple(
+                Network(**{**network, "footprint": Footprint(**network["footprint"])})
+                for network in raw["networks"]
+            )
+            raw["checks"] = tuple(Check(**check) for check in raw["checks"])
+            raw["history"] = tuple(raw["history"])
+            return cls(**raw)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is not a run that secateur wrote: {error}") from error
+
+
+def widths(model: nn.Module, groups: Groups) -> tuple[Width, ...]:
+    """Count each layer's groups, all and those alive in `model`.
+
+    Args:
+        model: the trained full-size model, with zeros.
+        groups: its groups.
+
+    Example:
+        >>> import torch
+        >>> import secateur as sc
+        >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> groups = sc.neurons(model, torch.ones(1, 4))
+        >>> _ = groups.scale_(torch.tensor([1.0, 0, 1, 0, 0, 1]))
+        >>> widths(model, groups)
+        (Width(name='0', kept=3, full=6, kind='neurons'),)
+    """
+    alive = groups.on(model).alive().cpu()
+    return tuple(
+        Width(layer.name, int(alive[layer.start : layer.stop].sum()), len(layer), layer.kind)
+        for layer in groups.layers
+    )
