@@ -32,7 +32,8 @@ h2{font-size:19px;margin:0 0 4px}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;
 padding:22px 24px;margin:0 0 20px}
 section>p{color:var(--soft);margin:0 0 14px;font-size:15px}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:0 0 20px}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;
+margin:0 0 20px}
 .fact{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px 18px}
 .fact b{display:block;font-size:26px;line-height:1.2;color:var(--kept);
 font-variant-numeric:tabular-nums}
@@ -66,8 +67,9 @@ def html(run: Run, path: str | os.PathLike[str]) -> Path:
         >>> import tempfile
         >>> from secateur.measure import Footprint
         >>> from secateur.report import Network, Run, Width
-        >>> networks = (Network("dense", Footprint(9, 90, 36)), Network("small", Footprint(3, 30, 12)))
-        >>> run = Run("A tiny network", (), (Width("conv1", 2, 8),), networks)
+        >>> dense = Network("dense", Footprint(params=9, flops=90, bytes=36))
+        >>> small = Network("small", Footprint(params=3, flops=30, bytes=12))
+        >>> run = Run("A tiny network", (), (Width("conv1", 2, 8),), (dense, small))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     "2 of 8" in html(run, f"{folder}/report.html").read_text()
         True
@@ -124,8 +126,10 @@ def _facts(run: Run) -> str:
         if before and after:
             facts.append((f"{before / after:.2f}×", f"as fast in {runtime}"))
     if last.score is not None:
-        before = f", {format_score(first.score, run.metric)} {first.name}" if first.score else ""
-        facts.append((format_score(last.score, run.metric), f"test {run.metric}{before}"))
+        words = f"test {run.metric}"
+        if first.score is not None:
+            words += f", {format_score(first.score, run.metric)} {first.name}"
+        facts.append((format_score(last.score, run.metric), words))
     cells = [
         f'<div class="fact"><b>{escape(b)}</b><span>{escape(s)}</span></div>' for b, s in facts
     ]
@@ -141,7 +145,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
             f"<td>{cell if cell.startswith('<span') else escape(cell)}</td>" for cell in row[1:]
         )
         body += f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>'
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
 
 
 def _good(words: str, holds: bool) -> str:
@@ -166,7 +171,7 @@ def _widths(run: Run) -> str:
     if not run.widths:
         return ""
     kinds = " and ".join(dict.fromkeys(width.kind for width in run.widths))
-    lead = f"Each bar is a layer at full size, drawn to one scale; the filled part is the {kinds} kept."
+    lead = f"Each bar is a layer at full size, to one scale; filled are the {kinds} kept."
     return _section("Layer by layer", lead, f"<figure>{widths_svg(run.widths)}</figure>")
 
 

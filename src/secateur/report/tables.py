@@ -38,7 +38,7 @@ def asked_rows(lines: Sequence[Line]) -> list[tuple[str, str, str, str, str]]:
 
 
 def comparison_rows(networks: Sequence[Network], metric: str) -> list[tuple[str, ...]]:
-    """One row a figure: its name, each network's value, and the last network's share of the first."""
+    """One row a figure: its name, each network's value, the last one's share of the first."""
     first, last = networks[0], networks[-1]
     ratios = last.footprint.ratio(first.footprint)
 
@@ -54,7 +54,8 @@ def comparison_rows(networks: Sequence[Network], metric: str) -> list[tuple[str,
     ]
     onnx = [network.onnx_latency for network in networks]
     if any(value is not None for value in onnx):
-        share = last.onnx_latency / first.onnx_latency if onnx[0] and onnx[-1] else None
+        before, after = onnx[0], onnx[-1]
+        share = after / before if before and after else None
         rows.append(("latency, ONNX Runtime", *map(format_seconds, onnx), _share(share)))
     rows += [
         row("peak memory", "peak_memory", format_bytes),
