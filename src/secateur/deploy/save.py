@@ -157,8 +157,11 @@ def _distinct(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]
 
 
 def _plan_to_json(plan: Plan, aliases: dict[str, str]) -> str:
+    kept = {  # a bias that the full-size network lacks is made at its small size
+        name: dims for name, dims in plan.kept.items() if name not in plan.biases
+    }
     return json.dumps(
-        {"kept": plan.kept, "biases": plan.biases, "groups": plan.groups, "aliases": aliases}
+        {"kept": kept, "biases": plan.biases, "groups": plan.groups, "aliases": aliases}
     )
 
 
