@@ -16,7 +16,7 @@ import numpy as np
 from torch import nn
 
 from secateur.budget.allowance import Allowance
-from secateur.budget.costs import MEASURES, cost
+from secateur.budget.costs import MEASURES, cost, whole
 from secateur.groups import Groups
 from secateur.measure import count_bytes, count_flops, count_params
 
@@ -145,7 +145,7 @@ class Budget:
         """
         everything = np.ones(len(groups))
         costs = {measure: cost(groups, measure) for measure, _ in self.amounts()}
-        full = {measure: round(found(everything)) for measure, found in costs.items()}
+        full = {measure: whole(groups, measure) for measure in costs}
         limits = {m: float(_absolute(m, amount, full[m])) for m, amount in self.amounts()}
         allowance = Allowance(costs, limits, groups.layers, self.at_least)
         least = allowance.spent(allowance.cheapest().astype(float))
@@ -163,6 +163,9 @@ class Budget:
                     f"({measure}={least[measure] / full[measure]:.4f}"
                     f"{' or more' if least[measure] else ''})"
                 )
+        for measure, limit in limits.items():
+            if limit == full[measure]:  # nothing need go, so no bias for folded constants comes
+                limits[measure] = max(limit, costs[measure](everything))
         self._full.update(full)
         return allowance
 

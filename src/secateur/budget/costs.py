@@ -6,8 +6,10 @@ exact parameters, bytes or FLOPs for multipliers u in [0, 1], and its gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -25,7 +27,8 @@ class Cost:
 
     Each width counts the indices of one axis that are kept: those of each group by its multiplier,
     those in no group whole. Widths are linear in u, so C is multilinear and increasing, and exact
-    wherever u is 0 or 1: C(ones) is the full network's cost.
+    wherever u is 0 or 1: C(ones) is the full network's cost (and that of the biases that removal
+    adds to it, where dead channels leave constants behind).
 
     Attributes:
         counts: how often each group appears along each axis, sparse (axes, m).
@@ -47,12 +50,15 @@ class Cost:
 
     def gradient(self, multipliers: np.ndarray) -> np.ndarray:
         """dC/du, shape (m,): what the last bit of each group costs at `multipliers`."""
-        chosen = self._widths(multipliers)[self.factors]
-        slope = np.zeros(len(self.constant))
-        for k in range(chosen.shape[1]):
-            others = self.rates * np.delete(chosen, k, 1).prod(1)
-            slope += np.bincount(self.factors[:, k], others, len(slope))
-        return self.counts.T @ slope[:-1]
+        widths = self._widths(multipliers)[self.factors]
+        left_out = np.eye(widths.shape[1], dtype=bool)[:, None, :]  # (factors, 1, factors)
+        others = self.rates * np.where(left_out, 1.0, widths).prod(2)  # (factors, terms)
+        slope = np.bincount(self.factors.T.reshape(-1), others.reshape(-1), len(self.constant))
+        return self._axes_of @ slope[:-1]
+
+    @cached_property
+    def _axes_of(self) -> csr_matrix:
+        return self.counts.T.tocsr()
 
     def _widths(self, multipliers: np.ndarray) -> np.ndarray:
         widths = self.constant.copy()
@@ -119,6 +125,19 @@ def cost(groups: Groups, measure: str) -> Cost:
     return Cost.of(_terms(groups.coupling, measure), len(groups))
 
 
+def whole(groups: Groups, measure: str) -> int:
+    """What the full network costs in one measure, as it stands before anything is removed."""
+    if measure == "groups" or groups.coupling is None:
+        return len(groups)
+    if measure == "flops":
+        return sum(operation.flops for operation in groups.coupling.operations)
+    return sum(
+        math.prod(slot.shape) * (slot.itemsize if measure == "bytes" else 1)
+        for slot in groups.coupling.slots
+        if measure == "bytes" or slot.is_parameter
+    )
+
+
 def _terms(coupling: Coupling, measure: str) -> Iterator[Term]:
     if measure == "flops":
         for operation in coupling.operations:
@@ -131,3 +150,10 @@ def _terms(coupling: Coupling, measure: str) -> Iterator[Term]:
             rest = [size for size, e in zip(slot.shape, slot.entries, strict=True) if e is None]
             unit = slot.itemsize if measure == "bytes" else 1
             yield float(np.prod(rest) * unit), grouped
+    slots = {slot.names[0]: slot for slot in coupling.slots}
+    for name, dim in coupling.added:
+        slot = slots[name]
+        entries = slot.entries[dim]
+        unit = slot.itemsize if measure == "bytes" else 1
+        rows = (entries,) if entries is not None else ()
+        yield float(unit if rows else unit * slot.shape[dim]), rows

@@ -43,10 +43,17 @@ class Operation:
 
 @dataclass(frozen=True)
 class Coupling:
-    """Where each group sits in a model: what removing it removes and saves."""
+    """Where each group sits in a model: what removing it removes and saves.
+
+    Attributes:
+        slots: every parameter and buffer.
+        operations: every operator that costs FLOPs.
+        added: biases that removal adds to fold constants: a weight and its output dimension each.
+    """
 
     slots: tuple[Slot, ...]
     operations: tuple[Operation, ...]
+    added: tuple[tuple[str, int], ...] = ()
 
     def join(self, other: Coupling, offset: int) -> Coupling:
         """The coupling of both; group numbers of `other` are shifted by `offset`."""
@@ -58,7 +65,8 @@ class Coupling:
             replace(a, entries=_join_all(a.entries, b.entries, offset))
             for a, b in zip(self.operations, other.operations, strict=True)
         )
-        return Coupling(slots, operations)
+        added = tuple(dict.fromkeys((*self.added, *other.added)))
+        return Coupling(slots, operations, added)
 
     def matches(self, other: Coupling) -> bool:
         return [(s.names, s.shape) for s in self.slots] == [

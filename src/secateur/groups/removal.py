@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList
 
-from secateur.groups.groups import Groups
+from secateur.groups.groups import Coupling, Groups, Layer
 from secateur.groups.trace import as_call, evaluating, plain_kernels
 
 
@@ -81,12 +81,20 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
     Returns:
         The small model; a constant that a dead channel leaves behind an activation with f(0) != 0
         is folded into the bias of the layer that reads it; where that isn't exact it stays.
+
+    Raises:
+        ValueError: the groups were never traced.
     """
-    constants, refused = _constants(model, groups, dead)
+    if groups.coupling is None:
+        raise ValueError(
+            "these groups were not traced through a model, so they can be zeroed but not removed; "
+            "make them with a kind that takes example inputs, such as secateur.filters"
+        )
+    constants, refused = _constants(model, groups.coupling, groups.example, dead)
     dead = dead.copy()
     dead[list(refused)] = False
     small = copy.deepcopy(model)
-    plan = _plan(groups, dead)
+    plan = _plan(groups.coupling, groups.layers, dead)
     cut(small, plan)
     _keep_weight_norms(small, model, plan)
     plan = Plan(plan.kept, tuple(_fold(small, model, constants, plan, dead)), plan.groups)
@@ -113,22 +121,17 @@ def _keep_weight_norms(small: nn.Module, model: nn.Module, plan: Plan) -> None:
             small.get_parameter(f"{name}.original0").data.mul_(new / old)
 
 
-def _plan(groups: Groups, dead: np.ndarray) -> Plan:
-    if groups.coupling is None:
-        raise ValueError(
-            "these groups were not traced through a model, so they can be zeroed but not removed; "
-            "make them with a kind that takes example inputs, such as secateur.filters"
-        )
+def _plan(coupling: Coupling, layers: Sequence[Layer], dead: np.ndarray) -> Plan:
     padded = np.append(dead, False)  # the last entry answers for "no group" (-1)
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
-    for slot in groups.coupling.slots:
+    for slot in coupling.slots:
         for dim, entries in enumerate(slot.entries):
             if entries is not None and padded[entries].any():
                 indices = tuple(np.flatnonzero(~padded[entries]).tolist())
                 for name in slot.names:
                     kept.setdefault(name, {})[dim] = indices
     counts: dict[str, tuple[int, int]] = {}
-    for layer in groups.layers:
+    for layer in layers:
         alive, total = counts.get(layer.kind, (0, 0))
         left = int((~dead[layer.start : layer.stop]).sum())
         counts[layer.kind] = (alive + left, total + len(layer))
@@ -234,12 +237,11 @@ class _Seen:
 
 
 def _consumers(
-    model: nn.Module, groups: Groups, dead: np.ndarray
+    model: nn.Module, coupling: Coupling, dead: np.ndarray
 ) -> Iterator[tuple[str, nn.Module, np.ndarray]]:
     """Layers that read dead channels: name, module, and the group of each input (-1: alive)."""
-    assert groups.coupling is not None
     padded = np.append(dead, False)
-    for slot in groups.coupling.slots:
+    for slot in coupling.slots:
         for name in slot.names:
             owner, _, leaf = name.rpartition(".")
             module = model.get_submodule(owner)
@@ -251,10 +253,10 @@ def _consumers(
 
 
 def _constants(
-    model: nn.Module, groups: Groups, dead: np.ndarray
+    model: nn.Module, coupling: Coupling, example: Any, dead: np.ndarray
 ) -> tuple[dict[str, Tensor], dict[int, str]]:
     """What each layer reads on its dead inputs, and the dead groups that can't be folded."""
-    consumers = list(_consumers(model, groups, dead))
+    consumers = list(_consumers(model, coupling, dead))
     if not consumers:
         return {}, {}
     seen: dict[str, _Seen] = {}
@@ -262,7 +264,7 @@ def _constants(
         module.register_forward_pre_hook(_watch(seen, name, module), with_kwargs=True)
         for name, module, _ in consumers
     ]
-    args, kwargs = as_call(groups.example)
+    args, kwargs = as_call(example)
     try:
         with evaluating(model), torch.no_grad(), plain_kernels():
             model(*args, **kwargs)

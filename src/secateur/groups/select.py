@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_map
 from secateur.groups.groups import Coupling, Groups, Layer, Operation, Slot
 from secateur.groups.members import Member
 from secateur.groups.trace import Axis, Trace, trace
-from secateur.groups.trial import unremovable
+from secateur.groups.trial import try_removal
 
 Ignore = Sequence[str | nn.Module | type[nn.Module]]
 
@@ -45,14 +46,26 @@ def select(
     refused += crossing
     example = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, example)
     groups = _build(found, axes, kind, tuple(refused), example)
-    failed = unremovable(model, groups) if axes else {}
+    failed, biases = try_removal(model, groups) if axes else ({}, ())
     if failed:
         refused += [(axes[n].name, len(axes[n]), reason) for n, reason in failed.items()]
         axes = [axis for n, axis in enumerate(axes) if n not in failed]
         groups = _build(found, axes, kind, tuple(refused), example)
     if not axes:
         raise ValueError(_nothing_found(model, kind, refused))
-    return groups
+    return _with_biases(groups, model, biases)
+
+
+def _with_biases(groups: Groups, model: nn.Module, biases: Sequence[str]) -> Groups:
+    """Count the biases that removal will add (to fold constants) among what the network costs."""
+    if groups.coupling is None or not biases:
+        return groups
+    added = []
+    for name in biases:
+        owner = name.removesuffix(".bias")
+        dim = 1 if getattr(model.get_submodule(owner), "transposed", False) else 0
+        added.append((f"{owner}.weight", dim))
+    return replace(groups, coupling=replace(groups.coupling, added=tuple(added)))
 
 
 def _without_crossing(

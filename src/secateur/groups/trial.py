@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_map
 
 from secateur.groups.groups import Groups
-from secateur.groups.removal import remove
+from secateur.groups.removal import Plan, remove
 from secateur.groups.trace import as_call, evaluating, plain_kernels, tensors_in
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -94,11 +94,14 @@ def tolerance(model: nn.Module) -> float:
     return max((TOLERANCE.get(dtype, 1e-5) for dtype in types), default=1e-5)
 
 
-def unremovable(model: nn.Module, groups: Groups) -> dict[int, str]:
-    """Try to remove a random half of the groups; returns the layers (by number) where that fails.
+def try_removal(model: nn.Module, groups: Groups) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Try to remove a random half of the groups.
 
-    All layers are tried together; if that fails, each half of them, and so on. What is not returned
-    has been removed in one go.
+    All layers are tried together; if that fails, each half of them, and so on.
+
+    Returns:
+        The layers (by number) where that fails, with the reason; and the biases that were added to
+        fold constants when all other layers were removed in one go.
     """
     rng = np.random.default_rng(0)
     half = np.zeros(len(groups), bool)
@@ -107,6 +110,7 @@ def unremovable(model: nn.Module, groups: Groups) -> dict[int, str]:
         half[layer.start + chosen] = True
     model = _perturbed(model)
     failed: dict[int, str] = {}
+    biases: tuple[str, ...] = ()
     accepted = np.zeros_like(half)
 
     def settle(numbers: list[int]) -> None:
@@ -114,17 +118,18 @@ def unremovable(model: nn.Module, groups: Groups) -> dict[int, str]:
         for number in numbers:
             part = slice(groups.layers[number].start, groups.layers[number].stop)
             attempt[part] = half[part]
-        reason = _failure(model, groups, attempt)
-        if reason is None:
-            accepted[:] = attempt
+        outcome = _attempt(model, groups, attempt)
+        if isinstance(outcome, Plan):
+            nonlocal biases
+            accepted[:], biases = attempt, outcome.biases
         elif len(numbers) == 1:
-            failed[numbers[0]] = reason
+            failed[numbers[0]] = outcome
         else:
             settle(numbers[: len(numbers) // 2])
             settle(numbers[len(numbers) // 2 :])
 
     settle(list(range(len(groups.layers))))
-    return failed
+    return failed, biases
 
 
 def _perturbed(model: nn.Module) -> nn.Module:
@@ -148,8 +153,8 @@ def _perturbed(model: nn.Module) -> nn.Module:
     return model
 
 
-def _failure(model: nn.Module, groups: Groups, dead: np.ndarray) -> str | None:
-    """Why removing `dead` groups doesn't leave an equal network, or None if it does."""
+def _attempt(model: nn.Module, groups: Groups, dead: np.ndarray) -> Plan | str:
+    """The plan that removes `dead` groups, or why it doesn't leave an equal network."""
     zeroed = copy.deepcopy(model)
     factors = torch.from_numpy(np.where(dead, 0.0, 1.0))
     groups.on(zeroed).scale_(factors)
@@ -163,4 +168,4 @@ def _failure(model: nn.Module, groups: Groups, dead: np.ndarray) -> str | None:
         return f"the smaller network does not run: {first}"
     if not found <= tolerance(model):
         return f"removal changes the output by {found:.1e} of its scale"
-    return None
+    return removal.plan

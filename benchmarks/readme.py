@@ -1,0 +1,115 @@
+"""Write the README's tables and picture from benchmarks/results, so that no figure is typed by hand.
+
+python benchmarks/readme.py            # rewrites README.md and docs/widths.svg
+python benchmarks/readme.py --check    # fails if they don't match the results
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import runs
+from secateur.report import widths_svg
+
+ROOT = Path(__file__).parents[1]
+FULL_WIDTHS = {"conv1": 20, "conv2": 50, "fc1": 500}
+
+
+def accuracy_table(lines: list[dict[str, Any]]) -> str:
+    """One row a budget: asked, reached, and the accuracy over seeds."""
+    rows = [
+        "| budget | asked | reached | parameters | FLOPs | test accuracy % | against dense |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    by_budget: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        by_budget.setdefault(line["budget"], []).append(line)
+    dense = statistics.mean(line["accuracy"] for line in by_budget["dense"])
+    full = by_budget["dense"][0]
+    for budget, runs_ in by_budget.items():
+        accuracies = [line["accuracy"] for line in runs_]
+        mean, spread = statistics.mean(accuracies), _deviation(accuracies)
+        asked = f"{runs_[0]['asked']:,}" if "asked" in runs_[0] else ""
+        reached = _range([line["reached"] for line in runs_ if "reached" in line])
+        rows.append(
+            f"| {budget} | {asked} | {reached} "
+            f"| {_share([line['params'] for line in runs_], full['params'])} "
+            f"| {_share([line['flops'] for line in runs_], full['flops'])} "
+            f"| {mean:.2f} ± {spread:.2f} | {mean - dense:+.2f} |"
+        )
+    seeds = sorted({line["seed"] for line in lines})
+    return "\n".join([*rows, "", f"Seeds {', '.join(map(str, seeds))}; {_machine(full)}."])
+
+
+def latency_table(lines: list[dict[str, Any]]) -> str:
+    """One row a runtime and batch size."""
+    rows = [
+        "| runtime | batch | dense ms | small ms | small / dense |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    rows += [
+        f"| {line['runtime']} | {line['batch']} | {1e3 * line['dense_seconds']:.3f} "
+        f"| {1e3 * line['small_seconds']:.3f} | {line['ratio']:.2f} |"
+        for line in lines
+    ]
+    return "\n".join(rows)
+
+
+def _deviation(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _range(values: list[int]) -> str:
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _share(values: list[int], full: int) -> str:
+    return f"{100 * statistics.mean(values) / full:.1f}%"
+
+
+def _machine(line: dict[str, Any]) -> str:
+    return f"{line['processor']}, torch {line['torch']}, one thread"
+
+
+TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
+    "lenet-mnist": accuracy_table,
+    "lenet-mnist-latency": latency_table,
+}
+
+
+def picture() -> str:
+    """Widths before and after, from the first run at 10% of the FLOPs."""
+    lines = runs.read(runs.RESULTS / "lenet-mnist.jsonl")
+    line = next(line for line in lines if line["budget"] == "10% FLOPs")
+    widths = zip(FULL_WIDTHS.items(), line["widths"], strict=True)
+    return widths_svg([(name, kept, full) for (name, full), kept in widths])
+
+
+def main() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name, table in TABLES.items():
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        head, rest = readme.split(begin)
+        _, tail = rest.split(end)
+        body = table(runs.read(runs.RESULTS / f"{name}.jsonl"))
+        readme = f"{head}{begin}\n{body}\n{end}{tail}"
+    files = {ROOT / "README.md": readme, ROOT / "docs" / "widths.svg": picture()}
+    if "--check" in sys.argv:
+        stale = [path.name for path, text in files.items() if path.read_text() != text]
+        if stale:
+            sys.exit(f"{', '.join(stale)} not as benchmarks/readme.py writes it; run it")
+        return
+    for path, text in files.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What every benchmark shares: one JSON line a run, and what it ran on.
+
+A run is a dictionary; its key fields say which run it is, so that finished ones are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions that a figure was measured with."""
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1] for line in info.read_text().splitlines() if "model name" in line
+        ]
+        processor = names[0].strip() if names else processor
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The runs written so far."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def append(path: Path, run: dict[str, Any]) -> None:
+    """Add one run to a file of JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(run) + "\n")
+
+
+def finished(path: Path, keys: Iterable[str]) -> set[tuple[Any, ...]]:
+    """The values of `keys` of every run written so far."""
+    keys = tuple(keys)
+    return {tuple(run.get(key) for key in keys) for run in read(path)}
