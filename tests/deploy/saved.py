@@ -10,7 +10,7 @@ from torch.nn import functional as F
 class Tied(nn.Module):
     """Everything that a file must carry: BatchNorm, a new bias, tied weights, two kinds of buffers.
 
-    The dead channels of `conv` leave a sigmoid's constant, which goes into a bias that `read` lacks.
+    Dead channels of `conv` leave the constant of a sigmoid, for which `read` needs a new bias.
     """
 
     def __init__(self, classes: int = 3) -> None:
