@@ -18,7 +18,7 @@ types: $(READY)
 	$(BIN)/basedpyright
 
 check: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
