@@ -44,6 +44,8 @@ class Plan:
             return self
         kept = {name: dict(dims) for name, dims in earlier.kept.items()}
         for name, dims in self.kept.items():
+            if name in earlier.biases:
+                continue  # the full-size model lacks it; it is made at its final size
             for dim, indices in dims.items():
                 before = kept.setdefault(name, {}).get(dim)
                 chosen = indices if before is None else tuple(before[i] for i in indices)
@@ -190,7 +192,7 @@ def cut(model: nn.Module, plan: Plan) -> None:
 def _sliced(tensor: Tensor, dims: dict[int, tuple[int, ...]]) -> Tensor:
     data = tensor.detach()
     for dim, indices in dims.items():
-        data = data.index_select(dim, torch.tensor(indices, device=data.device))
+        data = data.index_select(dim, torch.tensor(indices, dtype=torch.int64, device=data.device))
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(data, requires_grad=tensor.requires_grad)
     return data

@@ -196,8 +196,8 @@ def _reasons(labels: Labels, component: np.ndarray) -> dict[int, str]:
     """Why each protected component may not be removed (the first reason found)."""
     reasons: dict[int, str] = {}
     for atoms, reason in [*labels.protected, *labels.inexact]:
-        for number in np.unique(component[atoms]):
-            reasons.setdefault(int(number), reason)
+        for number in np.unique(component[atoms]).tolist():
+            reasons.setdefault(number, reason)
     return reasons
 
 
@@ -223,53 +223,76 @@ def _axes(
     reasons: dict[int, str],
     used: set[int],
 ) -> Iterator[Axis]:
-    """Components produced by the same weight form an axis, in the order of the parameters.
+    """Components made by the same weights form an axis, in the order of the parameters.
 
-    What only follows a product (biases, scales, depthwise kernels) joins the axes that it touches,
-    so that the layers behind a concatenation stay axes of their own.
+    So every weight is as wide as its axes together, and none is empty while each axis has a channel
+    left: where two layers are concatenated and added to a third, there are two axes.
+    """
+    slots = _producing_slots(labels, component, produces, used)
+    axis_of = _same_makers(slots, component.max(initial=-1) + 1)
+    members: dict[int, list[tuple[Tracked, np.ndarray]]] = {}
+    for item, numbers, _ in sorted(slots, key=lambda slot: not slot[2]):
+        for number in dict.fromkeys(axis_of[numbers].tolist()):
+            members.setdefault(number, []).append((item, numbers[axis_of[numbers] == number]))
+    roles = {
+        role: {int(n) for atoms in found for n in np.unique(axis_of[component[atoms]])}
+        for role, found in labels.roles.items()
+    }
+    is_protected = np.zeros(len(axis_of), bool)
+    is_protected[list(reasons)] = True
+    taken: set[str] = set()
+    for number, slices in members.items():
+        components = np.array(list(dict.fromkeys(n for _, ns in slices for n in ns.tolist())))
+        owners = [_owner(item.name) for item, _ in slices]
+        name = next((owner for owner in owners if owner not in taken), f"{owners[0]}+{number}")
+        taken.add(name)
+        for mask in (~is_protected[components], is_protected[components]):
+            if mask.any():
+                part = components[mask]
+                yield Axis(
+                    name=name,
+                    components=part,
+                    producers=tuple(dict.fromkeys(item.name for item, _ in slices)),
+                    roles=frozenset(role for role, axes in roles.items() if number in axes),
+                    protected=reasons.get(int(part[0]), ""),
+                )
+
+
+_Slot = tuple[Tracked, np.ndarray, bool]  # a parameter, its components along a dimension, is maker
+
+
+def _producing_slots(
+    labels: Labels, component: np.ndarray, produces: np.ndarray, used: set[int]
+) -> list[_Slot]:
+    """The dimensions of parameters along which a zero slice makes a zero channel.
+
+    Makers are the convolutions and linear layers; what follows them (biases, scales, depthwise
+    kernels) is not.
     """
     makers = np.zeros(labels.atom_count, bool)
     for atoms in [*labels.roles.get("filter", []), *labels.roles.get("linear", [])]:
         makers[atoms] = True
-    slots: list[tuple[Tracked, np.ndarray, bool]] = []
+    slots = []
     for item in labels.tracked:
         if item.is_parameter and id(item.tensor) in used:
             for dim in range(item.tensor.ndim):
                 atoms = item.atoms(dim)
                 if item.first_atoms[dim] >= 0 and produces[atoms].all():
                     slots.append((item, component[atoms], bool(makers[atoms].any())))
-    count = component.max(initial=-1) + 1
+    return slots
+
+
+def _same_makers(slots: list[_Slot], count: int) -> np.ndarray:
+    """Number the sets of makers; shape (components,). What no maker makes goes by all its slots."""
     made = np.zeros(count, bool)
     for _, numbers, is_maker in slots:
         made[numbers] |= is_maker
-    links = []
+    draw = np.random.default_rng(0)
+    signature = np.zeros(count, np.uint64)  # a set is the exclusive or of its members' numbers
     for _, numbers, is_maker in slots:
-        numbers = numbers if is_maker else numbers[~made[numbers]]
-        links.append((numbers[:-1], numbers[1:]))
-    axis_of = _components(count, links)
-    members: dict[int, list[tuple[Tracked, np.ndarray]]] = {}
-    for item, numbers, _ in sorted(slots, key=lambda slot: not slot[2]):
-        for number in dict.fromkeys(axis_of[numbers].tolist()):
-            members.setdefault(number, []).append((item, numbers[axis_of[numbers] == number]))
-    roles = {
-        role: {int(axis_of[n]) for atoms in found for n in component[atoms]}
-        for role, found in labels.roles.items()
-    }
-    is_protected = np.zeros(count, bool)
-    is_protected[list(reasons)] = True
-    for number, slices in members.items():
-        components = np.array(list(dict.fromkeys(n for _, ns in slices for n in ns.tolist())))
-        main = slices[0][0]
-        for mask in (~is_protected[components], is_protected[components]):
-            if mask.any():
-                part = components[mask]
-                yield Axis(
-                    name=_owner(main.name),
-                    components=part,
-                    producers=tuple(dict.fromkeys(item.name for item, _ in slices)),
-                    roles=frozenset(role for role, axes in roles.items() if number in axes),
-                    protected=reasons.get(int(part[0]), ""),
-                )
+        numbers = np.unique(numbers if is_maker else numbers[~made[numbers]])
+        signature[numbers] ^= draw.integers(1, 2**63, dtype=np.uint64)
+    return np.unique(signature, return_inverse=True)[1]
 
 
 def _owner(parameter: str) -> str:
