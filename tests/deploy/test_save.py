@@ -308,6 +308,24 @@ def test_missing_folders_are_made_and_permissions_are_the_usual_ones(tmp_path: P
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows locks open files")
+def test_a_new_file_takes_the_place_of_an_old_one_that_someone_reads(tmp_path: Path) -> None:
+    path = save(small_mlp(), tmp_path / "small")
+    before = path.read_bytes()
+    with open(path, "rb") as reader:
+        save(mlp(), path)
+        assert reader.read() == before
+    assert path.read_bytes() != before
+
+
+def test_a_loaded_network_does_not_need_its_file_any_more(tmp_path: Path) -> None:
+    small = small_mlp()
+    path = save(small, tmp_path / "small")
+    loaded = load(path, model=mlp())
+    path.write_bytes(bytes(path.stat().st_size))
+    assert_same(small, loaded)
+
+
 # -- refusals on reading: the model stays as it was ------------------------------------------------
 
 
@@ -420,6 +438,11 @@ def test_a_model_of_another_class_is_shown_the_names(tmp_path: Path) -> None:
     path = save(ResNet(), tmp_path / "full")
     names = r"\n  only the model has conv1.bias, .*\n  only the file has  bn.bias, "
     refuses(path, f"holds a .*networks.ResNet, which does not fit this LeNet: {names}", LeNet())
+
+
+def test_a_class_in_place_of_a_model_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"a full-size model such as Tied\(\), got the class Tied"):
+        load(HERE / "data/format1.safetensors", model=Tied)  # pyright: ignore
 
 
 def test_a_small_model_is_refused(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def load(path: str | os.PathLike[str], *, model: nn.Module) -> nn.Module:
         FileError: the file is damaged, was not written by `save`, or does not fit the model, which
             is left as it was.
         OSError: the file can't be opened; FileNotFoundError where there is none.
+        TypeError: `model` is a class instead of a model.
 
     Example:
         >>> import tempfile, torch
@@ -112,6 +113,9 @@ def load(path: str | os.PathLike[str], *, model: nn.Module) -> nn.Module:
           (2): Linear(in_features=3, out_features=2, bias=True)
         )
     """
+    if isinstance(model, type):
+        name = model.__name__
+        raise TypeError(f"load: expected a full-size model such as {name}(), got the class {name}")
     tensors, plan, origin = _read(path)
     try:
         with _all_or_nothing(model):
@@ -157,11 +161,8 @@ def _distinct(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]
 
 
 def _plan_to_json(plan: Plan, aliases: dict[str, str]) -> str:
-    kept = {  # a bias that the full-size network lacks is made at its small size
-        name: dims for name, dims in plan.kept.items() if name not in plan.biases
-    }
     return json.dumps(
-        {"kept": kept, "biases": plan.biases, "groups": plan.groups, "aliases": aliases}
+        {"kept": plan.kept, "biases": plan.biases, "groups": plan.groups, "aliases": aliases}
     )
 
 

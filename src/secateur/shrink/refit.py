@@ -108,6 +108,9 @@ def _kept_since(earlier: Plan, small: nn.Module) -> dict[str, Kept]:
         since[name] = {dim: torch.tensor(indices) for dim, indices in dims.items()}
         for dim, before in earlier.kept.get(name, {}).items():
             since[name][dim] = torch.searchsorted(torch.tensor(before), since[name][dim])
+    for name in earlier.biases:  # the full-size network lacks it: it follows its weight's rows
+        rows = since.get(f"{name.removesuffix('bias')}weight", {}).get(0)
+        since[name] = {} if rows is None else {0: rows}
     return since
 
 
