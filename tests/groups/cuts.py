@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.groups import Groups
 from secateur.groups.removal import Removal, remove
-from secateur.groups.trace import as_call, evaluating, plain_kernels
+from secateur.groups.trace import as_call, evaluating, plain_kernels, trace
 from secateur.groups.trial import difference
 
 
@@ -50,6 +51,26 @@ def counted(model: nn.Module, example: Any) -> tuple[int, int]:
     return counter.get_total_flops(), sum(p.numel() for p in model.parameters())
 
 
+class Apply(nn.Module):
+    """A few named modules and the function that runs them: one pattern in three lines."""
+
+    def __init__(self, run: Callable[..., Any], **modules: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.run = run
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, *args: Any) -> Any:
+        return self.run(self, *args)
+
+
+def axes(model: nn.Module, *example: Any) -> tuple[dict[str, int], dict[str, str]]:
+    """The free axes with their channels, and the protected ones with their reasons."""
+    found = trace(model, example).axes
+    free = {axis.name: len(axis) for axis in found if not axis.protected}
+    return free, {axis.name: axis.protected for axis in found if axis.protected}
+
+
 def predicted(groups: Groups, dead: np.ndarray) -> tuple[int, int]:
     """FLOPs of one run and parameters, as the coupling says."""
     assert groups.coupling is not None
@@ -63,4 +84,8 @@ def predicted(groups: Groups, dead: np.ndarray) -> tuple[int, int]:
         sizes = zip(slot.shape, slot.entries, strict=True)
         kept = [size if entries is None else alive[entries].sum() for size, entries in sizes]
         params += int(np.prod(kept)) if slot.is_parameter else 0
+    slots = {slot.names[0]: slot for slot in groups.coupling.slots}
+    for name, dim in groups.coupling.added:  # biases that take up constants
+        entries = slots[name].entries[dim]
+        params += slots[name].shape[dim] if entries is None else int(alive[entries].sum())
     return round(float(flops)), params

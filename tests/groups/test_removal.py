@@ -105,6 +105,7 @@ def test_constants_of_dead_channels_are_folded_into_the_next_bias():
         assert removal.refused == ()
         assert removal.plan.biases == ("conv2.bias",)  # conv2 had none; fc1 and fc2 had one
         assert gap <= 1e-5
+        assert predicted(groups, dead) == counted(removal.model, images(2, 3, 16, 16))
         without = copy.deepcopy(removal.model)
         without.conv2.bias.data.zero_()
         zeroed, _ = zero(model, groups, dead)
