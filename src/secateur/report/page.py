@@ -204,19 +204,19 @@ def _training(run: Run) -> str:
         return ""
     frozen = next((r["step"] for r in steps if r.get("hardness", 0.0) >= 1), None)
     at = None if frozen is None else ("groups chosen", float(frozen))
-    tests = [record for record in run.history if "test_loss" in record]
+    tests = [record for record in run.history if "held_out_loss" in record]
     losses = [Series("training", [(r["step"], r["loss"]) for r in steps])]
     if tests:
-        losses.append(Series("test", [(r["step"], r["test_loss"]) for r in tests]))
+        losses.append(Series("held out", [(r["step"], r["held_out_loss"]) for r in tests]))
     figures = _figure("Loss", curves(losses, "Loss over the steps of training", at=at))
     scores = [(r["step"], r[run.metric]) for r in tests if r.get(run.metric) is not None]
     if len(scores) > 1:
         percent = run.metric == "accuracy"
         figures += _figure(
-            f"Test {run.metric}",
+            f"Held-out {run.metric}",
             curves(
-                [Series(f"test {run.metric}", scores)],
-                f"Test {run.metric} after each epoch",
+                [Series(f"held-out {run.metric}", scores)],
+                f"Held-out {run.metric} after each epoch",
                 show="{:.0%}".format if percent else "{:g}".format,
                 from_zero=not percent,
                 at=at,

@@ -70,7 +70,7 @@ class Run:
         networks: the network at full size first, the small one last.
         history: one record a logged step ("step", "loss", "lr", and with a budget "kept",
             "hardness", "spent": measure -> share of the full network), and one an epoch ("epoch",
-            "test_loss" and the metric's name).
+            "held_out_loss" and the metric's name).
         metric: what `score` is, such as "accuracy".
         checks: what was verified.
         settings: option -> value, as text.

@@ -1,0 +1,8 @@
+"""Ways to train: a resumable loop of our own, and the demo that shows it."""
+
+from secateur.integrations.checkpoint import CheckpointError
+from secateur.integrations.data import Data
+from secateur.integrations.finish import finish
+from secateur.integrations.loop import Interrupted, Loop
+
+__all__ = ["CheckpointError", "Data", "Interrupted", "Loop", "finish"]

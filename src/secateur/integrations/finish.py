@@ -1,0 +1,153 @@
+"""From a trained network with zeros to files and facts: shrink, verify, measure, save, export.
+
+In: a trained model, its groups, budget and data. Out: small.safetensors, small.onnx and a `Run`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.budget import Budget
+from secateur.deploy import export, save
+from secateur.deploy.onnx import latency as onnx_latency
+from secateur.deploy.onnx import run as run_onnx
+from secateur.groups import Groups
+from secateur.groups.trial import tolerance
+from secateur.integrations.data import Data, call, split, to_device
+from secateur.integrations.loop import test
+from secateur.measure import measure
+from secateur.measure.running import arguments, evaluating, tensors_of
+from secateur.report import Check, Network, Run, machine, widths
+from secateur.shrink import shrink
+
+
+def finish(
+    model: nn.Module,
+    groups: Groups,
+    budget: Budget,
+    data: Data,
+    folder: Path,
+    *,
+    title: str,
+    dense: nn.Module | None = None,
+    history: tuple[Mapping[str, object], ...] = (),
+    settings: Mapping[str, str] | None = None,
+    watch: Callable[[str], None] = lambda words: None,
+) -> tuple[nn.Module, Run]:
+    """Shrink a trained model, check and measure the result, and write it down.
+
+    Args:
+        model: trained to the end with `Proximal`.
+        groups: its groups.
+        budget: what they were trained to.
+        data: for the test score.
+        folder: where small.safetensors and, with the extra export, small.onnx go.
+        title: of the report.
+        dense: a network of full size trained without a budget, to compare with.
+        history: the training loop's.
+        settings: how the run was made.
+        watch: told what is being done.
+
+    Returns:
+        The small network, and the facts.
+
+    Raises:
+        ShrinkError: the small network would compute something else.
+    """
+    example = groups.example
+    folder.mkdir(parents=True, exist_ok=True)
+    watch("shrinking")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        small = shrink(model, groups)
+    checks = [_same_outputs(model, small, data)]
+    checks += [Check("every dead group removed", False, str(w.message)) for w in caught]
+    save(small, folder / "small.safetensors")
+    files = {"small.safetensors": "the small network: secateur.load(path, model=FullSizeModel())"}
+    reference = model if dense is None else dense
+    latencies: list[float | None] = [None, None]
+    if all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+        watch("exporting to ONNX")
+        latencies, found = _export(reference, small, example, data, folder)
+        checks += found
+        if found[0].holds:
+            files["small.onnx"] = "the small network for ONNX Runtime, any batch size"
+    watch("measuring")
+    full = Network(
+        "full size" if dense is None else "dense",
+        measure(reference, example),
+        latencies[0],
+        None if dense is None else test(dense, data)[data.metric_name],
+    )
+    score = test(small, data)[data.metric_name]
+    networks = (full, Network("small", measure(small, example), latencies[1], score))
+    return small, Run(
+        title=title,
+        asked=budget.reached(small, example).lines,
+        widths=widths(model, groups),
+        networks=networks,
+        history=history,
+        metric=data.metric_name,
+        checks=tuple(checks),
+        settings=dict(settings or {}),
+        machine=machine(),
+        files=files,
+    )
+
+
+@torch.no_grad()
+def _same_outputs(model: nn.Module, small: nn.Module, data: Data) -> Check:
+    """Whether the small network computes what the zeroed one computes, on all test data."""
+    apart, scale = 0.0, 0.0
+    with evaluating(model), evaluating(small):
+        for batch in data.test_loader:
+            inputs = to_device(split(batch)[0], _device(model))
+            pairs = zip(
+                tensors_of(call(model, inputs)), tensors_of(call(small, inputs)), strict=True
+            )
+            for expected, found in pairs:
+                apart = max(apart, float((expected - found).abs().max()))
+                scale = max(scale, float(expected.abs().max()))
+    return _check("small and zeroed network agree on the test data", apart, scale, tolerance(model))
+
+
+@torch.no_grad()
+def _export(
+    reference: nn.Module, small: nn.Module, example: Any, data: Data, folder: Path
+) -> tuple[list[float | None], list[Check]]:
+    """Export both networks, time both files, and compare the small one's with the network."""
+    what = "ONNX Runtime agrees on the test data"
+    path = folder / "small.onnx"
+    threads = torch.get_num_threads()
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            full = export(reference, example, Path(temporary) / "full.onnx")
+            before = onnx_latency(full, example, threads=threads).median
+        export(small, example, path)
+        after = onnx_latency(path, example, threads=threads).median
+    except (RuntimeError, ValueError, TypeError) as error:
+        return [None, None], [Check(what, False, f"not exported: {str(error).splitlines()[0]}")]
+    inputs = split(next(iter(data.test_loader)))[0]
+    args, named = arguments(inputs)
+    with evaluating(small):
+        expected = tensors_of(call(small, to_device(inputs, _device(small))))[0].cpu()
+    found = run_onnx(path, *args, **named)[0]
+    apart, scale = float((expected - found).abs().max()), float(expected.abs().max())
+    return [before, after], [_check(what, apart, scale, tolerance(small))]
+
+
+def _check(what: str, apart: float, scale: float, allowed: float) -> Check:
+    found = apart / (scale or 1.0)
+    return Check(what, found <= allowed, f"largest difference {found:.1e} of the output's scale")
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

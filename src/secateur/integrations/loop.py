@@ -1,0 +1,311 @@
+"""A plain training loop that can stop after any step and go on as if it had not.
+
+In: a model, an optimizer (Proximal or any other), data. Out: the trained model and the history of
+the run; a checkpoint from which the same run continues, bit for bit on one CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from secateur.integrations import checkpoint
+from secateur.integrations.data import Data, call, split, to_device
+from secateur.integrations.rng import rng_state, seed_all, set_rng_state
+from secateur.optim import Proximal
+from secateur.report.files import write_atomically
+
+RECORDS = 400  # of training steps in a run's history, about
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; what was done is in the checkpoint."""
+
+    def __init__(self, number: int, step: int, steps: int, path: Path | None) -> None:
+        self.number, self.step, self.steps, self.path = number, step, steps, path
+        where = f"; saved in {path}" if path else "; nothing was saved (no checkpoint path)"
+        super().__init__(f"stopped at step {step:,} of {steps:,}{where}")
+
+
+class Loop:
+    """Train a model, epoch by epoch, with checkpoints.
+
+    Every epoch starts from generators seeded by (seed, epoch); a run that is resumed inside an
+    epoch draws the batches it has seen once more, drops them, and puts the generators back to where
+    they were. Shuffling and augmentation are therefore the same as without the interruption.
+
+    Args:
+        model: on its device, trained in place.
+        optimizer: of its parameters.
+        data: see `Data`.
+        epochs: in the whole run.
+        scheduler: a learning rate scheduler, stepped after every optimizer step.
+        seed: of the order of the data and everything random in training.
+        path: the checkpoint file; None keeps nothing.
+        seconds: write a checkpoint when the last one is so old.
+        steps_between: write a checkpoint every so many steps; instead of seconds.
+        settings: what makes this run this run; a checkpoint with others is refused.
+        watch: called after every step with (step, steps, words about how it goes).
+
+    Raises:
+        ValueError: epochs < 1.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> batches = [(torch.randn(8, 2), torch.randint(2, (8,))) for _ in range(4)]
+        >>> sgd = torch.optim.SGD(model.parameters(), 0.1)
+        >>> loop = Loop(model, sgd, Data(batches, batches), epochs=2)
+        >>> loop.run()
+        >>> loop.step, loop.history[-1]["epoch"]
+        (8, 2)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        data: Data,
+        *,
+        epochs: int,
+        scheduler: Any = None,
+        seed: int = 0,
+        path: str | os.PathLike[str] | None = None,
+        seconds: float = 300.0,
+        steps_between: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        watch: Callable[[int, int, str], None] = lambda step, steps, words: None,
+    ) -> None:
+        if epochs < 1:
+            raise ValueError(f"epochs={epochs}: an integer of 1 or more")
+        self.model, self.optimizer, self.data, self.scheduler = model, optimizer, data, scheduler
+        self.epochs, self.seed, self.settings, self.watch = (
+            epochs,
+            seed,
+            dict(settings or {}),
+            watch,
+        )
+        self.path = Path(path) if path is not None else None
+        self.seconds, self.steps_between = seconds, steps_between
+        self.history: list[dict[str, Any]] = []
+        self.epoch = self.batch = self.step = 0
+        self._loss, self._steps_summed = 0.0, 0  # since the last record
+        self._rng: dict[str, Any] | None = None  # of the checkpoint, until its epoch has begun
+        self._saved_at = time.monotonic()
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in the whole run."""
+        return self.epochs * len(self.data.train_loader)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def run(self) -> None:
+        """Train to the end, from where the loop is.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; the checkpoint has been written.
+            RuntimeError: the training loader's length and its batches disagree.
+        """
+        with _Signals() as signals:
+            while self.epoch < self.epochs:
+                for batch in self._remaining_batches():
+                    self._train_on(batch)
+                    self._pause(signals)
+                record = self._test(signals)
+                self.history.append(record)
+                self.epoch, self.batch = self.epoch + 1, 0
+                self._pause(signals)
+        self.save()
+
+    # -- one epoch -------------------------------------------------------------------------------
+
+    def _remaining_batches(self) -> Iterator[Any]:
+        """The epoch's batches that were not trained on yet."""
+        loader = self.data.train_loader
+        seed_all(self.seed, self.epoch, loader)
+        batches = iter(loader)
+        for _ in range(self.batch):
+            next(batches, None)
+        if self._rng is not None:
+            set_rng_state(self._rng, loader)
+            self._rng = None
+        yield from batches
+        if self.batch != len(loader):
+            raise RuntimeError(
+                f"the training loader says that it has {len(loader)} batches and gave "
+                f"{self.batch}; the budget's schedule counts steps: make the two agree"
+            )
+
+    def _train_on(self, batch: Any) -> None:
+        inputs, target = to_device(split(batch), self.device)
+        self.model.train()
+        self.optimizer.zero_grad()
+        loss = self.data.loss(call(self.model, inputs), target)
+        loss.backward()
+        self.optimizer.step()
+        rate = self.optimizer.param_groups[0]["lr"]
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.step += 1
+        self.batch += 1
+        self._loss += float(loss.detach())
+        self._steps_summed += 1
+        if self.step % max(1, self.steps // RECORDS) == 0 or self.step == self.steps:
+            self._record(rate)
+
+    def _record(self, rate: float) -> None:
+        record = {"step": self.step, "loss": self._loss / self._steps_summed, "lr": float(rate)}
+        words = f"loss {record['loss']:.3f}"
+        if isinstance(self.optimizer, Proximal):
+            full = self.optimizer.allowance.spent(np.ones(len(self.optimizer.groups)))
+            spent = {name: value / full[name] for name, value in self.optimizer.spent.items()}
+            record |= {
+                "kept": self.optimizer.kept,
+                "hardness": self.optimizer.hardness,
+                "spent": spent,
+            }
+            words += "".join(f", {name} {share:.0%}" for name, share in spent.items())
+        self.history.append(record)
+        self._loss, self._steps_summed = 0.0, 0
+        self.watch(self.step, self.steps, words)
+
+    def _test(self, signals: _Signals) -> dict[str, Any]:
+        scores = test(self.model, self.data, stop=lambda: self._stop_if_asked(signals))
+        return {"step": self.step, "epoch": self.epoch + 1, **scores}
+
+    # -- stopping and going on -------------------------------------------------------------------
+
+    def _pause(self, signals: _Signals) -> None:
+        """Between two steps: stop if asked, write a checkpoint if one is due."""
+        self._stop_if_asked(signals)
+        if self.path is None:
+            return
+        if self.steps_between is not None:
+            due = self.batch > 0 and self.step % self.steps_between == 0
+        else:
+            due = time.monotonic() - self._saved_at >= self.seconds
+        if due:
+            self.save()
+
+    def _stop_if_asked(self, signals: _Signals) -> None:
+        if signals.received is not None:
+            self.save()
+            raise Interrupted(signals.received, self.step, self.steps, self.path)
+
+    def save(self) -> None:
+        """Write the checkpoint, and the history beside it as metrics.jsonl."""
+        if self.path is None:
+            return
+        lines = "".join(json.dumps(record) + "\n" for record in self.history)
+        write_atomically(self.path.with_name("metrics.jsonl"), lines)
+        checkpoint.write(
+            self.path,
+            {
+                "settings": self.settings,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+                "rng": rng_state(self.data.train_loader),
+                "place": (self.epoch, self.batch, self.step),
+                "summed": (self._loss, self._steps_summed),
+                "history": self.history,
+            },
+        )
+        self._saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go to where the checkpoint was written; `run` continues from there.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+            CheckpointError: it is damaged, foreign, or of a run with other settings.
+        """
+        if self.path is None:
+            raise ValueError("resume: this loop has no checkpoint path")
+        state = checkpoint.read(self.path)
+        checkpoint.check_same(self.path, self.settings, state.get("settings"))
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise checkpoint.CheckpointError(
+                f"{self.path} does not fit this {type(self.model).__name__}: {error}"
+            ) from error
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.epoch, self.batch, self.step = state["place"]
+        self._loss, self._steps_summed = state["summed"]
+        self.history = list(state["history"])
+        self._rng = state["rng"] if self.batch else None
+
+
+@torch.no_grad()
+def test(
+    model: nn.Module, data: Data, *, stop: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """The mean loss and metric of a model on the test data, in eval mode.
+
+    Args:
+        model: any module; left in the mode it was in.
+        data: whose test loader, loss and metric are used.
+        stop: called before every batch; what it raises ends the test.
+
+    Returns:
+        {"held_out_loss": ..., the metric's name: ...}, means over rows.
+
+    Raises:
+        ValueError: the test loader is empty.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    training, rows, loss, score = model.training, 0, 0.0, 0.0
+    model.eval()
+    try:
+        for batch in data.test_loader:
+            stop()
+            inputs, target = to_device(split(batch), device)
+            output = call(model, inputs)
+            count = len(target) if hasattr(target, "__len__") else 1
+            loss += float(data.loss(output, target)) * count
+            score += float(data.metric(output, target)) * count
+            rows += count
+    finally:
+        model.train(training)
+    if not rows:
+        raise ValueError("the test loader is empty: nothing to test on")
+    return {"held_out_loss": loss / rows, data.metric_name: score / rows}
+
+
+class _Signals:
+    """Notes SIGINT and SIGTERM instead of dying; a second one of a kind acts as usual."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():  # Python sets handlers only there
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, _: Any) -> None:
+        self.received = number
+        signal.signal(number, self._before[number])
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
