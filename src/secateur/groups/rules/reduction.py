@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from secateur.groups.labels import Labels, varied
 from secateur.groups.rules.call import Call, rule
 from secateur.groups.rules.pointwise import pointwise
@@ -21,14 +23,11 @@ def _reduction(labels: Labels, call: Call) -> None:
     reduced = {dim % x.ndim for dim in ([dims] if isinstance(dims, int) else dims)}
     passing = []
     for plane in labels.planes(x):
-        over = set(varied(plane)) & reduced
-        if over:
-            if call.name != "sum":
-                labels.mark_inexact([plane], f"is reduced by {call.name}")
-            if len(varied(plane)) > 1:
-                labels.protect([plane], f"is reduced by {call.name} along one of its dimensions")
-        else:
+        plane = _leave(labels, plane, reduced)
+        if not set(varied(plane)) & reduced:
             passing.append(plane)
+        elif call.name != "sum":
+            labels.mark_inexact([plane], f"is reduced by {call.name}")
     shape = [1 if dim in reduced else size for dim, size in enumerate(x.shape)]
     kept = [size for dim, size in enumerate(shape) if dim not in reduced]
     for out in call.outputs:
@@ -49,12 +48,19 @@ def _along_axis(labels: Labels, call: Call) -> None:
     dim = call.argument("dim") % x.ndim
     passing = []
     for plane in labels.planes(x):
+        plane = _leave(labels, plane, {dim})
         if dim in varied(plane):
             labels.protect([plane], f"is the axis that {call.name} runs along")
         else:
             passing.append(plane)
     for out in call.outputs:
         labels.put(out, passing, is_data=labels.any_data(call.inputs))
+
+
+def _leave(labels: Labels, plane: Tensor, dims: set[int]) -> Tensor:
+    """Keep `dims` whole where the labels also vary along another dimension."""
+    others = [dim for dim in varied(plane) if dim not in dims]
+    return labels.straighten(plane, others) if others else plane
 
 
 @rule("glu")
@@ -73,20 +79,23 @@ def _gate(labels: Labels, call: Call) -> None:
 
 
 @rule(
-    "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices",
-    "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
+    "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d",
+    "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
     "adaptive_avg_pool1d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
     "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact2d",
-    "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_bicubic2d", "upsample_linear1d",
-    "upsample_trilinear3d",
+    "upsample_bilinear2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
+    "_upsample_nearest_exact1d", "_upsample_nearest_exact3d", "upsample_bicubic2d",
+    "upsample_linear1d", "upsample_trilinear3d",
 )  # fmt: skip
 def _spatial(labels: Labels, call: Call) -> None:
     """Pooling and resampling work along space and leave the channels alone."""
     x = call.args[0]
-    spatial = next(int(c) for c in call.name if c.isdigit())
+    count = next(int(c) for c in call.name if c.isdigit())
+    spatial = set(range(x.ndim - count, x.ndim))
     passing = []
     for plane in labels.planes(x):
-        if max(varied(plane)) < x.ndim - spatial:
+        plane = _leave(labels, plane, spatial)
+        if not set(varied(plane)) & spatial:
             passing.append(plane)
         else:
             labels.protect([plane], f"reaches {call.name} along space")
