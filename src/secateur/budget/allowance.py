@@ -6,17 +6,18 @@ at hardness 1, a set of groups. (math.md, section 5.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
 
 from secateur.budget.costs import Cost
 from secateur.envelope.firm import multipliers_at
 from secateur.groups import Layer
 
-PRECISION = 1e-9  # of the threshold while the hardness is below 1; at 1 the cost is met exactly
+ROUNDING = 1e-13  # relative: costs and limits are whole numbers, the sums of products are not
+MET = 1e-12  # relative: a limit is met while the hardness is below 1 (at 1, to the last unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +27,15 @@ class Allowance:
     Attributes:
         costs: measure -> cost.
         limits: measure -> the most that may be spent, absolute.
-        layers: the ranges of groups in which at least `at_least` groups stay.
+        layers: the ranges of groups in which `at_least` groups stay (or all, of a smaller one).
         at_least: how many groups stay in each layer.
+
+    Example:
+        >>> two_layers = (Layer("a", "neurons", 0, 2), Layer("b", "neurons", 2, 4))
+        >>> product = Cost.of([(1.0, (np.array([0, 1]), np.array([2, 3])))], 4)  # width times width
+        >>> allowance = Allowance({"params": product}, {"params": 2.0}, two_layers, at_least=1)
+        >>> allowance.choose(np.array([4.0, 1.0, 3.0, 2.0]))
+        array([ True, False,  True,  True])
     """
 
     costs: Mapping[str, Cost]
@@ -39,132 +47,165 @@ class Allowance:
         """What `multipliers`, shape (m,), cost in each measure."""
         return {measure: cost(multipliers) for measure, cost in self.costs.items()}
 
-    def fits(self, multipliers: np.ndarray) -> bool:
-        """Whether every limit holds."""
-        return self.excess(multipliers) <= 0
-
     def excess(self, multipliers: np.ndarray) -> float:
         """How far the worst measure lies above its limit, relative to the limit."""
-        return max(
-            (cost(multipliers) - self.limits[m]) / self.limits[m] for m, cost in self.costs.items()
-        )
+        return max(cost(multipliers) / self.limits[m] for m, cost in self.costs.items()) - 1
+
+    def fits(self, multipliers: np.ndarray) -> bool:
+        """Whether every limit holds."""
+        return self.excess(multipliers) <= ROUNDING
 
     def slopes(self, multipliers: np.ndarray) -> np.ndarray:
-        """The cost of each group at `multipliers`: its share of the limits, added up, (m,)."""
-        return np.sum(
-            [cost.gradient(multipliers) / self.limits[m] for m, cost in self.costs.items()], axis=0
-        )
+        """The cost of each group at `multipliers`: its shares of the limits, added up, (m,)."""
+        total = np.zeros(len(multipliers))
+        for measure, cost in self.costs.items():
+            total += cost.gradient(multipliers) / self.limits[measure]
+        return total
 
-    # -- which groups are kept ----------------------------------------------------------------------
+    # -- while the hardness is below 1 -------------------------------------------------------------
 
     def relax(
         self, saliency: np.ndarray, hardness: float, *, start: float | None = None
     ) -> tuple[np.ndarray, float]:
-        """The multipliers of firm shrinkage that spend exactly what is allowed.
+        """Give the multipliers of firm shrinkage that spend exactly what is allowed.
 
-        u_j = clip((saliency_j / T - hardness) / (1 - hardness), 0, 1) with the smallest threshold
-        T at which every limit holds; the `at_least` strongest groups of each layer have u = 1.
+            u_j = clip((saliency_j / T - hardness) / (1 - hardness), 0, 1)
+
+        with the smallest threshold T at which every limit holds. The floor, `at_least` groups of
+        each layer, has u = 1.
 
         Args:
-            saliency: a_j sqrt(d_j / c_j), float64 of shape (m,), 0 or more.
+            saliency: a_j sqrt(d_j / c_j), float64 of shape (m,), finite, 0 or more.
             hardness: in (0, 1).
-            start: a threshold near the root, such as the last step's.
+            start: a threshold near the root, such as the last step's; changes only the time.
 
         Returns:
             (u, T): u of shape (m,); T is 0 where the non-zero groups already fit.
-        """
-        finite = np.where(self._floor(saliency), np.inf, saliency)
-
-        def excess(log_threshold: float) -> float:
-            return self.excess(multipliers_at(finite, np.exp(log_threshold), hardness))
-
-        if self.excess(np.where(finite > 0, 1.0, 0.0)) <= 0:
-            return np.where(finite > 0, 1.0, 0.0), 0.0
-        free = finite[(finite > 0) & np.isfinite(finite)]
-        low, high = np.log(free.min()), np.log(free.max()) - np.log(hardness)
-        if start is not None and start > 0:  # a narrow bracket around the last root, if it holds
-            near_low, near_high = np.log(start) - 0.05, np.log(start) + 0.05
-            if low < near_low and excess(near_low) > 0:
-                low = near_low
-            if near_high < high and excess(near_high) <= 0:
-                high = near_high
-        if excess(high) > 0:  # the floor itself is over budget: the freeze finds a cheaper one
-            return np.where(np.isinf(finite), 1.0, 0.0), float(np.exp(high))
-        threshold = np.exp(brentq(excess, low, high, xtol=PRECISION, rtol=PRECISION))
-        return multipliers_at(finite, threshold, hardness), float(threshold)
-
-    def choose(self, saliency: np.ndarray) -> np.ndarray:
-        """The groups to keep for good, bool of shape (m,).
-
-        In the order of their saliency (ties by index), after each layer's floor: the longest prefix
-        that fits, then every later group that still fits. Never above a limit, and below it by less
-        than the cheapest group that was left out.
 
         Raises:
-            ValueError: the saliency holds NaN.
+            ValueError: the saliency holds NaN or inf.
         """
-        if np.isnan(saliency).any():
-            raise ValueError(f"the norms of {int(np.isnan(saliency).sum())} groups are NaN")
-        kept = self._affordable_floor(saliency)
-        order = np.argsort(np.where(kept, -np.inf, -saliency), kind="stable")
+        _refuse_bad(saliency)
+        floor = self.floor(saliency)
+        pressed = np.where(floor, np.inf, saliency)
+        whole = (pressed > 0).astype(float)
+        if self.fits(whole):
+            return whole, 0.0
+        free = saliency[~floor & (saliency > 0)]
+        low, high = hardness / free.max(), 1 / free.min()  # of 1 / T: all but the floor 0, all 1
+        inverse = self._root(pressed / (1 - hardness), hardness / (1 - hardness), low, high, start)
+        return multipliers_at(pressed, 1 / inverse, hardness), 1 / inverse
+
+    def _root(
+        self, steep: np.ndarray, offset: float, low: float, high: float, start: float | None
+    ) -> float:
+        """Find x in [low, high] where u = clip(steep x - offset, 0, 1) meets the tightest limit.
+
+        Newton's method inside a bracket: u is piecewise linear in x, and its cost increasing. Where
+        a step leaves the bracket or makes slow progress, the bracket is halved (on a log scale).
+        """
+        x = 1 / start if start and low < 1 / start < high else math.sqrt(low) * math.sqrt(high)
+        last = math.inf
+        while True:
+            line = steep * x - offset
+            u = np.minimum(np.maximum(line, 0), 1)
+            shares = {
+                measure: cost(u) / self.limits[measure] for measure, cost in self.costs.items()
+            }
+            tightest = max(shares, key=lambda measure: shares[measure])
+            excess = shares[tightest] - 1
+            low, high = (x, high) if excess < 0 else (low, x)
+            if abs(excess) <= MET or high <= low * (1 + 4e-16):
+                return x
+            moving = np.where((line > 0) & (line < 1), steep, 0)
+            rate = float(self.costs[tightest].gradient(u) @ moving) / self.limits[tightest]
+            step = -excess / rate if rate > 0 else math.inf
+            if low < x + step < high and abs(step) < last / 2:
+                x, last = x + step, abs(step)
+            else:
+                x, last = math.sqrt(low) * math.sqrt(high), high - low
+
+    # -- at hardness 1 -----------------------------------------------------------------------------
+
+    def choose(self, saliency: np.ndarray) -> np.ndarray:
+        """Choose the groups to keep for good, bool of shape (m,).
+
+        In the order of their saliency (ties by index), after each layer's floor: the longest prefix
+        that fits, then every later group that still fits. Never above a limit, and no group that
+        was left out would still fit.
+
+        Raises:
+            ValueError: the saliency holds NaN or inf.
+        """
+        _refuse_bad(saliency)
+        floor = self.floor(saliency)
+        order = np.argsort(np.where(floor, -np.inf, -saliency), kind="stable")
         rank = np.empty(len(order), int)
         rank[order] = np.arange(len(order))
-        low, high = int(kept.sum()), len(order)
+        low, high = int(floor.sum()), len(order)
         while low < high:  # the longest prefix that fits
             middle = (low + high + 1) // 2
             if self.fits((rank < middle).astype(float)):
                 low = middle
             else:
                 high = middle - 1
-        return self._fill(rank < low, order)
+        return self._filled((rank < low).astype(float), order[low:]) > 0
 
-    def _fill(self, kept: np.ndarray, order: np.ndarray) -> np.ndarray:
-        """Add whatever still fits behind the prefix, strongest first."""
-        layer_of = np.repeat(np.arange(len(self.layers)), [len(layer) for layer in self.layers])
-        open_ = ~kept
-        while open_.any():
-            now = kept.astype(float)
-            slack = {m: self.limits[m] - cost(now) for m, cost in self.costs.items()}
-            slope = {m: cost.gradient(now) for m, cost in self.costs.items()}
-            for measure, room in slack.items():  # a slope is the least that a group can cost
-                open_ &= slope[measure] <= room
-            candidates = order[open_[order]]
-            if not len(candidates):
-                break
-            first = candidates[0]
-            kept[first] = True
-            if self.fits(kept.astype(float)):
-                open_[first] = False
+    def _filled(self, kept: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """Add whatever still fits, in the order of the candidates; costs only grow, so one pass."""
+        while len(candidates):
+            may_fit = np.ones(len(candidates), bool)
+            for measure, cost in self.costs.items():  # a slope is the least that a group can cost
+                room = self.limits[measure] * (1 + ROUNDING) - cost(kept)
+                may_fit &= cost.gradient(kept)[candidates] <= room
+            candidates = candidates[may_fit]
+            for position, group in enumerate(candidates):
+                kept[group] = 1
+                if self.fits(kept):
+                    candidates = candidates[position + 1 :]
+                    break
+                kept[group] = 0
             else:
-                kept[first] = False
-                like = layer_of == layer_of[first]
-                for measure in self.costs:
-                    like &= slope[measure] >= slope[measure][first]
-                open_ &= ~like
-        return kept
-
-    # -- the floor ------------------------------------------------------------------------------------
-
-    def _floor(self, saliency: np.ndarray) -> np.ndarray:
-        """The `at_least` groups of each layer that come first by `saliency`, (m,) bool."""
-        kept = np.zeros(len(saliency), bool)
-        for layer in self.layers:
-            part = saliency[layer.start : layer.stop]
-            best = np.argsort(-part, kind="stable")[: self.at_least]
-            kept[layer.start + best] = True
-        return kept
-
-    def _affordable_floor(self, saliency: np.ndarray) -> np.ndarray:
-        """The strongest floor that fits: layers take their cheapest groups only where they must."""
-        strong, cheap = self._floor(saliency), self.cheapest()
-        for layer in self.layers:
-            if self.fits(strong.astype(float)):
                 break
+        return kept
+
+    # -- the floor ---------------------------------------------------------------------------------
+
+    def floor(self, saliency: np.ndarray) -> np.ndarray:
+        """The `at_least` groups of each layer that stay in any case, bool of shape (m,).
+
+        The strongest ones; where these are above a limit, the first layers take their cheapest
+        groups instead, as many layers as it takes.
+        """
+        strong = self._first_of_each(saliency)
+        if self.fits(strong.astype(float)):
+            return strong
+        cheap = self.cheapest()
+        for layer in self.layers:
             part = slice(layer.start, layer.stop)
             strong[part] = cheap[part]
+            if self.fits(strong.astype(float)):
+                break
         return strong
 
     def cheapest(self) -> np.ndarray:
         """The least that can be kept: the cheapest `at_least` groups of each layer, (m,) bool."""
-        full = np.ones(self.layers[-1].stop)
-        return self._floor(-self.slopes(full))
+        return self._first_of_each(-self.slopes(np.ones(self.layers[-1].stop)))
+
+    def _first_of_each(self, values: np.ndarray) -> np.ndarray:
+        """The `at_least` largest values of each layer, ties by index."""
+        first = np.zeros(len(values), bool)
+        for layer in self.layers:
+            part = values[layer.start : layer.stop]
+            best = np.argsort(-part, kind="stable")[: self.at_least] if self.at_least > 1 else None
+            first[layer.start + (part.argmax() if best is None else best)] = True
+        return first
+
+
+def _refuse_bad(saliency: np.ndarray) -> None:
+    if not np.isfinite(saliency).all():
+        bad = int((~np.isfinite(saliency)).sum())
+        raise ValueError(
+            f"the saliency of {bad} of {len(saliency)} groups is NaN or inf; "
+            "check the norms and weights that it comes from"
+        )

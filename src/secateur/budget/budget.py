@@ -76,15 +76,15 @@ class Reached:
 class Budget:
     """How much of a network may be kept; several measures at once must all hold.
 
-    Each amount is a fraction of the full network (a float in (0, 1]), an absolute number (an int), or
-    a pair of both, which must agree.
+    Each amount is a fraction of the full network (a float in (0, 1]), an absolute number (an int),
+    or a pair of both, which must agree.
 
     Args:
         groups: how many groups stay.
         flops: FLOPs of one run on the example inputs, two for a multiply and an add.
         params: parameters, tied ones counted once.
         bytes: bytes of parameters and buffers.
-        at_least: how many groups stay in every layer, whatever the budget.
+        at_least: how many groups stay in every layer (all, of a smaller one), whatever the budget.
 
     Raises:
         ValueError: an amount out of range, or no amount at all.
@@ -94,7 +94,7 @@ class Budget:
         Budget(flops=0.25)
         >>> Budget(flops=1.7)
         Traceback (most recent call last):
-        ValueError: Budget(flops=1.7): a fraction lies in (0, 1]; for an absolute number of FLOPs ...
+        ValueError: Budget(flops=1.7): a fraction lies in (0, 1]; for an absolute number of ...
     """
 
     groups: Amount | None = None
@@ -119,9 +119,10 @@ class Budget:
                 )
         if not any(True for _ in self.amounts()):
             raise ValueError(f"Budget(): say how much of which measure: {', '.join(MEASURES)}")
-        if not isinstance(self.at_least, Integral) or self.at_least < 1:
+        whole = isinstance(self.at_least, Integral) and not isinstance(self.at_least, bool)
+        if not whole or self.at_least < 1:
             raise ValueError(
-                f"Budget(at_least={self.at_least}): an integer of 1 or more; a layer without any "
+                f"Budget(at_least={self.at_least!r}): an integer of 1 or more; a layer without any "
                 "group would cut the network in two"
             )
 
@@ -143,12 +144,15 @@ class Budget:
             ValueError: more than the full network or less than the smallest reachable one; a
                 fraction and an absolute number that disagree.
         """
+        if not len(groups):
+            raise ValueError(f"{self}: there are no groups; nothing can be cut")
         everything = np.ones(len(groups))
         costs = {measure: cost(groups, measure) for measure, _ in self.amounts()}
         full = {measure: whole(groups, measure) for measure in costs}
         limits = {m: float(_absolute(m, amount, full[m])) for m, amount in self.amounts()}
         allowance = Allowance(costs, limits, groups.layers, self.at_least)
-        least = allowance.spent(allowance.cheapest().astype(float))
+        smallest = allowance.spent(allowance.cheapest().astype(float))
+        least = {measure: round(spent) for measure, spent in smallest.items()}
         for measure, amount in self.amounts():
             if limits[measure] > full[measure]:
                 raise ValueError(
@@ -157,11 +161,10 @@ class Budget:
                 )
             if limits[measure] < least[measure]:
                 raise ValueError(
-                    f"Budget({measure}={amount}): {limits[measure]:,.0f} {measure} can't be reached; "
-                    f"with at_least={self.at_least} in each of {len(groups.layers)} layers the "
-                    f"smallest is {round(least[measure]):,} of {full[measure]:,} "
-                    f"({measure}={least[measure] / full[measure]:.4f}"
-                    f"{' or more' if least[measure] else ''})"
+                    f"Budget({measure}={amount}): {limits[measure]:,.0f} {measure} can't be "
+                    f"reached; with at_least={self.at_least} in each of {len(groups.layers)} "
+                    f"layers the smallest is {least[measure]:,} of {full[measure]:,} "
+                    f"({measure}={math.ceil(1e4 * least[measure] / full[measure]) / 1e4:.4f})"
                 )
         for measure, limit in limits.items():
             if limit == full[measure]:  # nothing need go, so no bias for folded constants comes
@@ -175,7 +178,8 @@ class Budget:
         Args:
             model: the small network (or any other of its kind).
             example: inputs of the shape that the budget was made for.
-            groups: what fractions refer to; not needed once the budget was used in training.
+            groups: what fractions refer to; not needed once the budget was used in training (it
+                then refers to the groups that it was used with last).
 
         Raises:
             ValueError: a fraction of an unknown whole.
@@ -218,9 +222,9 @@ def _check(measure: str, amount: Any) -> None:
             f"got {type(amount).__name__}"
         )
     if isinstance(amount, Integral):
-        if amount < 1:
+        if int(amount) < 1:
             raise ValueError(f"{shown}: an absolute number of {unit} is 1 or more")
-    elif not (math.isfinite(amount) and 0 < amount <= 1):
+    elif not 0 < float(amount) <= 1:
         raise ValueError(
             f"{shown}: a fraction lies in (0, 1]; for an absolute number of {unit} pass an int"
         )

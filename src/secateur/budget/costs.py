@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from secateur.groups import Coupling, Groups
 
@@ -26,73 +24,79 @@ class Cost:
     """A sum of products of widths: C(u) = sum_t rate_t prod_k width_tk(u).
 
     Each width counts the indices of one axis that are kept: those of each group by its multiplier,
-    those in no group whole. Widths are linear in u, so C is multilinear and increasing, and exact
-    wherever u is 0 or 1: C(ones) is the full network's cost (and that of the biases that removal
-    adds to it, where dead channels leave constants behind).
+    those in no group whole. Widths are linear in u, so C is multilinear (where no group is on both
+    axes of a product), increasing, and exact wherever u is 0 or 1: C(ones) is the full network's
+    (and that of the biases that removal adds to it, where dead channels leave constants behind).
 
     Attributes:
-        counts: how often each group appears along each axis, sparse (axes, m).
-        constant: indices in no group along each axis, (axes + 1,); the last, 1, fills short products.
+        group_count: m.
+        entries: the groups along each axis, one axis after the other; m stands for "no group".
+        times: how often each entry appears there.
+        starts: where each axis begins in them.
         rates: (terms,).
         factors: the axes that each term multiplies, (terms, factors).
 
     Source: own; the multilinear costs of math.md, section 5.
     """
 
-    counts: csr_matrix
-    constant: np.ndarray
+    group_count: int
+    entries: np.ndarray
+    times: np.ndarray
+    starts: np.ndarray
     rates: np.ndarray
     factors: np.ndarray
 
     def __call__(self, multipliers: np.ndarray) -> float:
         """The cost at `multipliers`, float64 of shape (m,)."""
-        return float(self.rates @ self._widths(multipliers)[self.factors].prod(1))
+        return float(self.rates @ self._widths(multipliers).prod(1))
 
     def gradient(self, multipliers: np.ndarray) -> np.ndarray:
         """dC/du, shape (m,): what the last bit of each group costs at `multipliers`."""
-        widths = self._widths(multipliers)[self.factors]
-        left_out = np.eye(widths.shape[1], dtype=bool)[:, None, :]  # (factors, 1, factors)
+        widths = self._widths(multipliers)
+        left_out = np.eye(widths.shape[1], dtype=bool)[:, None]  # (factors, 1, factors)
         others = self.rates * np.where(left_out, 1.0, widths).prod(2)  # (factors, terms)
-        slope = np.bincount(self.factors.T.reshape(-1), others.reshape(-1), len(self.constant))
-        return self._axes_of @ slope[:-1]
-
-    @cached_property
-    def _axes_of(self) -> csr_matrix:
-        return self.counts.T.tocsr()
+        per_width = np.bincount(self.factors.T.ravel(), others.ravel(), len(self.starts))
+        lengths = np.diff(self.starts, append=len(self.entries))
+        per_entry = np.repeat(per_width, lengths) * self.times
+        return np.bincount(self.entries, per_entry, self.group_count + 1)[:-1]
 
     def _widths(self, multipliers: np.ndarray) -> np.ndarray:
-        widths = self.constant.copy()
-        widths[:-1] += self.counts @ multipliers
-        return widths
+        """The widths that each term multiplies, (terms, factors)."""
+        kept = np.concatenate([multipliers, _WHOLE])[self.entries] * self.times
+        return np.add.reduceat(kept, self.starts)[self.factors]
 
     @classmethod
     def of(cls, terms: Iterable[Term], group_count: int) -> Cost:
         """Build a cost from its terms; equal axes are shared and equal products added up."""
-        axes: dict[bytes, int] = {}
-        rows: list[np.ndarray] = []
-        constant: list[float] = []
+        numbers: dict[bytes, int] = {}
+        axes: list[np.ndarray] = []
         products: dict[tuple[int, ...], float] = {}
-        for rate, factors in terms:
-            numbers = []
-            for entries in factors:
-                key = np.ascontiguousarray(entries, np.int64).tobytes()
-                if key not in axes:
-                    axes[key] = len(rows)
-                    rows.append(entries[entries >= 0])
-                    constant.append(float((entries < 0).sum()))
-                numbers.append(axes[key])
-            product = tuple(sorted(numbers))
-            products[product] = products.get(product, 0.0) + rate
-        indices = np.concatenate(rows) if rows else np.zeros(0, int)
-        pointers = np.cumsum([0, *map(len, rows)])
-        counts = csr_matrix((np.ones(len(indices)), indices, pointers), (len(rows), group_count))
-        counts.sum_duplicates()
-        depth = max(map(len, products), default=0)
-        factors = np.full((len(products), max(depth, 1)), len(rows))
-        for number, product in enumerate(products):
-            factors[number, : len(product)] = product
-        rates = np.array(list(products.values()), float)
-        return cls(counts, np.array([*constant, 1.0]), rates, factors)
+        one = np.array([-1])  # an axis of width 1, which fills short products
+        for rate, factors in [(0.0, (one,)), *terms]:
+            product = []
+            for groups in factors:
+                key = np.ascontiguousarray(groups, np.int64).tobytes()
+                if key not in numbers:
+                    numbers[key] = len(axes)
+                    axes.append(groups)
+                product.append(numbers[key])
+            ordered = tuple(sorted(product))
+            products[ordered] = products.get(ordered, 0.0) + rate
+        depth = max(map(len, products))
+        padded = [(0,) * (depth - len(product)) + product for product in products]
+        unique = [np.unique(groups, return_counts=True) for groups in axes]
+        entries = np.concatenate([found for found, _ in unique])
+        return cls(
+            group_count,
+            np.where(entries < 0, group_count, entries),
+            np.concatenate([times for _, times in unique]).astype(float),
+            np.cumsum([0] + [len(found) for found, _ in unique])[:-1],
+            np.array(list(products.values())),
+            np.array(padded),
+        )
+
+
+_WHOLE = np.ones(1)  # how much is kept of what is in no group
 
 
 def cost(groups: Groups, measure: str) -> Cost:

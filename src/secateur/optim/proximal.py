@@ -7,6 +7,7 @@ the groups that the budget affords, all others zero.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from secateur import envelope
 from secateur.budget import Budget
-from secateur.envelope.firm import factors as firm_factors
 from secateur.groups import Groups
+from secateur.optim.gradients import refuse_bad
+from secateur.optim.penalties import Kept, convex, firm, saliency
 from secateur.optim.schedules import Constant, Homotopy
-from secateur.optim.weights import weighting
+from secateur.optim.support import Support
+from secateur.optim.weights import summed, weighting
 
 Closure = Callable[[], Any]
 
@@ -37,6 +39,7 @@ class Proximal(Optimizer):
     which the network's true cost equals the budget. Strong groups are untouched, weak ones are zero
     and may come back. At r = 1 the set of groups is chosen; from then on it is fixed, dead entries
     stay exactly zero (their gradients and the optimizer's state too) and the others train on.
+    The proximal step is Euclidean, also after an adaptive optimizer's step.
 
     Args:
         optimizer: any optimizer of torch.optim or in its style; it owns state and param_groups.
@@ -58,7 +61,8 @@ class Proximal(Optimizer):
 
     Example:
         >>> import secateur as sc
-        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> layers = torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
+        >>> model = torch.nn.Sequential(*layers)
         >>> groups = sc.neurons(model, torch.ones(1, 4))
         >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> optimizer = sc.Proximal(sgd, groups, sc.Budget(groups=3), steps=10)
@@ -96,16 +100,15 @@ class Proximal(Optimizer):
         self.weighting = weighting(weights, groups)
         self.allowance = budget.on(groups)
         self.steps_taken = 0
-        self._multipliers = np.ones(len(groups))
-        self._threshold: float | None = None
-        self._mask: Tensor | None = None  # 1 for kept, 0 for dead, 1 for "no group"; once frozen
+        self._last = Kept(np.ones(len(groups)))
+        self._support: Support | None = None
 
-    # -- what can be watched ------------------------------------------------------------------------
+    # -- what can be watched -----------------------------------------------------------------------
 
     @property
     def kept(self) -> int:
         """How many groups the last proximal step left non-zero."""
-        return int((self._multipliers > 0).sum())
+        return int((self._last.multipliers > 0).sum())
 
     @property
     def hardness(self) -> float:
@@ -117,12 +120,12 @@ class Proximal(Optimizer):
     @property
     def frozen(self) -> bool:
         """Whether the groups have been chosen."""
-        return self._mask is not None
+        return self._support is not None
 
     @property
     def spent(self) -> dict[str, float]:
         """What the network costs now, by the budget's own measures."""
-        return self.allowance.spent(self._multipliers)
+        return self.allowance.spent(self._last.multipliers)
 
     @torch.no_grad()
     def stationarity(self) -> float:
@@ -130,53 +133,57 @@ class Proximal(Optimizer):
 
             || theta - prox(theta - lr * grad) || / lr
 
+        with the penalty as hard as it is now, over the parameters that have a gradient.
+
         Returns:
-            A number that falls towards 0 as training converges; parameters are left as they were.
+            A number that falls towards 0 as training converges. Nothing is changed.
 
         Raises:
-            RuntimeError: no parameter has a gradient.
+            RuntimeError: no parameter has both a gradient and a learning rate above 0.
 
         Source: Ghadimi, Lan and Zhang, 2016; Davis and Drusvyatskiy, 2019.
         """
-        active = [(p, float(lr)) for p, lr in self._rates() if p.grad is not None and lr > 0]
-        if not active:
-            raise RuntimeError("stationarity(): call backward() first; no parameter has a gradient")
-        before = [p.clone() for p, _ in active]
-        state = (self._multipliers, self._threshold)
-        try:
-            for p, lr in active:
-                assert p.grad is not None
-                p.sub_(p.grad, alpha=lr)
-            if self._mask is None:
-                self._prox_()
-            else:
-                self._apply_mask_()
-            total = sum(
-                float(((old - p) / lr).double().square().sum())
-                for old, (p, lr) in zip(before, active, strict=True)
+        rates = {p: float(lr) for p, lr in self._rates() if p.grad is not None and lr > 0}
+        if not rates:
+            raise RuntimeError(
+                "stationarity(): call backward() first; no parameter has both a gradient and a "
+                "learning rate above 0"
             )
-        finally:
-            for old, (p, _) in zip(before, active, strict=True):
-                p.copy_(old)
-            self._multipliers, self._threshold = state
-        return total**0.5
+        moved = {p: _wide(p).sub_(_wide(p.grad), alpha=lr) for p, lr in rates.items()}
+        if self._support is not None:
+            factors = self._last.multipliers
+        else:
+            squares = summed(self.groups, lambda m: moved.get(m.parameter, m.parameter.detach()))
+            factors, _ = self._press(squares.sqrt_().numpy())
+        padded = self.groups.pad(torch.from_numpy(factors))
+        for member in self.groups.members:
+            if member.parameter in moved:
+                member.scale_(padded, moved[member.parameter])
+        squares = [
+            float(_wide(p).sub_(moved[p]).div_(lr).square().sum()) for p, lr in rates.items()
+        ]
+        return sum(squares) ** 0.5
 
-    # -- one step -----------------------------------------------------------------------------------
+    # -- one step ----------------------------------------------------------------------------------
 
     def step(self, closure: Closure | None = None) -> Any:  # pyright: ignore
         """The wrapped optimizer's step, then the proximal one.
 
+        Args:
+            closure: computes the loss and the gradients anew, for optimizers that want it.
+
         Raises:
-            FloatingPointError: a gradient holds NaN or inf; nothing has been changed.
+            FloatingPointError: a gradient holds NaN or inf; nothing has been changed. (An optimizer
+                that calls the closure several times, LBFGS, may have moved by the later ones.)
         """
         if closure is None:
-            self._before()
+            self._see_gradients()
             loss = self.optimizer.step()
         else:
-            loss = self.optimizer.step(self._guarded(closure))
+            loss = self.optimizer.step(self._watched(closure))
         self.steps_taken += 1
-        if self.frozen:
-            self._apply_mask_()
+        if self._support is not None:
+            self._support.clear_parameters_()
         elif self.penalty == "firm" and self.schedule(self.steps_taken) >= 1:
             self.freeze_()
         elif self.steps_taken % self.every == 0:
@@ -185,135 +192,84 @@ class Proximal(Optimizer):
 
     def freeze_(self) -> None:
         """Choose the groups now, within the budget, and keep this choice to the end."""
-        kept = self.allowance.choose(self._saliency())
-        self._multipliers = kept.astype(float)
-        self._freeze_on(self._multipliers)
-        self._apply_mask_()
-        for member in self.groups.members:
-            for value in self.state.get(member.parameter, {}).values():
-                if isinstance(value, Tensor) and value.shape == member.parameter.shape:
-                    assert self._mask is not None
-                    member.scale_(self._mask, value)
+        norms = self._norms()
+        worth = saliency(self.allowance, norms, self.weighting(norms), self._last.multipliers)
+        self._keep(self.allowance.choose(worth))
 
-    def _freeze_on(self, multipliers: np.ndarray) -> None:
-        mask = torch.from_numpy(multipliers).to(self.groups.device, torch.float32)
-        self._mask = self.groups.pad(mask)
+    def _keep(self, kept: np.ndarray) -> None:
+        self._last = Kept(kept.astype(float))
+        self._support = Support(self.groups, kept)
+        self._support.clear_parameters_()
+        self._support.clear_state_(self.state)
 
-    def _before(self) -> None:
-        """Check the gradients, let the weighting see them, and keep dead entries from moving."""
-        self._refuse_bad_gradients()
-        if self._mask is None:
+    def _see_gradients(self, evaluation: int = 1) -> None:
+        """Refuse bad gradients, let the weighting see good ones, keep dead entries from moving."""
+        where = f"step {self.steps_taken + 1}"
+        if evaluation > 1:
+            where += f", evaluation {evaluation} of the closure"
+        refuse_bad(self.param_groups, {id(m.parameter): m.name for m in self.groups.members}, where)
+        if self._support is not None:
+            self._support.clear_gradients_()
+        elif evaluation == 1:
             self.weighting.observe(self.groups)
-            return
-        for member in self.groups.members:
-            if member.parameter.grad is not None:
-                member.scale_(self._mask, member.parameter.grad)
 
-    def _guarded(self, closure: Closure) -> Closure:
-        def guarded() -> Any:
+    def _watched(self, closure: Closure) -> Closure:
+        evaluations = 0
+
+        def watched() -> Any:
+            nonlocal evaluations
+            evaluations += 1
             with torch.enable_grad():
                 loss = closure()
-            self._before()
+            self._see_gradients(evaluations)
             return loss
 
-        return guarded
-
-    def _refuse_bad_gradients(self) -> None:
-        grads = [p.grad for p, _ in self._rates() if p.grad is not None]
-        if not grads:
-            return
-        norms = torch.stack([n.float() for n in torch._foreach_norm(grads)])
-        if bool(torch.isfinite(norms).all()):
-            return
-        names = {id(m.parameter): m.name for m in self.groups.members}
-        bad = [
-            names.get(id(p), f"parameter of shape {tuple(p.shape)}")
-            for p, _ in self._rates()
-            if p.grad is not None and not bool(torch.isfinite(p.grad).all())
-        ]
-        if bad:
-            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-            raise FloatingPointError(
-                f"step {self.steps_taken + 1}: NaN or inf in the gradient of "
-                f"{', '.join(bad[:3])}{more}; no parameter has been changed. "
-                "Lower the learning rate or clip gradients; with fp16, use a GradScaler"
-            )
+        return watched
 
     def _rates(self) -> Iterator[tuple[Tensor, Any]]:
         for group in self.param_groups:
             for parameter in group["params"]:
                 yield parameter, group["lr"]
 
-    # -- the proximal step ----------------------------------------------------------------------------
+    # -- the proximal step -------------------------------------------------------------------------
 
-    @torch.no_grad()
     def _prox_(self) -> None:
         """Scale every group by its factor."""
-        pull = self.schedule(self.steps_taken)
+        if self.schedule(self.steps_taken) > 0:
+            factors, self._last = self._press(self._norms())
+            self.groups.scale_(torch.from_numpy(factors))
+
+    def _press(self, norms: np.ndarray) -> tuple[np.ndarray, Kept]:
+        """The factors at these norms, and how much of each group they keep."""
+        pull, weights = self.schedule(self.steps_taken), self.weighting(norms)
+        if self.penalty == "envelope":
+            return convex(self.allowance, norms, weights, pull * self._one_rate(), self._last)
         if pull == 0:
-            return
-        if self.penalty == "firm":
-            u, self._threshold = self.allowance.relax(self._saliency(), pull, start=self._threshold)
-            found = firm_factors(u, pull)
-            self._multipliers = u
-        else:
-            found = self._envelope_factors(pull * self._one_rate())
-        self.groups.scale_(torch.from_numpy(np.ascontiguousarray(found)))
+            return np.ones_like(norms), self._last
+        return firm(self.allowance, norms, weights, pull, self._last)
 
     def _norms(self) -> np.ndarray:
         norms = self.groups.norms().cpu().double().numpy()
-        if not np.isfinite(norms).all():
-            bad = self.groups.names[int(np.flatnonzero(~np.isfinite(norms))[0])]
+        finite = np.isfinite(norms)
+        if not finite.all():
             raise FloatingPointError(
-                f"step {self.steps_taken}: the norm of group {bad} is NaN or inf; "
-                "training has diverged, lower the learning rate"
+                f"step {self.steps_taken}: the norm of group "
+                f"{self.groups.names[int(finite.argmin())]} is NaN or inf; training has diverged, "
+                "lower the learning rate"
             )
         return norms
-
-    def _saliency(self) -> np.ndarray:
-        """a_j sqrt(d_j / c_j): what a group is worth per unit of what it costs now."""
-        norms = self._norms()
-        costs = self.allowance.slopes(self._multipliers)
-        costs = np.where(costs > 0, costs, costs.max(initial=0) * 1e-12 + 1e-300)
-        return norms * np.sqrt(self.weighting(norms) / costs)
-
-    def _envelope_factors(self, strength: float) -> np.ndarray:
-        """The convex penalty's factors, with the costs linear around the current multipliers."""
-        norms = self._norms()
-        u = self._multipliers
-        binding = max(
-            self.allowance.costs,
-            key=lambda m: self.allowance.costs[m](u) / self.allowance.limits[m],
-        )
-        cost, limit = self.allowance.costs[binding], self.allowance.limits[binding]
-        costs = cost.gradient(u)
-        options = {
-            "step": strength,
-            "weights": torch.from_numpy(np.array(self.weighting(norms))),
-            "costs": torch.from_numpy(costs),
-        }
-        level = float(limit - cost(u) + costs @ u)
-        values = torch.from_numpy(norms)
-        self._multipliers = envelope.multipliers(values, level, **options).numpy()
-        return envelope.prox(values, level, **options).numpy()
 
     def _one_rate(self) -> float:
         grouped = {id(member.parameter) for member in self.groups.members}
         rates = {float(lr) for p, lr in self._rates() if id(p) in grouped}
         if len(rates) > 1:
             raise ValueError(
-                f"penalty='envelope' needs one learning rate for all grouped parameters, got "
+                "penalty='envelope' needs one learning rate for all grouped parameters, got "
                 f"{sorted(rates)}; the firm penalty doesn't"
             )
         return rates.pop()
 
-    @torch.no_grad()
-    def _apply_mask_(self) -> None:
-        assert self._mask is not None
-        for member in self.groups.members:
-            member.scale_(self._mask)
-
-    # -- the contract of torch.optim ------------------------------------------------------------------
+    # -- the contract of torch.optim ---------------------------------------------------------------
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # pyright: ignore
@@ -336,49 +292,66 @@ class Proximal(Optimizer):
         self.optimizer.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimizer's state, and ours under "proximal"."""
-        ours = {
-            "groups": len(self.groups),
+        """The wrapped optimizer's state, and ours under "proximal": tensors and plain values."""
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        state = {**self.optimizer.state_dict(), "proximal": self._own_state()}
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            state = hook(self, state) or state
+        return state
+
+    def _own_state(self) -> dict[str, Any]:
+        return {
+            **self._identity(),
             "steps_taken": self.steps_taken,
-            "multipliers": torch.from_numpy(self._multipliers.copy()),
-            "threshold": self._threshold,
+            "multipliers": torch.from_numpy(self._last.multipliers.copy()),
+            "threshold": self._last.threshold,
             "frozen": self.frozen,
+            "weighting": self.weighting.state_dict(),
         }
-        if hasattr(self.weighting, "mean"):
-            ours["curvature"] = (self.weighting.mean.clone(), self.weighting.seen)  # pyright: ignore
-        return {**self.optimizer.state_dict(), "proximal": ours}
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal here and where a state comes from."""
+        return {
+            "optimizer": type(self.optimizer).__name__,
+            "layers": [(layer.name, layer.kind, len(layer)) for layer in self.groups.layers],
+            "penalty": self.penalty,
+            "weights": type(self.weighting).__name__,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where a state_dict was taken.
+        """Continue where a state_dict was taken; the model's own state is loaded separately.
 
         Raises:
             ValueError: the state comes from another kind of optimizer or other groups; nothing has
                 been changed.
         """
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = hook(self, state_dict) or state_dict
         ours = state_dict.get("proximal")
         if ours is None:
             raise ValueError(
-                "this state_dict was not taken from secateur.Proximal (it has no 'proximal' entry); "
-                "load it into the wrapped optimizer before wrapping"
+                "this state_dict was not taken from secateur.Proximal (it has no 'proximal' "
+                "entry); load it into the wrapped optimizer before wrapping"
             )
-        if ours["groups"] != len(self.groups):
-            raise ValueError(
-                "this state_dict belongs to other groups\n"
-                f"  expected {len(self.groups)} groups\n  found    {ours['groups']}"
-            )
+        for name, expected in self._identity().items():
+            if ours[name] != expected:
+                raise ValueError(
+                    f"this state_dict was taken from a Proximal with other {name}\n"
+                    f"  expected {expected}\n  found    {ours[name]}"
+                )
         self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "proximal"})
+        self.weighting.load_state_dict(ours["weighting"])
         self.steps_taken = int(ours["steps_taken"])
-        self._multipliers = ours["multipliers"].cpu().double().numpy().copy()
-        self._threshold = ours["threshold"]
-        self._mask = None
-        if ours["frozen"]:
-            self._freeze_on(self._multipliers)
-        if "curvature" in ours and hasattr(self.weighting, "mean"):
-            mean, self.weighting.seen = ours["curvature"]  # pyright: ignore
-            self.weighting.mean.copy_(mean)  # pyright: ignore
+        multipliers = ours["multipliers"].cpu().double().numpy().copy()
+        self._last = Kept(multipliers, ours["threshold"])
+        self._support = Support(self.groups, multipliers > 0) if ours["frozen"] else None
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__.copy()
+        """What is copied and pickled: not hooks, nor the `step` that a scheduler puts in place."""
+        return {name: value for name, value in vars(self).items() if name in _COPIED}
 
     def __repr__(self) -> str:
         return (
@@ -387,22 +360,38 @@ class Proximal(Optimizer):
         )
 
 
+_COPIED = (
+    *("optimizer", "groups", "budget", "penalty", "every", "schedule", "weighting", "allowance"),
+    *("steps_taken", "_last", "_support"),
+)
+
+
+def _wide(tensor: Tensor | None) -> Tensor:
+    """A copy in the widest floating type of its device."""
+    assert tensor is not None
+    dtype = torch.float32 if tensor.device.type == "mps" else torch.float64
+    return tensor.detach().to(dtype, copy=True)
+
+
 def _check_parts(optimizer: Any, groups: Any, budget: Any, every: int) -> None:
     if not isinstance(optimizer, Optimizer) or isinstance(optimizer, Proximal):
-        raise TypeError(f"Proximal wraps an optimizer of torch, got {type(optimizer).__name__}")
+        raise TypeError(
+            "Proximal wraps an optimizer such as torch.optim.SGD(model.parameters(), lr=0.1), got "
+            f"{type(optimizer).__name__}"
+        )
     if not isinstance(groups, Groups) or not isinstance(budget, Budget):
         raise TypeError(
             "Proximal(optimizer, groups, budget): expected Groups and a Budget, got "
             f"{type(groups).__name__} and {type(budget).__name__}"
         )
-    if every < 1:
-        raise ValueError(f"every={every}: a number of steps, 1 or more")
+    if not isinstance(every, Integral) or every < 1:
+        raise ValueError(f"every={every!r}: expected a number of steps, an integer of 1 or more")
     optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [m.name for m in groups.members if id(m.parameter) not in optimized]
     if missing:
         raise ValueError(
-            f"{', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} grouped but not in the "
-            "optimizer; pass all of the model's parameters to it, or ignore= their modules"
+            f"{', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} grouped but not in "
+            "the optimizer; pass all of the model's parameters to it, or ignore= their modules"
         )
 
 
@@ -425,7 +414,7 @@ def _schedule(
     if schedule is None:
         if steps is None:
             raise ValueError(
-                "Proximal: say how long training is, steps=epochs * len(loader), or pass a schedule="
+                "Proximal: say how long training is, steps=epochs * len(loader), or pass schedule="
             )
         return Homotopy(steps)
     if not isinstance(schedule, Homotopy):

@@ -64,8 +64,8 @@ class Constant:
     Nothing is chosen at the end: how many groups are zero depends on lambda.
 
     Args:
-        lam: lambda, 0 or more. A value that suits all budgets doesn't exist: where few of m groups
-            may stay, each is shrunk about m / k times as hard, so try lambdas in proportion to k / m.
+        lam: lambda, 0 or more. No value suits all budgets: where only k of m groups may stay, each
+            is shrunk about m / k times as hard, so try lambdas in proportion to k / m.
 
     Raises:
         ValueError: lambda is negative or not finite.

@@ -5,28 +5,36 @@ In: group norms, and the gradients where a weighting needs them. Out: one weight
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.groups import Groups
+from secateur.groups import Groups, Member
 
 
-class Weighting(Protocol):
+class Weighting:
     """Gives the weights at one step; its state travels with the optimizer's."""
 
     def observe(self, groups: Groups) -> None:
         """Look at the gradients, before the optimizer's step."""
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
-        """Weights d, (m,), for group norms a, (m,)."""
-        ...
+        """Weights d for group norms a, both (m,)."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learned so far."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from there."""
 
 
-class Fixed:
+class Fixed(Weighting):
     """The same weights throughout; 1.0 is the paper's plain norms."""
 
     def __init__(self, weights: float | Tensor, groups: Groups) -> None:
@@ -38,16 +46,13 @@ class Fixed:
             )
         if not bool((torch.isfinite(values) & (values > 0)).all()):
             raise ValueError("weights: every weight must be finite and above 0")
-        self.weights = values.numpy()
-
-    def observe(self, groups: Groups) -> None:
-        pass
+        self.weights = values.numpy().copy()
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
         return np.broadcast_to(self.weights, norms.shape)
 
 
-class LayerNormalised:
+class LayerNormalised(Weighting):
     """d_j = 1 / the mean of a^2 over the layer of group j.
 
     A group then counts by its share of its layer, so that layers of different scale compete fairly:
@@ -58,15 +63,12 @@ class LayerNormalised:
         self.layer_ids = groups.layer_ids
         self.sizes = np.bincount(self.layer_ids)
 
-    def observe(self, groups: Groups) -> None:
-        pass
-
     def __call__(self, norms: np.ndarray) -> np.ndarray:
-        means = np.bincount(self.layer_ids, norms**2) / self.sizes
+        means = np.bincount(self.layer_ids, norms * norms) / self.sizes
         return 1 / np.where(means > 0, means, 1)[self.layer_ids]
 
 
-class Curvature:
+class Curvature(Weighting):
     """d_j = a running mean of the squared gradient over group j: its mean Fisher diagonal.
 
     The saliency a^2 d / c is then optimal brain damage's, per unit of cost (math.md, section 4).
@@ -74,55 +76,65 @@ class Curvature:
 
     def __init__(self, groups: Groups, memory: float = 0.98) -> None:
         self.memory = memory
-        self.sizes = _elements(groups)
-        self.mean = torch.zeros(len(groups), dtype=torch.float64)
+        self.sizes = summed(groups, lambda member: torch.ones_like(member.parameter)).round()
+        self.mean = torch.zeros_like(self.sizes)
         self.seen = 0
 
     def observe(self, groups: Groups) -> None:
-        total = torch.zeros_like(self.mean)
-        for member in groups.members:
-            if member.parameter.grad is not None:
-                ids, norms = member.reduce(2, member.parameter.grad)
-                total.index_add_(0, ids.cpu(), norms.cpu().double().square_())
-        self.mean.mul_(self.memory).add_(total / self.sizes, alpha=1 - self.memory)
+        squares = summed(groups, lambda member: member.parameter.grad)
+        self.mean.mul_(self.memory).add_(squares / self.sizes, alpha=1 - self.memory)
         self.seen += 1
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
-        values = (self.mean / (1 - self.memory ** max(self.seen, 1))).numpy()
-        # A group that never got a gradient keeps a tiny weight: weights lie above 0.
-        return np.maximum(values, max(values.max(initial=0) * 1e-12, 1e-300))
+        return above_zero((self.mean / (1 - self.memory ** max(self.seen, 1))).numpy())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean.clone(), "seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mean.copy_(state["mean"])
+        self.seen = int(state["seen"])
 
 
-def _elements(groups: Groups) -> Tensor:
-    """The number of parameter elements in each group, (m,)."""
+def weighting(weights: Any, groups: Groups) -> Weighting:
+    """The weighting that `weights` asks for.
+
+    "auto" is "layer" where any layer of groups is followed by a normalisation, which makes its
+    scale arbitrary, and plain norms elsewhere: without one, norms compare layers well.
+
+    Raises:
+        ValueError: an unknown name, or a weight that isn't finite and above 0.
+    """
+    name = weights if isinstance(weights, str) else None
+    if name == "auto":
+        arbitrary = any(layer.normalised for layer in groups.layers)
+        return LayerNormalised(groups) if arbitrary else Fixed(1.0, groups)
+    if name == "layer":
+        return LayerNormalised(groups)
+    if name == "curvature":
+        return Curvature(groups)
+    if isinstance(weights, Tensor) or (isinstance(weights, Real) and not isinstance(weights, bool)):
+        return Fixed(weights, groups)  # pyright: ignore[reportArgumentType]
+    given = type(weights).__name__ if name is None else repr(name)
+    raise ValueError(
+        f"weights={given}: expected 'auto', 'layer' (norms relative to their layer's), "
+        "'curvature', a number (1.0: the paper's plain norms) or a tensor of one weight a group"
+    )
+
+
+def summed(groups: Groups, values_of: Callable[[Member], Tensor | None]) -> Tensor:
+    """Sum the squares of what `values_of` gives for each member, per group: (m,), on the CPU.
+
+    A tensor has the shape of the member's parameter; None stands for zeros.
+    """
     total = torch.zeros(len(groups), dtype=torch.float64)
     for member in groups.members:
-        ones = torch.ones((), device=member.parameter.device).expand(member.parameter.shape)
-        ids, norms = member.reduce(2, ones)
-        total.index_add_(0, ids.cpu(), norms.cpu().double().square_())
+        if (values := values_of(member)) is not None:
+            ids, norms = member.reduce(2, values)
+            total.index_add_(0, ids.cpu(), norms.cpu().double().square_())
     return total
 
 
-def weighting(weights: Any, groups: Groups) -> Fixed | LayerNormalised | Curvature:
-    """The weighting that `weights` asks for.
-
-    "auto" is "layer" where any layer of groups is followed by a normalisation, which makes its scale
-    arbitrary, and plain norms elsewhere: without one, norms compare layers well.
-    """
-    if isinstance(weights, str):
-        if weights == "auto":
-            free = any(layer.normalised for layer in groups.layers)
-            return LayerNormalised(groups) if free else Fixed(1.0, groups)
-        named = {"layer": LayerNormalised, "curvature": Curvature}
-        if weights not in named:
-            raise ValueError(
-                f"weights={weights!r}: expected 'auto', 'layer' (norms relative to their layer's), "
-                "'curvature', a number (1.0: the paper's plain norms) or a tensor of one weight a "
-                "group"
-            )
-        return named[weights](groups)
-    if not isinstance(weights, (Real, Tensor)):
-        raise ValueError(
-            f"weights: expected a name, a number or a tensor, got {type(weights).__name__}"
-        )
-    return Fixed(weights, groups)  # pyright: ignore[reportArgumentType]
+def above_zero(values: np.ndarray) -> np.ndarray:
+    """Raise zeros to a negligible share of the largest value: weights and costs are above 0."""
+    return np.maximum(values, max(float(values.max(initial=0)) * 1e-12, 1e-300))

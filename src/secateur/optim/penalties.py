@@ -1,0 +1,91 @@
+"""What one proximal step does to the groups: the two penalties.
+
+In: group norms and weights, an allowance, and how hard it presses. Out: the factor that each group
+is multiplied by, and how much of it is kept, from which the next step goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from secateur import envelope
+from secateur.budget import Allowance
+from secateur.envelope.firm import factors
+from secateur.optim.weights import above_zero
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """How much of each group the last step kept: multipliers u, (m,), and the threshold found."""
+
+    multipliers: np.ndarray
+    threshold: float | None = None
+
+
+def saliency(
+    allowance: Allowance, norms: np.ndarray, weights: np.ndarray, multipliers: np.ndarray
+) -> np.ndarray:
+    """s_j = a_j sqrt(d_j / c_j): what a group is worth per unit of what it costs now, (m,)."""
+    return norms * np.sqrt(weights / above_zero(allowance.slopes(multipliers)))
+
+
+def firm(
+    allowance: Allowance, norms: np.ndarray, weights: np.ndarray, hardness: float, last: Kept
+) -> tuple[np.ndarray, Kept]:
+    """Firm shrinkage whose threshold is such that the network's true cost equals the budget.
+
+        factor_j = u_j / (r + (1 - r) u_j),    u_j = clip((s_j / T - r) / (1 - r), 0, 1)
+
+    Args:
+        allowance: the budget.
+        norms: a, float64 of shape (m,).
+        weights: d, (m,), above 0.
+        hardness: r in (0, 1).
+        last: of the step before; the costs c are those at its multipliers.
+
+    Returns:
+        (factors, kept): the factors have shape (m,) and lie in [0, 1].
+
+    Source: own; math.md, sections 3 and 5.
+    """
+    worth = saliency(allowance, norms, weights, last.multipliers)
+    kept = Kept(*allowance.relax(worth, hardness, start=last.threshold))
+    return factors(kept.multipliers, hardness), kept
+
+
+def convex(
+    allowance: Allowance, norms: np.ndarray, weights: np.ndarray, step: float, last: Kept
+) -> tuple[np.ndarray, Kept]:
+    """The proximal operator of the paper's penalty, step * S.
+
+    The cost is made linear around the last multipliers, in the measure that is tightest there.
+
+    Args:
+        allowance: the budget.
+        norms: a, float64 of shape (m,).
+        weights: d, (m,), above 0.
+        step: the learning rate times lambda, 0 or more.
+        last: of the step before.
+
+    Returns:
+        (factors, kept): the factors have shape (m,) and lie in [0, 1].
+
+    Source: arXiv 2212.12921; `secateur.envelope.prox`.
+    """
+    now = last.multipliers
+    shares = {m: spent / allowance.limits[m] for m, spent in allowance.spent(now).items()}
+    tightest = max(shares, key=lambda measure: shares[measure])
+    cost, limit = allowance.costs[tightest], allowance.limits[tightest]
+    costs = cost.gradient(now)
+    level = float(limit - cost(now) + costs @ now)
+    values = torch.from_numpy(norms)
+    options = {
+        "step": step,
+        "weights": torch.from_numpy(np.array(weights)),
+        "costs": torch.from_numpy(above_zero(costs)),
+    }
+    kept = Kept(envelope.multipliers(values, level, **options).numpy())
+    return envelope.prox(values, level, **options).numpy(), kept
