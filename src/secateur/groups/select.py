@@ -60,11 +60,12 @@ def _with_biases(groups: Groups, model: nn.Module, biases: Sequence[str]) -> Gro
     """Count the biases that removal will add (to fold constants) among what the network costs."""
     if groups.coupling is None or not biases:
         return groups
+    first = {name: slot.names[0] for slot in groups.coupling.slots for name in slot.names}
     added = []
     for name in biases:
         owner = name.removesuffix(".bias")
         dim = 1 if getattr(model.get_submodule(owner), "transposed", False) else 0
-        added.append((f"{owner}.weight", dim))
+        added.append((first[f"{owner}.weight"], dim))
     return replace(groups, coupling=replace(groups.coupling, added=tuple(added)))
 
 
