@@ -148,6 +148,12 @@ def test_activations_that_keep_zero_may_be_padded():
         assert [layer.name for layer in groups.layers] == ["conv1", "conv2"]
 
 
+def test_constants_are_folded_for_inputs_without_a_batch():
+    model = nn.Sequential(nn.Linear(3, 8), nn.Sigmoid(), nn.Linear(8, 2))
+    groups = sc.neurons(model, images(3))
+    assert cut_out(model, groups, some_dead(groups, 0))[1] <= 1e-5
+
+
 def test_batch_norm_without_scale_leaves_a_constant_that_the_trial_sees():
     """Its running mean is zero before training, so only a perturbed trial can know."""
     model = nn.Sequential(

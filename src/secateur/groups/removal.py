@@ -308,7 +308,8 @@ def _watch(seen: dict[str, _Seen], name: str, module: nn.Module) -> Any:
     channel = -1 if isinstance(module, nn.Linear) else -len(module.weight.shape) + 1  # pyright: ignore
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = (args[0] if args else kwargs["input"]).movedim(channel, 0).flatten(1)
+        x = (args[0] if args else kwargs["input"]).movedim(channel, 0)
+        x = x.reshape(len(x), -1)
         low, high = x.amin(1).double(), x.amax(1).double()
         if name in seen:
             low, high = torch.minimum(low, seen[name].low), torch.maximum(high, seen[name].high)

@@ -243,8 +243,9 @@ def _axes(
     taken: set[str] = set()
     for number, slices in members.items():
         components = np.array(list(dict.fromkeys(n for _, ns in slices for n in ns.tolist())))
-        owners = [_owner(item.name) for item, _ in slices]
-        name = next((owner for owner in owners if owner not in taken), f"{owners[0]}+{number}")
+        made_by = [item.name for item, _ in slices]
+        names = [*map(_owner, made_by), *made_by, f"{made_by[0]}+{number}"]
+        name = next(name for name in names if name not in taken)
         taken.add(name)
         for mask in (~is_protected[components], is_protected[components]):
             if mask.any():

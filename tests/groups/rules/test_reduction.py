@@ -65,6 +65,7 @@ def test_what_runs_along_the_axis_protects_it(run):
         lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
         lambda x: F.interpolate(x, size=(3, 3), mode="bicubic", antialias=True),
         lambda x: F.lp_pool2d(x, 2, 2),
+        lambda x: F.grid_sample(x, images(2, 4, 4, 2).tanh(), align_corners=False),
     ],
 )
 def test_pooling_and_resampling_leave_channels_alone(pool):

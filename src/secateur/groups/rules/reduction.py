@@ -103,6 +103,13 @@ def _spatial(labels: Labels, call: Call) -> None:
         labels.put(out, passing, is_data=labels.any_data(call.inputs))
 
 
+@rule("grid_sampler_2d", "grid_sampler_3d")
+def _sampling(labels: Labels, call: Call) -> None:
+    """Channels pass; where to sample is not for them to say."""
+    labels.protect(labels.planes(call.args[1]), f"says where {call.name} samples")
+    _spatial(labels, call)
+
+
 @rule("embedding")
 def _embedding(labels: Labels, call: Call) -> None:
     weight, index = call.args[:2]
