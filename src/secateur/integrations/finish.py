@@ -38,7 +38,7 @@ def finish(
     *,
     title: str,
     dense: nn.Module | None = None,
-    history: tuple[Mapping[str, object], ...] = (),
+    history: tuple[Mapping[str, Any], ...] = (),
     settings: Mapping[str, str] | None = None,
     watch: Callable[[str], None] = lambda words: None,
 ) -> tuple[nn.Module, Run]:
@@ -146,7 +146,7 @@ def _export(
 
 def _check(what: str, apart: float, scale: float, allowed: float) -> Check:
     found = apart / (scale or 1.0)
-    return Check(what, found <= allowed, f"largest difference {found:.1e} of the output's scale")
+    return Check(what, found <= allowed, f"apart by at most {found:.0e} of the output's scale")
 
 
 def _device(model: nn.Module) -> torch.device:

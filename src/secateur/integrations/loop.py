@@ -171,8 +171,7 @@ class Loop:
         record = {"step": self.step, "loss": self._loss / self._steps_summed, "lr": float(rate)}
         words = f"loss {record['loss']:.3f}"
         if isinstance(self.optimizer, Proximal):
-            full = self.optimizer.allowance.spent(np.ones(len(self.optimizer.groups)))
-            spent = {name: value / full[name] for name, value in self.optimizer.spent.items()}
+            spent = _spent(self.optimizer)
             record |= {
                 "kept": self.optimizer.kept,
                 "hardness": self.optimizer.hardness,
@@ -251,6 +250,13 @@ class Loop:
         self._loss, self._steps_summed = state["summed"]
         self.history = list(state["history"])
         self._rng = state["rng"] if self.batch else None
+
+
+def _spent(optimizer: Proximal) -> dict[str, float]:
+    """What the network would cost if it were cut now, as a share of the full one."""
+    alive = optimizer.groups.alive().cpu().numpy().astype(float)
+    full = optimizer.allowance.spent(np.ones_like(alive))
+    return {name: cost / full[name] for name, cost in optimizer.allowance.spent(alive).items()}
 
 
 @torch.no_grad()

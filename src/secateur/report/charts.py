@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from secateur.report.svg import drawing, number, text, ticks
 
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 30, 40  # pixels around the plot
+LEFT, RIGHT, TOP, BOTTOM = 56, 14, 48, 40  # pixels around the plot
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def curves(
     from_zero: bool = True,
     level: tuple[str, float] | None = None,
     at: tuple[str, float] | None = None,
-    size: tuple[int, int] = (372, 250),
+    size: tuple[int, int] = (372, 262),
 ) -> str:
     """Draw curves over one x axis.
 
@@ -65,22 +65,22 @@ def curves(
         share = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
         return height - BOTTOM - share * (height - TOP - BOTTOM)
 
-    body = []
+    body: list[str] = []
     for value in y_ticks:
         y = number(place_y(value))
         body.append(f'<path class="grid" d="M{LEFT} {y}H{width - RIGHT}"/>')
         body.append(text(LEFT - 8, place_y(value) + 4, show(value), "soft end"))
-    for value in [x for x in ticks(x_low, x_high) if x_low <= x <= x_high]:
+    for value in [x for x in ticks(x_low, x_high, 5) if x_low <= x <= x_high]:
         body.append(text(place_x(value), height - BOTTOM + 18, f"{value:,g}", "soft mid"))
     body.append(text((LEFT + width - RIGHT) / 2, height - 6, x_name, "soft mid"))
     if level is not None:
-        y = place_y(level[1])
-        body.append(f'<path class="mark" d="M{LEFT} {number(y)}H{width - RIGHT}"/>')
-        body.append(text(LEFT + 6, y - 6, level[0], "soft"))
+        y = number(place_y(level[1]))
+        body.append(f'<path class="mark" d="M{LEFT} {y}H{width - RIGHT}"/>')
+        body.append(text(LEFT + 6, place_y(level[1]) - 6, level[0], "soft"))
     if at is not None and x_low <= at[1] <= x_high:
         x = place_x(at[1])
         body.append(f'<path class="mark" d="M{number(x)} {TOP}V{height - BOTTOM}"/>')
-        body.append(text(x - 6, TOP + 12, at[0], "soft end"))
+        body.append(text(x, TOP - 7, at[0], "soft mid"))
     for i, one in enumerate(series):
         path = "L".join(f"{number(place_x(x))} {number(place_y(y))}" for x, y in one.points)
         body.append(f'<path class="curve c{i}" d="M{path}"/>')

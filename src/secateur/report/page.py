@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from secateur.measure import format_seconds
 from secateur.report.charts import Series, bars, curves
@@ -44,7 +45,9 @@ th,td{padding:7px 10px;text-align:right;border-bottom:1px solid var(--line);whit
 th{color:var(--soft);font-weight:600}tbody th{color:var(--ink);font-weight:400}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 tr:last-child>*{border-bottom:0}
-.words td{text-align:left;white-space:normal;overflow-wrap:anywhere}
+.words td{text-align:left;white-space:normal;vertical-align:top}
+.words td:first-child{min-width:116px}
+.wide svg{max-width:none;width:100%;min-width:600px}
 .good{color:var(--kept);font-weight:600}.bad{color:var(--bad);font-weight:600}
 figure{margin:0}figcaption{font-weight:600;font-size:15px;margin:0 0 6px}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(320px,1fr));gap:26px}
@@ -172,7 +175,9 @@ def _widths(run: Run) -> str:
         return ""
     kinds = " and ".join(dict.fromkeys(width.kind for width in run.widths))
     lead = f"Each bar is a layer at full size, to one scale; filled are the {kinds} kept."
-    return _section("Layer by layer", lead, f"<figure>{widths_svg(run.widths)}</figure>")
+    return _section(
+        "Layer by layer", lead, f'<figure class="scroll wide">{widths_svg(run.widths)}</figure>'
+    )
 
 
 def _comparison(run: Run) -> str:
@@ -228,23 +233,25 @@ def _training(run: Run) -> str:
     return _section("Training", lead, f'<div class="pair">{figures}</div>')
 
 
-def _budget_curves(
-    run: Run, steps: list[Mapping[str, object]], at: tuple[str, float] | None
-) -> str:
+def _budget_curves(run: Run, steps: list[Mapping[str, Any]], at: tuple[str, float] | None) -> str:
     shares = [
-        Series(NAMES.get(name, name), [(r["step"], r["spent"][name]) for r in steps])  # type: ignore
-        for name in list(steps[0]["spent"])[:3]  # type: ignore
+        Series(NAMES.get(name, name), [(r["step"], r["spent"][name]) for r in steps])
+        for name in map(str, list(steps[0]["spent"])[:3])
     ]
     level = None
     if len(run.asked) == 1:
         share = run.asked[0].asked / run.asked[0].full
-        level = (f"asked {share:.4g}", share)
-    cost = curves(shares, "Cost over the steps of training", level=level, at=at)
-    hard = Series("hardness", [(r["step"], r["hardness"]) for r in steps])  # type: ignore
+        level = (f"asked {share:.1%}", share)
+    cost = curves(
+        shares, "Cost over the steps of training", show="{:.0%}".format, level=level, at=at
+    )
+    hard = Series("hardness", [(r["step"], r["hardness"]) for r in steps])
     total = sum(width.full for width in run.widths) or 1
-    kept = Series("groups kept", [(r["step"], r["kept"] / total) for r in steps])  # type: ignore
-    pressure = curves([kept, hard], "Groups kept and hardness over the steps of training", at=at)
-    return _figure("Cost, of the full network", cost) + _figure("Pressure", pressure)
+    kept = Series("share of groups kept", [(r["step"], r["kept"] / total) for r in steps])
+    title = "Groups kept and hardness over the steps of training"
+    pressure = curves([kept, hard], title, at=at)
+    caption = "Cost if it were cut now, of the full network"
+    return _figure(caption, cost) + _figure("Pressure", pressure)
 
 
 def _checks(run: Run) -> str:
@@ -254,7 +261,8 @@ def _checks(run: Run) -> str:
         f"<tr><td>{escape(check.what)}</td><td>{_good(check.found, check.holds)}</td></tr>"
         for check in run.checks
     )
-    return _section("Checked", "What was verified before anything was written.", _words_table(rows))
+    lead = "Verified on the networks and files of this run."
+    return _section("Checked", lead, _words_table(rows))
 
 
 def _words(title: str, facts: Mapping[str, str], lead: str) -> str:
@@ -267,4 +275,4 @@ def _words(title: str, facts: Mapping[str, str], lead: str) -> str:
 
 
 def _words_table(rows: str) -> str:
-    return f'<table class="words"><tbody>{rows}</tbody></table>'
+    return f'<div class="scroll"><table class="words"><tbody>{rows}</tbody></table></div>'

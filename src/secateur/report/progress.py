@@ -1,47 +1,59 @@
-"""Progress bars on stderr, for people who watch: nothing where stderr is no terminal.
+"""Progress on stderr, for people who watch: nothing where stderr is no terminal.
 
-How much there is to do flows in; a function that says how much is done flows out.
+What is being done flows in; one line that moves flows out.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from typing import Any
 
 from secateur.deploy.extras import require
 
 
-@contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """Show a bar while the block runs; a pulse where the amount of work is unknown.
-
-    Args:
-        what: the work, such as "training".
-        total: units of work.
-
-    Yields:
-        `advance(to, note)`: that so many units are done, and a word on how it goes.
+class Watcher:
+    """Shows one piece of work at a time; a bar where its amount is known, a pulse where not.
 
     Raises:
-        ImportError: rich is missing and stderr is a terminal.
+        ImportError: stderr is a terminal and rich is missing.
 
     Example:
-        >>> with progress("counting", 3) as advance:
-        ...     for i in range(3):
-        ...         advance(i + 1, note=f"at {i}")
+        >>> with Watcher() as watch:
+        ...     for step in range(3):
+        ...         watch("counting", step + 1, 3, f"at {step}")
     """
-    if not sys.stderr.isatty():
-        yield lambda to=0, note="": None
-        return
-    bars = require("rich.progress", extra="cli")
-    console = require("rich.console", extra="cli").Console(stderr=True)
-    columns = [
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.TextColumn("{task.fields[note]}"),
-        bars.TimeRemainingColumn() if total else bars.TimeElapsedColumn(),
-    ]
-    with bars.Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total, note="")
-        yield lambda to=0, note="": bar.update(task, completed=to, note=note)
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._what, self._task = "", None
+        if sys.stderr.isatty():
+            bars = require("rich.progress", extra="cli")
+            console = require("rich.console", extra="cli").Console(stderr=True)
+            self._bar = bars.Progress(
+                bars.TextColumn("{task.description}"),
+                bars.BarColumn(),
+                bars.TextColumn("{task.fields[note]}"),
+                bars.TimeElapsedColumn(),
+                console=console,
+                transient=True,
+            )
+
+    def __call__(self, what: str, done: int, total: int, note: str) -> None:
+        """Say what is being done, how much of how much (0: unknown), and how it goes."""
+        if self._bar is None:
+            return
+        if what != self._what:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._what = what
+            self._task = self._bar.add_task(what, total=total or None, note=note)
+        self._bar.update(self._task, completed=done, note=note)
+
+    def __enter__(self) -> Watcher:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

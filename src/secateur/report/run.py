@@ -69,8 +69,8 @@ class Run:
         widths: the layers' groups before and after.
         networks: the network at full size first, the small one last.
         history: one record a logged step ("step", "loss", "lr", and with a budget "kept",
-            "hardness", "spent": measure -> share of the full network), and one an epoch ("epoch",
-            "held_out_loss" and the metric's name).
+            "hardness", "spent": measure -> share of the full network if it were cut now), and one
+            an epoch ("epoch", "held_out_loss" and the metric's name).
         metric: what `score` is, such as "accuracy".
         checks: what was verified.
         settings: option -> value, as text.

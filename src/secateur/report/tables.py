@@ -18,7 +18,7 @@ from secateur.measure import (
     format_joules,
     format_seconds,
 )
-from secateur.report.run import Network
+from secateur.report.run import Check, Network
 
 NAMES = {"flops": "FLOPs", "params": "parameters", "bytes": "bytes", "groups": "groups"}
 
@@ -105,6 +105,20 @@ def comparison_table(
     table = _table(title, [*(network.name for network in networks), share])
     for row in comparison_rows(networks, metric):
         table.add_row(*row)
+    return table
+
+
+def checks_table(checks: Sequence[Check]) -> Any:
+    """A rich table of what was verified.
+
+    Raises:
+        ImportError: rich is missing.
+    """
+    table = _table("Checked", [])
+    table.add_column("")
+    for check in checks:
+        style, sign = ("green", "✓") if check.holds else ("bold red", "✗")
+        table.add_row(check.what, f"[{style}]{sign} {check.found}[/]")
     return table
 
 

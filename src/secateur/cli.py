@@ -1,0 +1,345 @@
+"""The command `secateur`: reads its words, calls the library, prints what comes back.
+
+Nothing heavy is imported before it is known what to do, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from secateur.report import Run
+
+DATA_HELP = """\
+The data function returns (train_loader, test_loader), or an object with these attributes and,
+optionally, loss(output, target) -> scalar tensor and metric(output, target) -> number (defaults:
+cross entropy and accuracy). A batch is a tuple (inputs..., target), or a mapping whose entry
+"labels" is the target and whose other entries are the model's keyword inputs. The training loader
+needs a length. The first row of the first test batch is the example on which FLOPs are counted.
+The current folder is importable."""
+
+BUDGET_HELP = """\
+Amounts: a share (flops=25% or flops=0.25), or an absolute number (flops=120M, params=1.5M,
+bytes=2MiB, groups=60). Several, separated by commas or by repeating --budget, must all hold."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after "secateur"; those of the process by default.
+
+    Returns:
+        The exit status: 0, 2 after an error, 128 + the signal after an interruption.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(words)
+    try:
+        _set_threads(options)
+        options.run(options, words)
+    except KeyboardInterrupt:
+        print("secateur: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        stopped = getattr(error, "number", None)  # loop.Interrupted, without importing torch here
+        if isinstance(stopped, int):
+            print(_how_to_resume(error, words), file=sys.stderr)
+            return 128 + stopped
+        if options.traceback:
+            raise
+        print(f"secateur: error: {_told(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _told(error: Exception) -> str:
+    """An error in words; what no one meant to raise also says its type and how to see more."""
+    words = str(error) or type(error).__name__
+    expected = (ValueError, RuntimeError, OSError, ImportError, FloatingPointError)
+    if isinstance(error, expected) and str(error):
+        return words
+    return f"{type(error).__name__}: {words} (--traceback shows where)"
+
+
+def _how_to_resume(error: Exception, words: list[str]) -> str:
+    command = shlex.join(["secateur", *words, *([] if "--resume" in words else ["--resume"])])
+    return f"secateur: {error}\nto go on:  {command}"
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="secateur",
+        description="Train a network once and get it at exactly the size your hardware affords.",
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = _command(
+        commands, "demo", _demo, "a small network on digits: dense and at 25%% of FLOPs"
+    )
+    demo.add_argument("--out", metavar="DIR", help="for all files (default: secateur-demo)")
+    demo.add_argument("--report", metavar="FILE", help="default: report.html, or in --out if given")
+
+    train = _command(commands, "train", _train, "train a model of your own to a budget")
+    train.epilog = f"{BUDGET_HELP}\n\n{DATA_HELP}"
+    _add_model(train, required=True)
+    train.add_argument("--data", required=True, metavar="MODULE:FUNCTION", help="see below")
+    train.add_argument("--budget", required=True, action="append", metavar="WHAT=AMOUNT")
+    train.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    train.add_argument("--epochs", required=True, type=int)
+    _add_groups(train)
+    train.add_argument("--optimizer", default="sgd", help="sgd (default) or adamw")
+    train.add_argument("--lr", type=float, help="default: 0.1 for sgd, 0.001 for adamw")
+    train.add_argument("--weight-decay", type=float, help="default: 0.0005 for sgd, 0.01 for adamw")
+    train.add_argument("--momentum", type=float, default=0.9, help="of sgd (default: 0.9)")
+    train.add_argument("--batch-size", type=int, help="handed to the data function as batch_size=")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--every", type=int, default=1, help="steps between proximal steps")
+    train.add_argument("--weights", default="auto", help="auto (default), curvature or a number")
+    train.add_argument(
+        "--freeze", type=float, default=0.7, help="share of the run after which groups are chosen"
+    )
+    train.add_argument(
+        "--at-least", type=int, default=1, help="groups that stay in every layer (default: 1)"
+    )
+    _add_device(train)
+    train.add_argument(
+        "--checkpoint-every", default="5m", metavar="TIME|STEPS", help="30s, 5m (default), 500"
+    )
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+
+    inspect = _command(commands, "inspect", _inspect, "what can be removed, what can't, and why")
+    _add_model(inspect, required=True)
+    _add_example(inspect)
+    _add_groups(inspect)
+
+    measure = _command(commands, "measure", _measure, "parameters, FLOPs, bytes, latency, memory")
+    _add_model(measure, required=False)
+    measure.add_argument("--weights", metavar="FILE", help="a small network, from secateur.save")
+    _add_example(measure)
+    _add_device(measure)
+
+    export = _command(commands, "export", _export, "write a network as ONNX, checked")
+    _add_model(export, required=True)
+    export.add_argument("--weights", metavar="FILE", help="a small network, from secateur.save")
+    _add_example(export)
+    export.add_argument("--out", required=True, metavar="FILE", help="such as small.onnx")
+
+    compare = _command(commands, "compare", _compare, "two runs, or two saved networks, as ratios")
+    compare.add_argument("a", metavar="A", help="a run's folder, or a .safetensors file")
+    compare.add_argument("b", metavar="B")
+    return top
+
+
+def _command(
+    commands: Any, name: str, run: Callable[..., None], words: str
+) -> argparse.ArgumentParser:
+    found = commands.add_parser(
+        name,
+        help=words,
+        description=words.replace("%%", "%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    found.set_defaults(run=run)
+    return found
+
+
+def _add_model(command: argparse.ArgumentParser, *, required: bool) -> None:
+    command.add_argument(
+        "--model",
+        required=required,
+        metavar="MODULE:FACTORY",
+        help="called without arguments, returns the full-size nn.Module",
+    )
+
+
+def _add_example(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--example",
+        action="append",
+        metavar="SHAPE",
+        help="an input's shape: 1,3,32,32, or 1,16:int64; repeat for several inputs",
+    )
+    command.add_argument(
+        "--data", metavar="MODULE:FUNCTION", help="instead: first row of test data"
+    )
+
+
+def _add_groups(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--kind", default="filters", help="filters (default), neurons, or several: filters,neurons"
+    )
+    command.add_argument(
+        "--ignore", nargs="+", default=[], metavar="NAME", help="modules that stay"
+    )
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    command.add_argument("--threads", type=int, help="of torch")
+
+
+# -- commands -------------------------------------------------------------------------------------
+
+
+def _demo(options: argparse.Namespace, _: list[str]) -> None:
+    from secateur.integrations.demo import demo
+    from secateur.report import html
+
+    folder = Path(options.out or "secateur-demo")
+    default = folder / "report.html" if options.out else Path("report.html")
+    with _watched() as watch:
+        run = demo(folder, watch)
+    report = html(run, options.report or default)
+    _show(run)
+    print(f"files in {folder}, report in {report}")
+
+
+def _train(options: argparse.Namespace, _: list[str]) -> None:
+    from secateur.integrations.run import Settings, train
+
+    names = [name for name in Settings.__dataclass_fields__ if name not in ("budget", "ignore")]
+    settings = Settings(
+        budget=tuple(options.budget),
+        ignore=tuple(options.ignore),
+        **{name: getattr(options, name) for name in names},
+    )
+    with _watched() as watch:
+        run = train(
+            settings,
+            Path(options.out),
+            resume=options.resume,
+            device=options.device,
+            checkpoint_every=options.checkpoint_every,
+            watch=watch,
+        )
+    _show(run)
+    print(f"files and report in {options.out}")
+
+
+def _inspect(options: argparse.Namespace, _: list[str]) -> None:
+    from secateur.integrations.inspect import inspect
+
+    model = _model(options)
+    with _watched() as watch:
+        watch("tracing the model", 0, 0, "")
+        tables = inspect(model, _example(options), options.kind, options.ignore)
+    _print(*tables)
+
+
+def _measure(options: argparse.Namespace, _: list[str]) -> None:
+    if options.model is None:
+        if options.weights is None:
+            raise ValueError("say what to measure: --model MODULE:FACTORY, --weights FILE, or both")
+        from secateur.integrations.compare import contents
+
+        numbers, size = contents(Path(options.weights))
+        print(f"{numbers:,} parameters and buffers, {size:,} bytes (more with --model)")
+        return
+    from secateur.integrations.data import to_device
+    from secateur.measure import measure
+
+    model = _model(options).to(options.device)
+    example = to_device(_example(options), options.device)
+    with _watched() as watch:
+        watch("measuring", 0, 0, "")
+        found = measure(model, example)
+    print(found)
+
+
+def _export(options: argparse.Namespace, _: list[str]) -> None:
+    from secateur.deploy import export
+
+    model = _model(options)
+    with _watched() as watch:
+        watch("exporting to ONNX", 0, 0, "")
+        path = export(model, _example(options), options.out)
+    print(f"{path}: {path.stat().st_size:,} bytes, agrees with the network")
+
+
+def _compare(options: argparse.Namespace, _: list[str]) -> None:
+    from secateur.integrations.compare import compare
+
+    _print(compare(Path(options.a), Path(options.b)))
+
+
+# -- what commands share --------------------------------------------------------------------------
+
+
+def _set_threads(options: argparse.Namespace) -> None:
+    if getattr(options, "threads", None) is not None:
+        import torch
+
+        if options.threads < 1:
+            raise ValueError(f"--threads {options.threads}: 1 or more")
+        torch.set_num_threads(options.threads)
+
+
+def _model(options: argparse.Namespace) -> Any:
+    """The model of --model, cut and filled by --weights where given."""
+    from secateur.deploy import load
+    from secateur.integrations.options import make_model
+
+    model = make_model(options.model)
+    weights = getattr(options, "weights", None)
+    return model if weights is None else load(weights, model=model)
+
+
+def _example(options: argparse.Namespace) -> Any:
+    from secateur.integrations.data import Data
+    from secateur.integrations.options import make_data, parse_example
+
+    if (options.example is None) == (options.data is None):
+        raise ValueError(
+            "say what the inputs look like: --example 1,3,32,32, or --data MODULE:NAME"
+        )
+    if options.data is not None:
+        return Data.of(make_data(options.data)).example()
+    return parse_example(options.example)
+
+
+@contextmanager
+def _watched() -> Iterator[Callable[[str, int, int, str], None]]:
+    """A function that shows what is being done, as a bar on stderr where that is a terminal."""
+    from secateur.report.progress import Watcher
+
+    with Watcher() as watcher:
+        yield watcher
+
+
+def _show(run: Run) -> None:
+    from secateur.report.tables import asked_table, checks_table, comparison_table
+
+    _print(
+        asked_table(run.asked),
+        comparison_table(run.networks, run.metric),
+        checks_table(run.checks),
+    )
+
+
+def _print(*tables: Any) -> None:
+    from secateur.deploy.extras import require
+
+    console = require("rich.console", extra="cli").Console()
+    if not console.is_terminal:
+        console.width = 120  # files and pipes have no width of their own
+    for table in tables:
+        console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

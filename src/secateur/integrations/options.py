@@ -1,0 +1,280 @@
+"""What people write on a command line, as what the library takes.
+
+In: words such as "flops=25%", "package.module:function", "1,3,32,32". Out: a `Budget`, a function,
+a tensor; or an error that says what to write instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+import torch
+from torch import nn
+
+import secateur
+from secateur.budget import Budget
+from secateur.budget.costs import MEASURES
+from secateur.groups import Groups
+
+THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+SIZES = {"B": 1, **{f"{p}B": n for p, n in THOUSANDS.items() if p}}
+SIZES |= {f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")} | {"KB": 1000}
+KINDS = (
+    "filters",
+    "neurons",
+    "channels",
+    "shapes",
+    "heads",
+    "layers",
+    "blocks",
+    "experts",
+    "width",
+)
+DEFAULTS = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.01)}  # learning rate, weight decay
+
+
+def parse_budget(texts: Sequence[str], *, at_least: int = 1) -> Budget:
+    """Read a budget: comma-separated MEASURE=AMOUNT, a share or an absolute number.
+
+    Args:
+        texts: such as ["flops=25%", "params=1.5M,bytes=2MiB"]. The same measure as a share and as
+            an absolute number is a pair, which must agree.
+        at_least: how many groups stay in every layer.
+
+    Raises:
+        ValueError: a measure, number or unit that isn't known; it says what to write.
+
+    Example:
+        >>> parse_budget(["flops=25%", "params=1.5M"])
+        Budget(flops=0.25, params=1500000)
+        >>> parse_budget(["25"])
+        Traceback (most recent call last):
+        ValueError: --budget 25: 25 of what? write MEASURE=AMOUNT, such as flops=25% or ...
+    """
+    amounts: dict[str, list[float | int]] = {}
+    for text in (part.strip() for words in texts for part in words.split(",")):
+        measure, equals, amount = text.partition("=")
+        measure = measure.strip().lower()
+        if not equals:
+            raise ValueError(
+                f"--budget {text}: {text} of what? write MEASURE=AMOUNT, such as flops=25% or "
+                f"params=1.5M; measures are {', '.join(MEASURES)}"
+            )
+        if measure not in MEASURES:
+            raise ValueError(
+                f"--budget {text}: unknown measure {measure!r}; measures are {', '.join(MEASURES)}"
+            )
+        amounts.setdefault(measure, []).append(_amount(measure, amount.strip(), text))
+    pairs = {measure: _pair(measure, given) for measure, given in amounts.items()}
+    return Budget(**pairs, at_least=at_least)
+
+
+def _amount(measure: str, amount: str, text: str) -> float | int:
+    """One amount: a fraction as a float, an absolute number as an int."""
+    units = SIZES if measure == "bytes" else THOUSANDS
+    example = "2MiB" if measure == "bytes" else "60" if measure == "groups" else "1.5M"
+    hint = f"write a share such as 25% or 0.25, or an absolute number such as {example}"
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(?:e(\d+))?\s*(%|[A-Za-z]*)", amount)
+    if found is None:
+        raise ValueError(f"--budget {text}: can't read {amount!r}; {hint}")
+    number = Decimal(found[1]).scaleb(int(found[2] or 0))
+    unit = found[3]
+    if unit == "%":
+        if not 0 < number <= 100:
+            raise ValueError(f"--budget {text}: a share lies above 0% and up to 100%; {hint}")
+        return float(number / 100)
+    if not unit and "." in found[1]:
+        if not 0 < number <= 1:
+            raise ValueError(f"--budget {text}: a share without % lies in (0, 1]; {hint}")
+        return float(number)
+    if not unit and measure != "groups" and number <= 100:
+        raise ValueError(
+            f"--budget {text}: {amount} {measure}, or {amount}%? write {measure}={amount}% for a "
+            f"share, or an absolute number such as {example}"
+        )
+    if unit and unit not in units:
+        known = ", ".join(name for name in ("%", *units) if name)
+        raise ValueError(f"--budget {text}: unknown unit {unit!r}; known for {measure}: {known}")
+    return int(number * units.get(unit, 1))
+
+
+def _pair(measure: str, given: list[float | int]) -> Any:
+    """One amount alone, or (share, absolute number)."""
+    if len(given) == 1:
+        return given[0]
+    shares = [amount for amount in given if isinstance(amount, float)]
+    numbers = [amount for amount in given if isinstance(amount, int)]
+    if len(shares) != 1 or len(numbers) != 1:
+        raise ValueError(
+            f"--budget: {measure} is given {len(given)} times; give it once, or once as a share "
+            "and once as an absolute number"
+        )
+    return shares[0], numbers[0]
+
+
+def resolve(text: str, option: str) -> Callable[..., Any]:
+    """Import PACKAGE.MODULE:NAME; the current folder is importable.
+
+    Raises:
+        ValueError: no such module or name, or it can't be called.
+
+    Example:
+        >>> resolve("torch.nn:Linear", "--model").__name__
+        'Linear'
+    """
+    module_name, colon, name = text.partition(":")
+    if not (module_name and colon and name):
+        raise ValueError(f"{option} {text}: write PACKAGE.MODULE:NAME, such as my_model:MyNet")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name + ".").startswith(error.name + "."):
+            raise ValueError(
+                f"{option} {text}: no module {module_name!r} in {os.getcwd()} or the environment"
+            ) from error
+        raise ValueError(f"{option} {text}: {module_name} needs {error.name!r}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = [n for n in dir(found) if not n.startswith("_") and callable(getattr(found, n))]
+            raise ValueError(
+                f"{option} {text}: {module_name} has no {part!r}; it has {', '.join(near[:8])}"
+            )
+        found = getattr(found, part)
+    if not callable(found):
+        raise ValueError(f"{option} {text}: expected a function or class, got {found!r:.60}")
+    return found
+
+
+def make_model(text: str) -> nn.Module:
+    """Call a model factory.
+
+    Raises:
+        ValueError: it failed, or returned something else.
+    """
+    found = _called(text, "--model", {})
+    if not isinstance(found, nn.Module):
+        raise ValueError(
+            f"--model {text}: returned a {type(found).__name__}, not a torch.nn.Module"
+        )
+    return found
+
+
+def make_data(text: str, batch_size: int | None = None) -> Any:
+    """Call a data function, with batch_size= where one is given.
+
+    Raises:
+        ValueError: it failed.
+    """
+    return _called(text, "--data", {} if batch_size is None else {"batch_size": batch_size})
+
+
+def _called(text: str, option: str, arguments: dict[str, Any]) -> Any:
+    function = resolve(text, option)
+    try:
+        return function(**arguments)
+    except Exception as error:
+        words = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        raise ValueError(
+            f"{option} {text}: calling it with ({words}) failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def parse_example(texts: Sequence[str]) -> Any:
+    """Read example inputs: one shape each, such as "1,3,32,32", or "1,16:int64" for tokens.
+
+    Returns:
+        A tensor, or a tuple of several: floats are random with a fixed seed, integers are zeros.
+
+    Raises:
+        ValueError: it is not a shape, or not a number type of torch.
+
+    Example:
+        >>> parse_example(["1,3,8,8"]).shape
+        torch.Size([1, 3, 8, 8])
+    """
+    generator = torch.Generator().manual_seed(0)
+    tensors = []
+    for text in texts:
+        shape, _, kind = text.partition(":")
+        dtype = getattr(torch, kind or "float32", None)
+        if not re.fullmatch(r"\d+(,\d+)*", shape) or not isinstance(dtype, torch.dtype):
+            raise ValueError(
+                f"--example {text}: write a shape such as 1,3,32,32, or 1,16:int64 for numbers "
+                "other than float32"
+            )
+        sizes = [int(size) for size in shape.split(",")]
+        if dtype.is_floating_point:
+            tensors.append(torch.randn(sizes, generator=generator).to(dtype))
+        else:
+            tensors.append(torch.zeros(sizes, dtype=dtype))
+    return tensors[0] if len(tensors) == 1 else tuple(tensors)
+
+
+def make_groups(model: nn.Module, example: Any, kinds: str, ignore: Sequence[str] = ()) -> Groups:
+    """Group a model by one kind or several, comma-separated.
+
+    Raises:
+        ValueError: an unknown kind, or one that finds nothing in this model.
+    """
+    known = [kind for kind in KINDS if callable(getattr(secateur, kind, None))]
+    groups = None
+    for kind in (name.strip() for name in kinds.split(",")):
+        if kind not in known:
+            raise ValueError(f"--kind {kinds}: unknown kind {kind!r}; known: {', '.join(known)}")
+        found = getattr(secateur, kind)(model, example, ignore=list(ignore))
+        groups = found if groups is None else groups + found
+    assert groups is not None  # split gives one word at least
+    return groups
+
+
+def parse_weights(text: str) -> str | float:
+    """The weighting of `Proximal`: "auto", "curvature" or a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def parse_interval(text: str) -> dict[str, float | int]:
+    """How often to write a checkpoint: "30s", "5m", "1h", or "500" for steps.
+
+    Raises:
+        ValueError: neither.
+
+    Example:
+        >>> parse_interval("5m"), parse_interval("500")
+        ({'seconds': 300.0}, {'steps_between': 500})
+    """
+    found = re.fullmatch(r"(\d+)([smh]?)", text)
+    if found is None or not int(found[1]):
+        raise ValueError(
+            f"--checkpoint-every {text}: write a time such as 30s, 5m or 1h, or a number of steps"
+        )
+    if not found[2]:
+        return {"steps_between": int(found[1])}
+    return {"seconds": float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]}
+
+
+def make_optimizer(
+    model: nn.Module, name: str, rate: float | None, decay: float | None, momentum: float
+) -> torch.optim.Optimizer:
+    """SGD or AdamW over all parameters; None stands for the usual learning rate and weight decay.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in DEFAULTS:
+        raise ValueError(f"--optimizer {name}: known are {', '.join(DEFAULTS)}")
+    rate = DEFAULTS[name][0] if rate is None else rate
+    decay = DEFAULTS[name][1] if decay is None else decay
+    if name == "sgd":
+        return torch.optim.SGD(model.parameters(), rate, momentum=momentum, weight_decay=decay)
+    return torch.optim.AdamW(model.parameters(), rate, weight_decay=decay)
