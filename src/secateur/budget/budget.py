@@ -52,7 +52,8 @@ class Reached:
         return iter(self.lines)
 
     def __getitem__(self, measure: str) -> Line:
-        return next(line for line in self.lines if line.measure == measure)
+        """The line of one measure; a KeyError where the budget has none."""
+        return {line.measure: line for line in self.lines}[measure]
 
     def __str__(self) -> str:
         rows = [("", "full", "asked", "reached", "of asked")]

@@ -1,0 +1,191 @@
+"""Budgets: what is asked is refused clearly or met on the small network, counted anew."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import secateur as sc
+from budget.cases import NETWORKS, network
+from secateur.budget import Line, Reached
+from secateur.measure import count_bytes, count_flops, count_params
+
+FRACTIONS = (0.75, 0.5, 0.25, 0.1, 0.05)
+
+
+def trained_down(name: str, budget: sc.Budget, seed: int) -> tuple[torch.nn.Module, np.ndarray]:
+    """The network shrunk to a budget with random saliencies, and what was kept."""
+    model, _, groups = network(name)
+    saliency = np.random.default_rng(seed).random(len(groups))
+    kept = budget.on(groups).choose(saliency)
+    zeroed = copy.deepcopy(model)
+    mine = groups.on(zeroed)
+    mine.scale_(torch.from_numpy(kept.astype(np.float32)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a group that had to stay would be a warning
+        return sc.shrink(zeroed, mine), kept
+
+
+@pytest.mark.parametrize("measure", ["flops", "params", "bytes", "groups"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_asked_is_what_is_measured(name: str, measure: str) -> None:
+    _, example, groups = network(name)
+    allowed = 0
+    for seed, fraction in enumerate(FRACTIONS):
+        budget = sc.Budget(**{measure: fraction})
+        try:
+            allowance = budget.on(groups)
+        except ValueError as refusal:
+            assert "can't be reached" in str(refusal)
+            continue
+        allowed += 1
+        small, kept = trained_down(name, budget, seed)
+        line = budget.reached(small, example)[measure]
+        cost, now = allowance.costs[measure], kept.astype(float)
+        assert line.reached == cost(now)
+        left_out = []
+        for group in np.flatnonzero(~kept):
+            now[group] = 1
+            left_out.append(cost(now) - line.reached)
+            now[group] = 0
+        assert 0 <= line.asked - line.reached < min(left_out, default=1)
+    assert allowed >= 2
+
+
+def test_several_measures_hold_at_once() -> None:
+    _, example, _ = network("LeNet")
+    budget = sc.Budget(flops=0.3, params=0.2, groups=200)
+    small, _ = trained_down("LeNet", budget, 0)
+    reached = budget.reached(small, example)
+    assert reached.holds
+    assert reached["flops"].reached == count_flops(small, example) <= reached["flops"].asked
+    assert reached["params"].reached == count_params(small) <= reached["params"].asked
+    assert reached["groups"].reached <= 200
+
+
+def test_at_least_is_kept_in_every_layer() -> None:
+    _, _, groups = network("ResNet")
+    _, kept = trained_down("ResNet", sc.Budget(groups=20, at_least=3), 1)
+    assert kept.sum() == 20
+    assert min(kept[layer.start : layer.stop].sum() for layer in groups.layers) >= 3
+
+
+def test_the_whole_network_may_be_asked_for() -> None:
+    for measure in ("flops", "params", "bytes", "groups"):
+        for name in NETWORKS:
+            groups = network(name)[2]
+            assert sc.Budget(**{measure: 1.0}).on(groups).choose(np.ones(len(groups))).all()
+
+
+def test_fractions_and_numbers_mean_the_same() -> None:
+    model, example, groups = network("LeNet")
+    full = count_params(model)
+    quarter = full // 4
+    for amount in (0.25, quarter, (0.25, quarter), (0.25, quarter + 1), np.int64(quarter)):
+        allowance = sc.Budget(params=amount).on(groups)
+        assert allowance.limits == {"params": quarter}
+    assert sc.Budget(bytes=1.0).on(groups).limits == {"bytes": count_bytes(model)}
+    assert sc.Budget(flops=1.0).on(groups).limits == {"flops": count_flops(model, example)}
+    assert sc.Budget(groups=0.1).on(groups).limits == {"groups": 57}  # of 570: not 56.99999
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+BAD = {
+    "a fraction lies in (0, 1]; for an absolute number of FLOPs pass an int": [
+        *({"flops": bad} for bad in (0.0, -0.5, 1.7, float("nan"), float("inf"), -float("inf"))),
+    ],
+    "an absolute number of parameters is 1 or more": [{"params": 0}, {"params": -3}],
+    "expected a fraction in (0, 1] or a whole number of groups, got": [
+        *({"groups": bad} for bad in (True, "25", [0.5], 1j)),
+    ],
+    "a pair holds a fraction and an absolute number, such as (0.25, 120_000)": [
+        *({"bytes": bad} for bad in ((100, 0.5), (0.5,), (0.5, 0.5), (1, 2), (0.5, 1, 2), ())),
+    ],
+    "Budget(): say how much of which measure: groups, flops, params, bytes": [{}],
+    "an integer of 1 or more; a layer without any group would cut the network in two": [
+        *({"groups": 5, "at_least": bad} for bad in (0, -1, 1.5, True, None)),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [(options, text) for text, many in BAD.items() for options in many]
+)
+def test_bad_input_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as refusal:
+        sc.Budget(**options)
+    assert message in str(refusal.value)
+    if options:
+        name, value = list(options.items())[-1]
+        assert f"Budget({name}={value!r})" in str(refusal.value)
+
+
+def test_amounts_beyond_the_network_are_refused() -> None:
+    _, _, groups = network("LeNet")
+    with pytest.raises(ValueError, match=r"Budget\(groups=571\).*has only 570 groups; there is no"):
+        sc.Budget(groups=571).on(groups)
+    with pytest.raises(ValueError, match=r"0.25 of this network's 431,080 params is 107,770, not"):
+        sc.Budget(params=(0.25, 100_000)).on(groups)
+
+
+@pytest.mark.parametrize("measure", ["flops", "params", "bytes", "groups"])
+def test_what_can_t_be_reached_is_refused_with_the_smallest_that_can(measure: str) -> None:
+    for name in ("LeNet", "ResNet", "DenseNet", "MobileNet", "Sigmoids"):  # of several layers
+        _, _, groups = network(name)
+        with pytest.raises(ValueError, match="can't be reached") as refusal:
+            sc.Budget(**{measure: 1}).on(groups)
+        text = str(refusal.value)
+        assert f"at_least=1 in each of {len(groups.layers)} layers" in text
+        smallest = int(text.split("the smallest is ")[1].split()[0].replace(",", ""))
+        fraction = float(text.rsplit(f"{measure}=", 1)[1].rstrip(")"))
+        sc.Budget(**{measure: smallest}).on(groups)  # what the message offers works
+        sc.Budget(**{measure: fraction}).on(groups)
+        with pytest.raises(ValueError, match="can't be reached"):
+            sc.Budget(**{measure: smallest - 1}).on(groups)
+
+
+def test_untraced_groups_can_be_counted_only() -> None:
+    model = torch.nn.Linear(6, 4)
+    groups = sc.custom(model, {"weight": torch.arange(4).reshape(4, 1)})
+    assert sc.Budget(groups=2).on(groups).limits == {"groups": 2}
+    with pytest.raises(ValueError, match=r"budget on flops needs groups that were traced"):
+        sc.Budget(flops=0.5).on(groups)
+
+
+def test_a_share_of_an_unknown_whole_is_refused() -> None:
+    model, example, groups = network("LeNet")
+    budget = sc.Budget(flops=0.5)
+    with pytest.raises(ValueError, match=r"a share of what\? pass groups= of the full network"):
+        budget.reached(model, example)
+    line = budget.reached(model, example, groups=groups)["flops"]
+    assert (line.full, line.reached, line.holds) == (line.full, line.full, False)
+
+
+# -- how it reads ----------------------------------------------------------------------------------
+
+
+def test_it_prints_what_was_asked() -> None:
+    assert repr(sc.Budget(flops=0.25, groups=60)) == "Budget(groups=60, flops=0.25)"
+    assert repr(sc.Budget(params=(0.1, 43_108), at_least=2)) == (
+        "Budget(params=(0.1, 43108), at_least=2)"
+    )
+    assert sc.Budget(flops=0.25) == sc.Budget(flops=0.25) != sc.Budget(flops=0.5)
+
+
+def test_the_table_of_what_was_reached() -> None:
+    reached = Reached((Line("flops", 1000, 990, 4000), Line("groups", 60, 61, 570)))
+    assert str(reached).splitlines() == [
+        "         full  asked  reached  of asked",
+        "flops   4,000  1,000      990    99.00%",
+        "groups    570     60       61   101.67%",
+    ]
+    assert not reached.holds
+    assert [line.holds for line in reached] == [True, False]
+    with pytest.raises(KeyError):
+        reached["watts"]
