@@ -1,4 +1,4 @@
-"""Write the README's tables and picture from benchmarks/results, so that no figure is typed by hand.
+"""Write the README's tables and picture from benchmarks/results: no figure is typed by hand.
 
 python benchmarks/readme.py            # rewrites README.md and docs/widths.svg
 python benchmarks/readme.py --check    # fails if they don't match the results

@@ -1,4 +1,4 @@
-"""secateur: networks that end, after one training run, at exactly the size the hardware can afford."""
+"""secateur: networks that end, after one training run, at the size the hardware can afford."""
 
 from secateur import envelope, groups
 from secateur.budget import Budget
