@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,12 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} is damaged: its {len(payload):,} bytes don't match their checksum. "
             "Restore a copy of the file, or train from the start into another folder"
         )
-    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} holds something other than tensors and plain values; it was not read"
+        ) from error
 
 
 def check_same(path: str | os.PathLike[str], expected: Mapping[str, Any], found: Any) -> None:

@@ -146,7 +146,8 @@ def _export(
 
 def _check(what: str, apart: float, scale: float, allowed: float) -> Check:
     found = apart / (scale or 1.0)
-    return Check(what, found <= allowed, f"apart by at most {found:.0e} of the output's scale")
+    words = f"apart by at most {found:.0e} of the output's scale" if found else "bit for bit"
+    return Check(what, found <= allowed, words)
 
 
 def _device(model: nn.Module) -> torch.device:

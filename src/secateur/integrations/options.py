@@ -161,9 +161,7 @@ def make_model(text: str) -> nn.Module:
     """
     found = _called(text, "--model", {})
     if not isinstance(found, nn.Module):
-        raise ValueError(
-            f"--model {text}: returned a {type(found).__name__}, not a torch.nn.Module"
-        )
+        raise ValueError(f"--model {text}: returned a {type(found).__name__}, not an nn.Module")
     return found
 
 

@@ -74,7 +74,9 @@ def format_score(score: float, metric: str) -> str:
 
 
 def _share(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.1%}"
+    if ratio is None:
+        return ""
+    return f"{ratio:.1%}" if ratio < 2 else f"{ratio:.2f}×"
 
 
 def asked_table(lines: Sequence[Line]) -> Any:

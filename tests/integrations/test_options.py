@@ -1,0 +1,118 @@
+"""Words of the command line: understood, or answered with what to write."""
+
+import pytest
+import torch
+
+import secateur as sc
+from integrations import mine
+from secateur.integrations import options
+
+
+@pytest.mark.parametrize(
+    ("texts", "amounts"),
+    [
+        (["flops=25%"], {"flops": 0.25}),
+        (["flops=0.25"], {"flops": 0.25}),
+        (["flops=12.5 %"], {"flops": 0.125}),
+        (["flops=120M"], {"flops": 120_000_000}),
+        (["params=1.5M"], {"params": 1_500_000}),
+        (["params=1e6"], {"params": 1_000_000}),
+        (["bytes=2MiB"], {"bytes": 2 * 1024**2}),
+        (["bytes=3KiB"], {"bytes": 3072}),
+        (["bytes=2MB"], {"bytes": 2_000_000}),
+        (["groups=60"], {"groups": 60}),
+        (["groups=1"], {"groups": 1}),
+        (["flops=1.0"], {"flops": 1.0}),
+        (["flops=25%,params=40%"], {"flops": 0.25, "params": 0.4}),
+        (["flops=25%", "groups=7"], {"flops": 0.25, "groups": 7}),
+        (["flops=25%", "flops=1M"], {"flops": (0.25, 1_000_000)}),
+        (["FLOPs=25%"], {"flops": 0.25}),
+    ],
+)
+def test_budgets_are_read(texts, amounts):
+    assert options.parse_budget(texts) == sc.Budget(**amounts)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("25", "25 of what.* write MEASURE=AMOUNT"),
+        ("25%", "25% of what"),
+        ("speed=3", "unknown measure 'speed'; measures are groups, flops, params, bytes"),
+        ("flops=25", "write flops=25% for a share"),
+        ("flops=120Q", "unknown unit 'Q'; known for flops: %, k, M, G, T"),
+        ("bytes=2M", "unknown unit 'M'; known for bytes: .*MiB"),
+        ("flops=1.7", r"lies in \(0, 1\]"),
+        ("flops=0%", "above 0%"),
+        ("flops=130%", "up to 100%"),
+        ("flops=-3", "can't read '-3'; write a share"),
+        ("flops=", "can't read ''"),
+        ("flops=25%,flops=30%", "given 2 times"),
+    ],
+)
+def test_what_is_no_budget_is_answered_with_what_to_write(text, words):
+    with pytest.raises(ValueError, match=words):
+        options.parse_budget([text])
+
+
+def test_a_pair_that_disagrees_is_refused_by_the_budget():
+    model = mine.make_model()
+    groups = sc.filters(model, torch.ones(1, 1, 6, 6))
+    with pytest.raises(ValueError, match="give one of the two"):
+        options.parse_budget(["params=50%", "params=500"]).on(groups)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("integrations.mine", "write PACKAGE.MODULE:NAME"),
+        ("integrations.yours:make_model", "no module 'integrations.yours'"),
+        ("integrations.mine:make_modle", "has no 'make_modle'; it has .*make_model"),
+        ("integrations.mine:__doc__", "expected a function or class"),
+        ("integrations.mine:fails", r"calling it with \(\) failed: KeyError: 'weights.pt'"),
+        ("integrations.mine:not_a_model", "returned a int, not an nn.Module"),
+    ],
+)
+def test_factories_that_do_not_work_are_named(text, words):
+    with pytest.raises(ValueError, match=words):
+        options.make_model(text)
+
+
+def test_a_module_that_misses_another_says_which(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import no_such_package")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="needs_more needs 'no_such_package'"):
+        options.resolve("needs_more:make_model", "--model")
+
+
+def test_kinds_compose_and_unknown_ones_are_listed():
+    model, example = mine.make_model(), torch.ones(1, 1, 6, 6)
+    kinds = [layer.kind for layer in options.make_groups(model, example, "filters").layers]
+    assert set(kinds) == {"filters"}
+    with pytest.raises(ValueError, match="unknown kind 'filter'; known: filters, neurons"):
+        options.make_groups(model, example, "filter")
+
+
+def test_examples_are_shapes():
+    image, tokens = options.parse_example(["1,3,8,8", "1,16:int64"])
+    assert image.shape == (1, 3, 8, 8) and image.std() > 0.5
+    assert tokens.dtype == torch.int64 and not tokens.any()
+    for text in ("1x3", "1,3:int65", ""):
+        with pytest.raises(ValueError, match="write a shape"):
+            options.parse_example([text])
+
+
+def test_intervals_are_times_or_steps():
+    assert options.parse_interval("2h") == {"seconds": 7200.0}
+    for text in ("0", "5 minutes", "-3", "1.5m"):
+        with pytest.raises(ValueError, match="30s, 5m or 1h, or a number of steps"):
+            options.parse_interval(text)
+
+
+def test_optimizers_have_their_usual_rates():
+    model = mine.make_model()
+    sgd = options.make_optimizer(model, "sgd", None, None, 0.8)
+    assert sgd.defaults["lr"] == 0.1 and sgd.defaults["momentum"] == 0.8
+    assert options.make_optimizer(model, "adamw", None, 0.3, 0.9).defaults["weight_decay"] == 0.3
+    with pytest.raises(ValueError, match="known are sgd, adamw"):
+        options.make_optimizer(model, "lion", None, None, 0.9)
