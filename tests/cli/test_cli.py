@@ -113,7 +113,7 @@ def test_a_damaged_checkpoint_is_refused(run, tmp_path, capsys):
     ("change", "words"),
     [
         (["--budget", "25"], "25 of what? write MEASURE=AMOUNT"),
-        (["--budget", "flops=1%"], "can't be reached; with at_least=1"),
+        (["--budget", "params=1%"], "can't be reached; with at_least=1"),
         (["--budget", "params=30%", "--budget", "params=9"], "params=9% for a share"),
         (["--kind", "kittens"], "unknown kind 'kittens'; known: filters, neurons"),
         (["--ignore", "7x"], "has no such module"),
@@ -157,7 +157,7 @@ def test_measure_counts_the_full_and_the_small_network(run, capsys):
     full = capsys.readouterr().out
     assert main(["measure", *MODEL, *SHAPE, "--weights", str(run / "small.safetensors")]) == 0
     small = capsys.readouterr().out
-    assert full.splitlines()[0] == "parameters   578"
+    assert full.splitlines()[0] == "parameters   576"
     facts = json.loads((run / "run.json").read_text())["networks"][1]["footprint"]
     assert small.splitlines()[0] == f"parameters   {facts['params']}"
     assert main(["measure", "--weights", str(run / "small.safetensors")]) == 0
@@ -187,6 +187,6 @@ def test_compare_shows_ratios(run, capsys):
 
 
 def test_an_example_is_needed_once(capsys):
-    assert "say what the inputs are" in refused(["measure", *MODEL], capsys)
-    assert "say what the inputs are" in refused(["measure", *MODEL, *SHAPE, *DATA], capsys)
+    assert "say what the inputs look like" in refused(["measure", *MODEL], capsys)
+    assert "say what the inputs look like" in refused(["measure", *MODEL, *SHAPE, *DATA], capsys)
     assert "say what to measure" in refused(["measure"], capsys)
