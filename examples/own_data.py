@@ -2,7 +2,7 @@
 
     cd examples
     secateur train --model own_data:make_model --data own_data:make_data \\
-        --budget flops=30%,params=40% --epochs 10 --lr 0.05 --out run
+        --budget flops=30%,params=40% --epochs 15 --lr 0.05 --out run
 
 Stop it with Ctrl-C whenever you like; add --resume to the same command to go on.
 """
@@ -52,9 +52,11 @@ make_data = Data
 def make_model() -> nn.Module:
     """The full-size network: called without arguments, like every model factory."""
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
+        nn.Conv2d(1, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
         nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(32),
         nn.ReLU(),
         nn.Flatten(),
         nn.Dropout(0.1),

@@ -43,23 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(words)
     try:
         _set_threads(options)
-        options.run(options, words)
+        return options.run(options, words) or 0
     except KeyboardInterrupt:
-        print("secateur: interrupted", file=sys.stderr)
+        print(f"secateur: interrupted{_resume_hint(options, words)}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        stopped = getattr(error, "number", None)  # loop.Interrupted, without importing torch here
-        if isinstance(stopped, int):
-            print(_how_to_resume(error, words), file=sys.stderr)
-            return 128 + stopped
         if options.traceback:
             raise
         print(f"secateur: error: {_told(error)}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _told(error: Exception) -> str:
@@ -71,9 +66,12 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {words} (--traceback shows where)"
 
 
-def _how_to_resume(error: Exception, words: list[str]) -> str:
-    command = shlex.join(["secateur", *words, *([] if "--resume" in words else ["--resume"])])
-    return f"secateur: {error}\nto go on:  {command}"
+def _resume_hint(options: argparse.Namespace, words: list[str]) -> str:
+    """The command that continues a run which has a checkpoint, on a line of its own."""
+    if options.run is not _train or not (Path(options.out) / "checkpoint").exists():
+        return ""
+    more = [] if "--resume" in words else ["--resume"]
+    return f"\nto go on:  {shlex.join(['secateur', *words, *more])}"
 
 
 # -- words ----------------------------------------------------------------------------------------
@@ -145,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: Any, name: str, run: Callable[..., None], words: str
+    commands: Any, name: str, run: Callable[..., int | None], words: str
 ) -> argparse.ArgumentParser:
     found = commands.add_parser(
         name,
@@ -209,7 +207,8 @@ def _demo(options: argparse.Namespace, _: list[str]) -> None:
     print(f"files in {folder}, report in {report}")
 
 
-def _train(options: argparse.Namespace, _: list[str]) -> None:
+def _train(options: argparse.Namespace, words: list[str]) -> int:
+    from secateur.integrations.loop import Interrupted
     from secateur.integrations.run import Settings, train
 
     names = [name for name in Settings.__dataclass_fields__ if name not in ("budget", "ignore")]
@@ -218,17 +217,22 @@ def _train(options: argparse.Namespace, _: list[str]) -> None:
         ignore=tuple(options.ignore),
         **{name: getattr(options, name) for name in names},
     )
-    with _watched() as watch:
-        run = train(
-            settings,
-            Path(options.out),
-            resume=options.resume,
-            device=options.device,
-            checkpoint_every=options.checkpoint_every,
-            watch=watch,
-        )
+    try:
+        with _watched() as watch:
+            run = train(
+                settings,
+                Path(options.out),
+                resume=options.resume,
+                device=options.device,
+                checkpoint_every=options.checkpoint_every,
+                watch=watch,
+            )
+    except Interrupted as stop:
+        print(f"secateur: {stop}{_resume_hint(options, words)}", file=sys.stderr)
+        return 128 + stop.number
     _show(run)
     print(f"files and report in {options.out}")
+    return 0
 
 
 def _inspect(options: argparse.Namespace, _: list[str]) -> None:

@@ -41,7 +41,7 @@ def rng_state(loader: Any = None) -> dict[str, Any]:
         "python": random.getstate(),
         "loader": [generator.get_state() for generator in _generators(loader)],
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 

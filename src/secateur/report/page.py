@@ -234,9 +234,12 @@ def _training(run: Run) -> str:
 
 
 def _budget_curves(run: Run, steps: list[Mapping[str, Any]], at: tuple[str, float] | None) -> str:
+    measures = [str(name) for name in steps[0]["spent"]]
+    if len(measures) > 1:  # the share of groups is in the other picture
+        measures = [name for name in measures if name != "groups"]
     shares = [
         Series(NAMES.get(name, name), [(r["step"], r["spent"][name]) for r in steps])
-        for name in map(str, list(steps[0]["spent"])[:3])
+        for name in measures
     ]
     level = None
     if len(run.asked) == 1:

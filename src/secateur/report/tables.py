@@ -117,7 +117,8 @@ def checks_table(checks: Sequence[Check]) -> Any:
         ImportError: rich is missing.
     """
     table = _table("Checked", [])
-    table.add_column("")
+    table.show_header = False
+    table.add_column()
     for check in checks:
         style, sign = ("green", "✓") if check.holds else ("bold red", "✗")
         table.add_row(check.what, f"[{style}]{sign} {check.found}[/]")
