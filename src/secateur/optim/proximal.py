@@ -25,6 +25,11 @@ from secateur.optim.weights import summed, weighting
 
 Closure = Callable[[], Any]
 
+# Until the groups are chosen, a group that firm shrinkage sets to zero is made this much smaller
+# instead. Exactly zero behind a ReLU it would see no gradient, could never come back, and would
+# leave a hole in the budget when a costlier group dies after it.
+REVIVAL = 0.1
+
 
 class Proximal(Optimizer):
     """Wrap an optimizer so that training ends exactly on a budget.
@@ -36,8 +41,8 @@ class Proximal(Optimizer):
         u_j / (r + (1 - r) u_j),    u_j = clip((s_j / T - r) / (1 - r), 0, 1)
 
     where a_j is its norm, d_j its weight, c_j what it costs now, and the threshold T is the one at
-    which the network's true cost equals the budget. Strong groups are untouched, weak ones are zero
-    and may come back. At r = 1 the set of groups is chosen; from then on it is fixed, dead entries
+    which the network's true cost equals the budget. Strong groups are untouched, weak ones fade (by a
+    factor of 10 a step, not to 0 at once, so that they may come back). At r = 1 the set of groups is chosen; from then on it is fixed, dead entries
     stay exactly zero (their gradients and the optimizer's state too) and the others train on.
     The proximal step is Euclidean, also after an adaptive optimizer's step.
 
@@ -107,7 +112,7 @@ class Proximal(Optimizer):
 
     @property
     def kept(self) -> int:
-        """How many groups the last proximal step left non-zero."""
+        """How many groups the last proximal step kept, wholly or in part (the others fade)."""
         return int((self._last.multipliers > 0).sum())
 
     @property
@@ -237,6 +242,8 @@ class Proximal(Optimizer):
         """Scale every group by its factor."""
         if self.schedule(self.steps_taken) > 0:
             factors, self._last = self._press(self._norms())
+            if self.penalty == "firm":
+                factors = np.maximum(factors, REVIVAL)
             self.groups.scale_(torch.from_numpy(factors))
 
     def _press(self, norms: np.ndarray) -> tuple[np.ndarray, Kept]:
@@ -334,6 +341,8 @@ class Proximal(Optimizer):
                 "this state_dict was not taken from secateur.Proximal (it has no 'proximal' "
                 "entry); load it into the wrapped optimizer before wrapping"
             )
+        if missing := [name for name in self._own_state() if name not in ours]:
+            raise ValueError(f"this state_dict is damaged: it lacks {', '.join(missing)}")
         for name, expected in self._identity().items():
             if ours[name] != expected:
                 raise ValueError(
