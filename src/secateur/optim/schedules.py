@@ -40,7 +40,8 @@ class Homotopy:
     power: float = 3.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, Integral) or self.steps < 1:
+        whole = isinstance(self.steps, Integral) and not isinstance(self.steps, bool)
+        if not whole or self.steps < 1:
             raise ValueError(f"Homotopy(steps={self.steps!r}): an integer of 1 or more")
         if not 0 < self.freeze <= 1:
             raise ValueError(f"Homotopy(freeze={self.freeze}): a share of the run in (0, 1]")

@@ -28,11 +28,9 @@ class Support:
         masks: dict[int, tuple[Tensor, Tensor]] = {}
         for member in groups.members:
             parameter = member.parameter
-            mask = factors.to(parameter.device)[member.ids.to(parameter.device)]
+            mask = member.spread(factors.to(parameter.device))
             if bool(mask.all()):
                 continue
-            if member.shape is not None:
-                mask = mask.expand(member.shape).reshape(parameter.shape)
             mask = mask.to(parameter.dtype)
             if id(parameter) in masks:
                 mask = mask * masks[id(parameter)][1]

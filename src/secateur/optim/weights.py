@@ -130,8 +130,7 @@ def summed(groups: Groups, values_of: Callable[[Member], Tensor | None]) -> Tens
     total = torch.zeros(len(groups), dtype=torch.float64)
     for member in groups.members:
         if (values := values_of(member)) is not None:
-            ids, norms = member.reduce(2, values)
-            total.index_add_(0, ids.cpu(), norms.cpu().double().square_())
+            member.add_squares_(total, values)
     return total
 
 

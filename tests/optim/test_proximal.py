@@ -1,0 +1,482 @@
+"""Training ends on the budget with any optimizer; what happens before, at and after the freeze."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import secateur as sc
+from optim.training import (
+    STEPS,
+    digits,
+    groups_of,
+    loss_of,
+    network,
+    proximal,
+    same,
+    snapshot,
+    train,
+)
+from secateur.measure import count_bytes, count_flops, count_params
+
+
+class Lamb(Optimizer):
+    """As a third party would write it: Adam's direction at the scale of each tensor's norm."""
+
+    def __init__(self, params: Any, lr: float = 0.01) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["mean"], state["square"] = torch.zeros_like(p), torch.zeros_like(p)
+                state["mean"].lerp_(p.grad, 0.1)
+                state["square"].lerp_(p.grad**2, 0.01)
+                update = state["mean"] / (state["square"].sqrt() + 1e-6) + 0.01 * p
+                ratio = p.norm() / update.norm().clamp(min=1e-12)
+                p.sub_(update, alpha=float(group["lr"] * ratio.clamp(0.01, 10)))
+        return loss
+
+
+o = torch.optim
+OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
+    "SGD": lambda p: o.SGD(p, lr=0.1),
+    "momentum": lambda p: o.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
+    "nesterov": lambda p: o.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
+    "SGD for-loop": lambda p: o.SGD(p, lr=0.05, momentum=0.9, foreach=False),
+    "SGD foreach": lambda p: o.SGD(p, lr=0.05, momentum=0.9, foreach=True),
+    "SGD fused": lambda p: o.SGD(p, lr=0.05, momentum=0.9, fused=True),
+    "Adam": lambda p: o.Adam(p, lr=0.01, weight_decay=1e-3),
+    "Adam foreach": lambda p: o.Adam(p, lr=0.01, foreach=True, amsgrad=True),
+    "Adam fused": lambda p: o.Adam(p, lr=0.01, fused=True),
+    "Adam, lr a tensor": lambda p: o.Adam(p, lr=torch.tensor(0.01)),
+    "AdamW": lambda p: o.AdamW(p, lr=0.01, weight_decay=0.1),
+    "RMSprop": lambda p: o.RMSprop(p, lr=0.005, momentum=0.9, centered=True),
+    "Adagrad": lambda p: o.Adagrad(p, lr=0.02, initial_accumulator_value=0.1),
+    "Adadelta": lambda p: o.Adadelta(p, lr=1.0),
+    "Adamax": lambda p: o.Adamax(p, lr=0.01),
+    "NAdam": lambda p: o.NAdam(p, lr=0.01),
+    "RAdam": lambda p: o.RAdam(p, lr=0.01),
+    "ASGD": lambda p: o.ASGD(p, lr=0.05),
+    "Rprop": lambda p: o.Rprop(p, lr=0.001),
+    "LAMB of a third party": Lamb,
+}
+
+
+def dead_entries(optimizer: sc.Proximal, pick: Callable[[Tensor], Any]) -> list[Tensor]:
+    """The entries of `pick(parameter)` that lie in dead groups."""
+    found = []
+    dead = optimizer._last.multipliers == 0
+    for member in optimizer.groups.members:
+        mask = torch.from_numpy(np.append(dead, False))[member.ids].expand(member.parameter.shape)
+        found += [value[mask] for value in pick(member.parameter) if value.shape == mask.shape]
+    return found
+
+
+# -- the budget is met -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closure", [False, True], ids=["", "closure"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_ends_on_the_count(name: str, closure: bool) -> None:
+    model = network()
+    optimizer = proximal(model, OPTIMIZERS[name])
+    train(model, optimizer, closure=closure)
+    assert isinstance(optimizer, Optimizer)
+    assert int(optimizer.groups.alive().sum()) == optimizer.kept == 9
+    assert optimizer.frozen
+    assert optimizer.spent == {"groups": 9}
+
+
+def test_lbfgs_ends_on_the_count() -> None:
+    model = network()
+    optimizer = proximal(model, lambda p: o.LBFGS(p, lr=0.1, max_iter=3))
+    train(model, optimizer, closure=True)
+    assert int(optimizer.groups.alive().sum()) == 9
+
+
+@pytest.mark.parametrize("name", ["momentum", "AdamW"])
+@pytest.mark.parametrize("measure", ["flops", "params", "bytes", "all"])
+def test_the_shrunk_network_meets_the_budget(name: str, measure: str) -> None:
+    amounts: dict[str, Any] = {"flops": 0.3, "params": 0.2, "bytes": 0.25}
+    budget = sc.Budget(**(amounts if measure == "all" else {measure: amounts[measure]}))
+    model, example = network(), digits()[0][:2]
+    full = {"flops": count_flops(model, example), "params": count_params(model)}
+    full["bytes"] = count_bytes(model)
+    optimizer = proximal(model, OPTIMIZERS[name], budget)
+    train(model, optimizer)
+    small = sc.shrink(model, optimizer.groups)
+    counts = {"flops": count_flops(small, example), "params": count_params(small)}
+    counts["bytes"] = count_bytes(small)
+    for asked, _ in budget.amounts():
+        assert counts[asked] <= amounts[asked] * full[asked]
+        assert optimizer.spent[asked] == counts[asked]
+    assert budget.reached(small, example).holds
+
+
+def test_it_learns() -> None:
+    """On 20 of 30 groups, after 100 steps, far better than chance, which has a loss of 2.3."""
+    model = network()
+    train(model, proximal(model, budget=sc.Budget(groups=20), steps=100), steps=100)
+    with torch.no_grad():
+        assert sum(float(loss_of(model, number)) for number in range(8)) / 8 < 1.2
+
+
+# -- over time -------------------------------------------------------------------------------------
+
+
+def test_what_can_be_watched_over_time() -> None:
+    model = network()
+    optimizer = proximal(model, schedule=sc.Homotopy(10, freeze=0.5, power=1))
+    assert (optimizer.hardness, optimizer.kept, optimizer.frozen) == (0, 30, False)
+    assert optimizer.spent == {"groups": 30}
+    hardness, kept = [], []
+    for number in range(8):
+        train(model, optimizer, 1, number)
+        hardness.append(optimizer.hardness)
+        kept.append(optimizer.kept)
+        assert optimizer.kept == int(optimizer.groups.alive().sum())
+        assert optimizer.spent["groups"] == pytest.approx(9, abs=1e-9)
+    assert hardness == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
+    assert min(kept) >= 9
+    assert kept[4:] == [9] * 4
+
+
+@pytest.mark.parametrize(("every", "freeze"), [(1, 14), (5, 14), (5, 12), (100, 14)])
+def test_the_freeze_is_never_late(every: int, freeze: int) -> None:
+    model = network()
+    optimizer = proximal(model, schedule=sc.Homotopy(20, freeze=freeze / 20), every=every)
+    alive = []
+    for number in range(25):  # beyond the steps that were announced
+        train(model, optimizer, 1, number)
+        alive.append(int(optimizer.groups.alive().sum()))
+        assert optimizer.frozen == (number + 1 >= freeze)
+    assert alive[freeze - 1 :] == [9] * (26 - freeze)
+    if every == 100:
+        assert alive[: freeze - 1] == [30] * (freeze - 1)
+
+
+def test_the_proximal_step_is_taken_every_so_often() -> None:
+    model, plain = network(), network()
+    optimizer = proximal(model, every=3)
+    ordinary = o.SGD(plain.parameters(), lr=0.05, momentum=0.9)
+    for number in range(3):
+        assert same(model.state_dict(), plain.state_dict())
+        train(model, optimizer, 1, number)
+        train(plain, ordinary, 1, number)
+    assert not same(model.state_dict(), plain.state_dict())
+
+
+def test_freezing_by_hand() -> None:
+    model = network()
+    optimizer = proximal(model)
+    train(model, optimizer, 3)
+    norms = optimizer.groups.norms().numpy()
+    optimizer.freeze_()
+    assert optimizer.frozen
+    assert optimizer.hardness == 1
+    alive = optimizer.groups.alive().numpy()
+    assert alive.sum() == 9
+    floor = [int(norms[la.start : la.stop].argmax()) + la.start for la in optimizer.groups.layers]
+    rest = [int(j) for j in np.argsort(-norms) if j not in floor][:6]
+    assert set(np.flatnonzero(alive)) == {*floor, *rest}
+    train(model, optimizer, 3)
+    np.testing.assert_array_equal(optimizer.groups.alive().numpy(), alive)
+
+
+def test_dead_groups_may_return_before_the_freeze() -> None:
+    """A group that is zero comes back once its gradient has made it stronger than another."""
+    model = nn.Linear(4, 4, bias=False)
+    groups = sc.custom(model, {"weight": torch.arange(4).reshape(4, 1)})
+    nn.init.constant_(model.weight, 1.0)
+    model.weight.data[0] = 0.01
+    schedule = sc.Homotopy(100, freeze=1, power=0.1)  # hard from the first step
+    optimizer = sc.Proximal(
+        o.SGD(model.parameters(), lr=1.0), groups, sc.Budget(groups=2), schedule=schedule
+    )
+    dead_once, back = False, False
+    for _ in range(90):
+        model.weight.grad = torch.zeros(4, 4)
+        model.weight.grad[0] = -0.5 if dead_once else 0.0
+        optimizer.step()
+        alive = bool(groups.alive()[0])
+        back |= dead_once and alive
+        dead_once |= not alive
+    assert dead_once
+    assert back
+
+
+# -- after the freeze ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_dead_entries_and_their_state_stay_zero(name: str) -> None:
+    model = network()
+    optimizer = proximal(model, OPTIMIZERS[name])
+    train(model, optimizer, 15)
+    assert optimizer.frozen
+    support = optimizer.groups.alive()
+    for number in range(15, 22):
+        train(model, optimizer, 1, number)
+        assert torch.equal(optimizer.groups.alive(), support)
+        for value in dead_entries(optimizer, lambda p: [p, p.grad]):
+            assert not value.any()
+    moments = dead_entries(
+        optimizer,
+        lambda p: [v for v in optimizer.state[p].values() if isinstance(v, Tensor)],
+    )
+    bound = {"Rprop": 1e-6, "Adamax": 1e-8}.get(name, 0.0)  # what their states don't fall below
+    assert all(value.abs().max() <= 1.001 * bound for value in moments if value.numel())
+    assert moments or name == "SGD"
+
+
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "Adam", "AdamW", "RMSprop"])
+def test_survivors_train_as_with_masked_gradients(name: str) -> None:
+    """After the freeze, one goes on with Proximal, the other with the plain optimizer by hand."""
+    model = network()
+    optimizer = proximal(model, OPTIMIZERS[name])
+    train(model, optimizer, 14)
+    assert optimizer.frozen
+    plain = copy.deepcopy(model)
+    theirs = OPTIMIZERS[name](plain.parameters())
+    state = copy.deepcopy(optimizer.state_dict())  # torch loads tensors without copying them
+    theirs.load_state_dict({k: v for k, v in state.items() if k != "proximal"})
+    alive = optimizer.groups.alive()
+    for number in range(14, 20):
+        train(model, optimizer, 1, number)
+        theirs.zero_grad()
+        loss_of(plain, number).backward()
+        for member in optimizer.groups.on(plain).members:
+            assert member.parameter.grad is not None
+            member.parameter.grad.mul_(alive[member.ids].expand(member.parameter.shape))
+        theirs.step()
+        assert same(model.state_dict(), plain.state_dict())
+
+
+def test_before_any_pressure_it_is_the_plain_optimizer() -> None:
+    """A budget of everything changes nothing, bit for bit."""
+    model, plain = network(), network()
+    optimizer = proximal(model, budget=sc.Budget(groups=1.0))
+    train(model, optimizer)
+    train(plain, o.SGD(plain.parameters(), lr=0.05, momentum=0.9))
+    assert same(model.state_dict(), plain.state_dict())
+
+
+def test_no_learning_rate_and_no_gradient() -> None:
+    model = network()
+    before = copy.deepcopy(model)
+    optimizer = proximal(model, lambda p: o.SGD(p, lr=0.0))
+    train(model, optimizer)
+    assert optimizer.kept == 9
+    for old, new in zip(before.parameters(), model.parameters(), strict=True):
+        assert ((new == 0) | (new.abs() <= old.abs())).all()  # the budget alone has acted
+    model = network()
+    optimizer = proximal(model)
+    for _ in range(STEPS):
+        optimizer.step()  # no backward at all
+    assert int(optimizer.groups.alive().sum()) == 9
+
+
+# -- stationarity ----------------------------------------------------------------------------------
+
+
+def least_squares() -> tuple[nn.Linear, Callable[[], Tensor]]:
+    torch.manual_seed(0)
+    inputs, model = torch.randn(64, 8), nn.Linear(8, 6, bias=False)
+    targets = inputs @ torch.randn(8, 6)
+    return model, lambda: 0.5 * (model(inputs) - targets).square().sum() / 64
+
+
+@pytest.mark.parametrize("penalty", ["firm", "envelope"])
+def test_stationarity_falls_to_zero_on_least_squares(penalty: str) -> None:
+    model, loss = least_squares()
+    groups = sc.custom(model, {"weight": torch.arange(8).reshape(1, 8)})
+    options: dict[str, Any] = {"steps": 300} if penalty == "firm" else {"lam": 0.2}
+    optimizer = sc.Proximal(
+        o.SGD(model.parameters(), lr=0.1), groups, sc.Budget(groups=4), penalty=penalty, **options
+    )
+    found = []
+    for _ in range(600):
+        optimizer.zero_grad()
+        loss().backward()
+        found.append(optimizer.stationarity())
+        optimizer.step()
+    assert found[0] > 0.5
+    assert found[-1] < 1e-5 < 1e-4 * found[0] * 1e3
+    if penalty == "firm":
+        assert int(groups.alive().sum()) == 4
+
+
+@pytest.mark.parametrize("steps", [0, 5, 18])
+def test_stationarity_changes_nothing(steps: int) -> None:
+    model = network()
+    optimizer = proximal(model, weights="curvature")
+    train(model, optimizer, steps)
+    with pytest.raises(RuntimeError, match=r"call backward\(\) first"):
+        optimizer.zero_grad()
+        optimizer.stationarity()
+    loss_of(model, 0).backward()
+    before = snapshot(model, optimizer)
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    assert 0 < optimizer.stationarity() == optimizer.stationarity()
+    assert same(before, snapshot(model, optimizer))
+    assert same(gradients, [p.grad for p in model.parameters()])
+    if steps == 0:  # nothing presses yet: the norm of the gradient
+        expected = torch.stack([g.double().norm() for g in gradients]).norm()
+        assert optimizer.stationarity() == pytest.approx(float(expected), rel=1e-12)
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closure", [False, True], ids=["", "closure"])
+@pytest.mark.parametrize("steps", [2, 16], ids=["before the freeze", "after it"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_bad_gradients_change_nothing(bad: float, steps: int, closure: bool) -> None:
+    model = network()
+    optimizer = proximal(model, OPTIMIZERS["Adam"], weights="curvature")
+    train(model, optimizer, steps)
+    before = snapshot(model, optimizer)
+
+    def evaluate() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(model, 0)
+        loss.backward()
+        model[2].weight.grad[0, 0, 0, 0] = bad  # pyright: ignore
+        model[8].bias.grad[1] = bad  # pyright: ignore
+        return loss
+
+    where = (
+        rf"step {steps + 1}: NaN or inf in the gradient of 2\.weight, a parameter of shape \(10,"
+    )
+    with pytest.raises(FloatingPointError, match=where):
+        if closure:
+            optimizer.step(evaluate)
+        else:
+            evaluate()
+            optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+    train(model, optimizer)
+    assert int(optimizer.groups.alive().sum()) == 9
+
+
+def test_divergence_is_named() -> None:
+    model = network()
+    optimizer = proximal(model)
+    train(model, optimizer, 2)
+    model[0].weight.data[3] = float("nan")
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    with pytest.raises(FloatingPointError, match=r"norm of group 0\[3\] is NaN or inf.*lower the"):
+        optimizer.step()
+
+
+def test_options_that_do_not_go_together_are_refused() -> None:
+    model = network()
+    groups, budget = groups_of(model), sc.Budget(groups=9)
+    sgd = o.SGD(model.parameters(), lr=0.1)
+    homotopy, constant = sc.Homotopy(5), sc.Constant(0.1)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({}, r"say how long training is, steps=epochs \* len\(loader\), or pass schedule="),
+        ({"steps": 5, "penalty": "lasso"}, r"penalty='lasso': expected 'firm' or 'envelope'"),
+        ({"steps": 5, "schedule": homotopy}, r"give schedule=, or steps= / lam=, not both"),
+        ({"lam": 1.0, "schedule": constant, "penalty": "envelope"}, r"not both"),
+        ({"steps": 5, "lam": 0.1}, r"lam= belongs to penalty='envelope'"),
+        ({"schedule": constant}, r"penalty='firm' needs a Homotopy schedule, got Constant"),
+        ({"penalty": "envelope"}, r"penalty='envelope' needs lam=, or schedule=Constant"),
+        ({"penalty": "envelope", "schedule": homotopy}, r"penalty='envelope' needs lam="),
+        ({"penalty": "envelope", "lam": -1.0}, r"Constant\(lam=-1.0\): a finite number, 0 or more"),
+        ({"steps": 0}, r"Homotopy\(steps=0\): an integer of 1 or more"),
+        ({"steps": 5, "every": 0}, r"every=0: expected a number of steps, an integer of 1 or more"),
+        ({"steps": 5, "every": 2.5}, r"every=2.5: expected a number of steps"),
+    ]
+    for options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            sc.Proximal(sgd, groups, budget, **options)
+    with pytest.raises(ValueError, match=r"can't be reached"):
+        sc.Proximal(sgd, groups, sc.Budget(groups=2), steps=5)
+
+
+def test_the_wrong_parts_are_refused() -> None:
+    model = network()
+    groups, budget = groups_of(model), sc.Budget(groups=9)
+    sgd = o.SGD(model.parameters(), lr=0.1)
+    inner = sc.Proximal(sgd, groups, budget, steps=5)
+    with pytest.raises(TypeError, match=r"wraps an optimizer such as .*, got Proximal"):
+        sc.Proximal(inner, groups, budget, steps=5)
+    with pytest.raises(TypeError, match=r"wraps an optimizer such as .*, got Sequential"):
+        sc.Proximal(model, groups, budget, steps=5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"expected Groups and a Budget, got Budget and Groups"):
+        sc.Proximal(sgd, budget, groups, steps=5)  # pyright: ignore[reportArgumentType]
+    some = o.SGD([*model[0].parameters(), *model[2].parameters()], lr=0.1)
+    with pytest.raises(ValueError, match=r"6.weight, 6.bias are grouped but not in the optimizer;"):
+        sc.Proximal(some, groups, budget, steps=5)
+
+
+# -- the paper's penalty ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [1.0, "layer"])
+def test_one_convex_step_is_the_prox_after_the_plain_step(weights: Any) -> None:
+    model, by_hand = network(), network()
+    lr, lam = 0.1, 0.4
+    optimizer = proximal(
+        model, lambda p: o.SGD(p, lr=lr), penalty="envelope", lam=lam, weights=weights
+    )
+    train(model, optimizer, 1)
+    train(by_hand, o.SGD(by_hand.parameters(), lr=lr), 1)
+    groups = groups_of(by_hand)
+    norms = groups.norms()
+    d: Any = 1.0
+    if weights == "layer":
+        parts = [slice(layer.start, layer.stop) for layer in groups.layers]
+        d = torch.cat([(1 / norms[p].square().mean()).expand(len(norms[p])) for p in parts])
+    groups.scale_(sc.envelope.prox(norms, 9.0, step=lr * lam, weights=d))
+    for name, value in by_hand.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-6, atol=1e-7)
+    assert int(groups.alive().sum()) == optimizer.kept
+
+
+def test_no_lambda_is_the_plain_optimizer() -> None:
+    model, plain = network(), network()
+    train(model, proximal(model, penalty="envelope", lam=0.0))
+    train(plain, o.SGD(plain.parameters(), lr=0.05, momentum=0.9))
+    assert same(model.state_dict(), plain.state_dict())
+
+
+def test_more_lambda_leaves_fewer_groups() -> None:
+    kept = []
+    for lam in (0.0, 0.1, 1.0, 10.0):
+        model = network()
+        optimizer = proximal(model, penalty="envelope", lam=lam, budget=sc.Budget(params=0.2))
+        train(model, optimizer)
+        kept.append(int(optimizer.groups.alive().sum()))
+        assert not optimizer.frozen
+        assert optimizer.hardness == 0
+    assert kept == sorted(kept, reverse=True)
+    assert kept[0] == 30 > kept[-1]
+
+
+def test_the_convex_penalty_wants_one_learning_rate() -> None:
+    model = network()
+    rates = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[2:].parameters()}]
+    sgd = o.SGD(rates, lr=0.2)
+    optimizer = sc.Proximal(sgd, groups_of(model), sc.Budget(groups=9), penalty="envelope", lam=0.1)
+    with pytest.raises(ValueError, match=r"one learning rate .* got \[0.1, 0.2\]; the firm"):
+        train(model, optimizer, 1)

@@ -1,0 +1,61 @@
+"""When the hardness reaches 1, and what no schedule accepts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import secateur as sc
+
+
+@given(
+    st.integers(1, 10**5),
+    st.floats(0.001, 1),
+    st.floats(0.1, 10),
+)
+def test_the_hardness_rises_to_one_and_stays(steps: int, freeze: float, power: float) -> None:
+    schedule = sc.Homotopy(steps, freeze, power)
+    at = schedule.freeze_step
+    assert freeze * steps <= at < freeze * steps + 1 or at == 1
+    assert at <= steps
+    values = [schedule(step) for step in (0, at // 3, at // 2, at - 1, at, at + 1, 2 * steps)]
+    assert values == sorted(values)
+    assert values[0] == 0
+    assert values[3] < 1
+    assert values[4:] == [1, 1, 1]
+
+
+def test_the_formula() -> None:
+    schedule = sc.Homotopy(200, freeze=0.5, power=2)
+    assert [schedule(step) for step in (0, 10, 50, 100)] == pytest.approx([0, 0.01, 0.25, 1])
+
+
+def test_the_paper_s_schedule_does_not_change() -> None:
+    assert {sc.Constant(0.3)(step) for step in (0, 7, 10**6)} == {0.3}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, r"Homotopy\(steps=0\): an integer of 1 or more"),
+        ({"steps": 10.0}, r"Homotopy\(steps=10.0\): an integer"),
+        ({"steps": True}, r"Homotopy\(steps=True\): an integer"),
+        ({"steps": 9, "freeze": 0.0}, r"Homotopy\(freeze=0.0\): a share of the run in \(0, 1\]"),
+        ({"steps": 9, "freeze": 1.1}, r"Homotopy\(freeze=1.1\)"),
+        ({"steps": 9, "freeze": float("nan")}, r"Homotopy\(freeze=nan\)"),
+        ({"steps": 9, "power": 0.0}, r"Homotopy\(power=0.0\): a number above 0"),
+        ({"steps": 9, "power": float("inf")}, r"Homotopy\(power=inf\)"),
+    ],
+)
+def test_values_out_of_bounds_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sc.Homotopy(**options)
+
+
+@pytest.mark.parametrize("lam", [-0.1, float("nan"), float("inf"), "1", None])
+def test_lambdas_out_of_bounds_are_refused(lam: Any) -> None:
+    with pytest.raises(ValueError, match=r"Constant\(lam=.*\): a finite number, 0 or more"):
+        sc.Constant(lam)

@@ -1,0 +1,116 @@
+"""What each weighting gives, against sums written out here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import networks
+import secateur as sc
+from optim.training import groups_of, loss_of, network
+from secateur.optim.weights import Curvature, Fixed, LayerNormalised, weighting
+
+
+def test_fixed_weights_are_as_given() -> None:
+    groups = groups_of(network())
+    norms = groups.norms().numpy()
+    np.testing.assert_array_equal(weighting(2.5, groups)(norms), np.full(30, 2.5))
+    given = torch.rand(30) + 0.1
+    found = weighting(given, groups)
+    expected = given.double().numpy().copy()
+    given.fill_(7)
+    np.testing.assert_array_equal(found(norms), expected)  # later changes don't reach it
+
+
+def test_layer_weights_make_every_layer_s_mean_square_one() -> None:
+    groups = groups_of(network())
+    norms = groups.norms().numpy()
+    norms[:6] = 0  # a layer of zeros has no scale to divide by
+    weights = weighting("layer", groups)(norms)
+    squares = norms**2 * weights
+    means = [squares[layer.start : layer.stop].mean() for layer in groups.layers]
+    assert means == pytest.approx([0, 1, 1])
+    np.testing.assert_array_equal(weights[:6], 1)
+
+
+def test_auto_depends_on_normalisation() -> None:
+    image = torch.randn(2, 3, 12, 12)
+    for model, expected in (
+        (networks.ResNet(), LayerNormalised),
+        (networks.Sigmoids(), Fixed),
+    ):
+        found = weighting("auto", sc.filters(model.eval(), image))
+        assert isinstance(found, expected)
+        if isinstance(found, Fixed):
+            assert found.weights == 1
+
+
+def test_curvature_is_the_running_mean_of_squared_gradients() -> None:
+    model = network()
+    groups = groups_of(model)
+    found = weighting("curvature", groups)
+    assert isinstance(found, Curvature)
+    history = []
+    for number in range(3):
+        model.zero_grad()
+        loss_of(model, number).backward()
+        found.observe(groups)
+        first, second = (m for m in model if isinstance(m, nn.Conv2d))
+        grads = [first.weight.grad, first.bias.grad, second.weight.grad, second.bias.grad]
+        w1, b1, w2, b2 = (g.double() for g in grads if g is not None)
+        sums = [(w.square().sum((1, 2, 3)) + b**2) for w, b in ((w1, b1), (w2, b2))]
+        history.append(torch.cat([sums[0] / 10, sums[1] / 55]))  # 9 + 1 and 54 + 1 elements
+    powers = torch.tensor([0.98**2, 0.98, 1.0], dtype=torch.float64)
+    expected = (torch.stack(history) * powers[:, None]).sum(0) / powers.sum()
+    np.testing.assert_allclose(found(groups.norms().numpy())[:14], expected, rtol=1e-5, atol=1e-15)
+
+
+def test_a_group_without_a_gradient_keeps_a_tiny_weight() -> None:
+    model = network()
+    groups = groups_of(model)
+    found = weighting("curvature", groups)
+    assert (found(groups.norms().numpy()) > 0).all()  # before anything was seen
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    model[0].weight.grad = model[0].bias.grad = None  # pyright: ignore
+    found.observe(groups)
+    weights = found(groups.norms().numpy())
+    np.testing.assert_allclose(weights[6:], 1, rtol=1e-6)
+    np.testing.assert_allclose(weights[:6], 1e-12, rtol=1e-6)
+
+
+def test_what_was_learned_travels() -> None:
+    model = network()
+    groups = groups_of(model)
+    one, other = weighting("curvature", groups), weighting("curvature", groups)
+    loss_of(model, 0).backward()
+    one.observe(groups)
+    other.load_state_dict(one.state_dict())
+    one.observe(groups)
+    other.observe(groups)
+    np.testing.assert_array_equal(one(np.ones(30)), other(np.ones(30)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("fisher", r"weights='fisher': expected 'auto', 'layer' .*'curvature', a number"),
+        (None, r"weights=NoneType: expected 'auto'"),
+        (True, r"weights=bool: expected 'auto'"),
+        ([1.0], r"weights=list: expected 'auto'"),
+        (0.0, r"every weight must be finite and above 0"),
+        (-1, r"above 0"),
+        (float("nan"), r"finite"),
+        (float("inf"), r"finite"),
+        (torch.ones(29), r"one weight for each of 30 groups, shape \(30,\); got \(29,\)"),
+        (torch.ones(30, 1), r"shape \(30,\); got \(30, 1\)"),
+        (torch.zeros(30), r"above 0"),
+    ],
+)
+def test_bad_weights_are_refused(weights: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        weighting(weights, groups_of(network()))
