@@ -51,6 +51,15 @@ class Member:
         object.__setattr__(self, "_valid", valid)
         object.__setattr__(self, "_shared", shared)
 
+    def moved(self, offset: int) -> Member:
+        """The same part of groups whose numbers are higher by `offset`."""
+        ids = torch.where(self.ids >= 0, self.ids + offset, -1)
+        return Member(self.name, self.parameter, ids, self.shape)
+
+    def of(self, parameter: Tensor) -> Member:
+        """The same part of another parameter of this shape."""
+        return Member(self.name, parameter, self.ids, self.shape)
+
     def view(self, tensor: Tensor) -> Tensor:
         """`tensor`, shaped like the parameter, as the ids see it; a copy if strides ask for one."""
         return tensor if self.shape is None else tensor.reshape(self.shape)
@@ -92,6 +101,28 @@ class Member:
         peak = torch.linalg.vector_norm(values, torch.inf, dim=self._shared, dtype=norms.dtype)
         return bool((doubtful & (peak > 0) & peak.isfinite()).any())
 
+    def add_squares_(self, total: Tensor, tensor: Tensor | None = None) -> None:
+        """Add the square of each group's norm to its entry of `total`, (groups,), in place."""
+        ids, norms = self.reduce(2, tensor)
+        total.index_add_(0, ids.to(total.device), norms.to(total).square_())
+
+    def raise_(self, peak: Tensor) -> None:
+        """Raise entries of `peak`, (groups,), to their groups' largest magnitudes, in place."""
+        ids, norms = self.reduce(torch.inf)  # unlike a square, a magnitude can't underflow
+        peak.scatter_reduce_(0, ids.to(peak.device), norms.to(peak), "amax")
+
+    def spread(self, factors: Tensor) -> Tensor:
+        """The factor of every element's group: broadcasts against the parameter.
+
+        `factors` has shape (groups + 1,): its last entry is the factor of what is in no group.
+        """
+        self.to(factors.device)
+        return self._as_parameter(factors[self._flat])
+
+    def _as_parameter(self, mine: Tensor) -> Tensor:
+        mine = mine.reshape(self.ids.shape)
+        return mine if self.shape is None else mine.expand(self.shape).reshape(self.parameter.shape)
+
     def scale_(self, factors: Tensor, tensor: Tensor | None = None) -> None:
         """Multiply the parameter (or a tensor of its shape) in place by its groups' factors.
 
@@ -102,7 +133,4 @@ class Member:
         mine = factors.to(target.device)[self._flat]
         if target.device.type == "cpu" and not bool((mine != 1).any()):
             return  # spares a pass over memory; asking an accelerator would cost more than it saves
-        mine = mine.to(target.dtype).reshape(self.ids.shape)
-        if self.shape is not None:
-            mine = mine.expand(self.shape).reshape(target.shape)
-        target.mul_(mine)
+        target.mul_(self._as_parameter(mine.to(target.dtype)))
