@@ -55,3 +55,17 @@ def finished(path: Path, keys: Iterable[str]) -> set[tuple[Any, ...]]:
     """The values of `keys` of every run written so far."""
     keys = tuple(keys)
     return {tuple(run.get(key) for key in keys) for run in read(path)}
+
+
+def replace(path: Path, run: dict[str, Any], keys: Iterable[str]) -> None:
+    """Put one run in the place of an earlier one with the same values of `keys`, or at the end."""
+    keys = tuple(keys)
+    key = tuple(run.get(k) for k in keys)
+    lines = read(path)
+    same = [n for n, line in enumerate(lines) if tuple(line.get(k) for k in keys) == key]
+    if same:
+        lines[same[0]] = run
+    else:
+        lines.append(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
