@@ -24,6 +24,7 @@ import secateur as sc
 from secateur.deploy import onnx
 from secateur.groups.trial import difference
 from secateur.measure import measure_latency
+from secateur.report import machine
 
 RESULT = runs.RESULTS / "lenet-mnist.jsonl"
 LATENCY = runs.RESULTS / "lenet-mnist-latency.jsonl"
@@ -110,7 +111,7 @@ def run(images: data.Images, name: str, seed: int) -> dict:
         "flops": facts.flops,
         "steps": EPOCHS * (len(images.train_images) // BATCH),
         "seconds": round(seconds, 1),
-        **runs.environment(),
+        **machine(),
     }
     if budget is not None:
         reached = budget.reached(small, example).lines[0]
@@ -152,7 +153,7 @@ def latency(images: data.Images) -> None:
                 "dense_seconds": full,
                 "small_seconds": less,
                 "ratio": less / full,
-                **runs.environment(),
+                **machine(),
             }
             runs.append(LATENCY, line)
             print(f"{runtime:12} batch {batch:<3} small/dense {less / full:.3f}")

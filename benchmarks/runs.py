@@ -6,35 +6,11 @@ A run is a dictionary; its key fields say which run it is, so that finished ones
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 RESULTS = Path(__file__).parent / "results"
-
-
-def environment() -> dict[str, Any]:
-    """The machine and the versions that a figure was measured with."""
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1] for line in info.read_text().splitlines() if "model name" in line
-        ]
-        processor = names[0].strip() if names else processor
-    return {
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
 
 
 def read(path: Path) -> list[dict[str, Any]]:

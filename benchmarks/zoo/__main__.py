@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import runs
+from secateur.report import machine
 from zoo import table
 from zoo.check import check
 from zoo.entry import Entry, everything
@@ -49,7 +50,7 @@ def run(names: list[str], result: Path, *, export: bool = True) -> None:
     for name in names or [name for name in zoo if name not in done]:
         start = time.perf_counter()
         line = in_a_process(zoo[name], export)
-        line |= {"seconds": round(time.perf_counter() - start, 1), **runs.environment()}
+        line |= {"seconds": round(time.perf_counter() - start, 1), **machine()}
         line["command"] = "PYTHONPATH=benchmarks python -m zoo"
         runs.replace(result, line, ("name",))
         print(f"{name:28} {line['seconds']:6.1f} s  {table.verdict(line)}", flush=True)
