@@ -2,17 +2,22 @@
 
 import os
 import pty
+import select
 import subprocess
 import sys
 
 import pytest
 
+# The pauses give the terminal time to be drawn, which happens ten times a second.
 SCRIPT = """
+import time
 from secateur.report.progress import Watcher
 with Watcher() as watch:
     for step in range(5):
         watch("training", step + 1, 5, f"loss 0.{step}")
+    time.sleep(0.3)
     watch("shrinking", 0, 0, "")
+    time.sleep(0.3)
 """
 
 
@@ -21,7 +26,9 @@ def test_a_terminal_shows_what_is_being_done():
     reader, writer = pty.openpty()
     environment = {**os.environ, "TERM": "xterm"}
     subprocess.run([sys.executable, "-c", SCRIPT], stderr=writer, env=environment, check=True)
-    shown = os.read(reader, 100_000).decode()
+    shown = ""
+    while select.select([reader], [], [], 0.1)[0]:
+        shown += os.read(reader, 4096).decode(errors="replace")
     os.close(writer)
     os.close(reader)
     assert "training" in shown and "loss 0.4" in shown and "shrinking" in shown
