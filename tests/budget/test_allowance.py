@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import secateur as sc
@@ -70,6 +70,7 @@ def test_a_start_changes_the_time_only(seed: int, hardness: float) -> None:
 def test_less_allowed_means_a_higher_threshold(seed: int, hardness: float) -> None:
     loose, tight = random_allowance(seed, share=0.7), random_allowance(seed, share=0.3)
     saliency = saliencies(seed, size(loose))
+    assume((loose.floor(saliency) == tight.floor(saliency)).all())  # the strongest are affordable
     more, low = loose.relax(saliency, hardness)
     fewer, high = tight.relax(saliency, hardness)
     assert high >= low * (1 - 1e-9)

@@ -41,9 +41,10 @@ class Proximal(Optimizer):
         u_j / (r + (1 - r) u_j),    u_j = clip((s_j / T - r) / (1 - r), 0, 1)
 
     where a_j is its norm, d_j its weight, c_j what it costs now, and the threshold T is the one at
-    which the network's true cost equals the budget. Strong groups are untouched, weak ones fade (by a
-    factor of 10 a step, not to 0 at once, so that they may come back). At r = 1 the set of groups is chosen; from then on it is fixed, dead entries
-    stay exactly zero (their gradients and the optimizer's state too) and the others train on.
+    which the network's true cost equals the budget. Strong groups are untouched, weak ones fade (by
+    a factor of 10 a step, not to 0 at once, so that they may come back). At r = 1 the set of groups
+    is chosen; from then on it is fixed, dead entries stay exactly zero (their gradients and the
+    optimizer's state too) and the others train on.
     The proximal step is Euclidean, also after an adaptive optimizer's step.
 
     Args:
