@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -43,8 +44,11 @@ def test_what_is_no_partition_is_refused(ids, message):
         sc.custom(nn.Linear(3, 2), ids)
 
 
-def test_groups_that_were_not_traced_can_not_be_removed():
+def test_groups_that_were_not_traced_stay_as_zeros():
     model = nn.Linear(3, 2)
     groups = sc.custom(model, {"weight": torch.tensor([[0], [1]])})
-    with pytest.raises(ValueError, match="not traced"):
-        remove(model, groups, groups.alive().numpy())
+    dead = np.array([False, True])
+    removal = remove(model, groups, dead)
+    assert torch.equal(removal.model.weight, model.weight)
+    assert removal.refused == (("custom", 1, removal.refused[0][2]),)
+    assert "zeros in weights" in removal.refused[0][2]

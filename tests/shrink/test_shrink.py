@@ -255,12 +255,14 @@ def test_a_network_cut_in_two_is_refused() -> None:
     assert_unchanged(model, before)
 
 
-def test_groups_that_were_not_traced_are_refused() -> None:
+def test_groups_that_were_not_traced_leave_an_equal_copy_and_that_is_said() -> None:
     model = nn.Linear(4, 2)
     groups = sc.custom(model, {"weight": torch.arange(4)})
     groups.scale_(torch.tensor([1.0, 0, 1, 1]))
-    with pytest.raises(ValueError, match=r"not traced .* such as secateur.filters"):
-        shrink(model, groups)
+    with pytest.warns(UserWarning, match="1 dead groups of custom stay .* zeros in weights"):
+        small = shrink(model, groups)
+    assert torch.equal(small.weight, model.weight) and small.weight is not model.weight
+    assert (small.weight[:, 1] == 0).all()
 
 
 class Changing(nn.Module):

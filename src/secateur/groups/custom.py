@@ -20,8 +20,8 @@ def custom(model: nn.Module, ids: Mapping[str, Tensor]) -> Groups:
             parameters too, are one group; -1 is in no group. Ids are numbered 0 to m - 1.
 
     Returns:
-        m groups. They were not traced, so they can be zeroed exactly but not removed, and budgets
-        on them count groups.
+        m groups. They were not traced, so they are zeroed exactly but not removed (`shrink` says
+        so), and budgets on them count groups.
 
     Raises:
         ValueError: an unknown parameter, ids that don't broadcast or aren't integers, a missing id.

@@ -32,13 +32,11 @@ class Elements(Member):
         self, name: str, parameter: Tensor, start: int = 0, dim: int = -1, size: int | None = None
     ) -> None:
         size = parameter.shape[dim] if size is None else size
-        count = parameter.numel() // max(parameter.shape[dim], 1) * size
         fields = {
             "name": name,
             "parameter": parameter,
             "shape": None,
             "start": start,
-            "stop": start + count,
             "dim": dim,
             "size": size,
         }
@@ -46,9 +44,12 @@ class Elements(Member):
             object.__setattr__(self, field, value)
 
     start: int
-    stop: int
     dim: int
     size: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.view(self.parameter).numel()
 
     @property
     def ids(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]

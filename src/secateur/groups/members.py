@@ -51,6 +51,11 @@ class Member:
         object.__setattr__(self, "_valid", valid)
         object.__setattr__(self, "_shared", shared)
 
+    @property
+    def stop(self) -> int:
+        """One more than the highest group number."""
+        return int(self.ids.max()) + 1
+
     def moved(self, offset: int) -> Member:
         """The same part of groups whose numbers are higher by `offset`."""
         ids = torch.where(self.ids >= 0, self.ids + offset, -1)

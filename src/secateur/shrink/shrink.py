@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from secateur.groups import Groups
+from secateur.groups.in_place import tied
 from secateur.groups.removal import Removal, remove
 from secateur.groups.trial import difference, tolerance
 
@@ -30,7 +31,8 @@ def shrink(model: nn.Module, groups: Groups) -> nn.Module:
 
     Args:
         model: the trained model, or another copy of it (an average of its weights); left as it was.
-        groups: its groups, made by a kind that traces, such as `filters`.
+        groups: its groups. What a kind that does not trace (`weights`, `blocks`) has zeroed stays
+            in place, as zeros.
 
     Returns:
         A smaller module of the same class, in the same mode and on the same device, without
@@ -41,11 +43,11 @@ def shrink(model: nn.Module, groups: Groups) -> nn.Module:
     Raises:
         ShrinkError: the outputs differ by more than rounding explains, or the small network does
             not run.
-        ValueError: the groups belong to another model, were never traced, or all the groups of a
-            layer are dead.
+        ValueError: the groups belong to another model, or all the groups of a layer are dead.
 
     Warns:
-        UserWarning: groups that are dead but couldn't be removed exactly, by layer and reason.
+        UserWarning: groups that are dead but couldn't be removed exactly, or leave zeros that
+            nothing can be cut out of, by layer and reason.
 
     Example:
         >>> import torch
@@ -72,12 +74,10 @@ def shrink(model: nn.Module, groups: Groups) -> nn.Module:
 
 
 def _refuse_what_cannot_be_cut(groups: Groups, dead: np.ndarray) -> None:
-    if groups.coupling is None:
-        raise ValueError(
-            "these groups were not traced through a model, so they can be zeroed but not removed; "
-            "make them with a kind that takes example inputs, such as secateur.filters"
-        )
-    empty = [layer.name for layer in groups.layers if dead[layer.start : layer.stop].all()]
+    removable = tied(groups)
+    empty = [
+        layer.name for layer in groups.layers if (dead & removable)[layer.start : layer.stop].all()
+    ]
     if empty:
         more = f" and {len(empty) - 3} more layers" if len(empty) > 3 else ""
         raise ValueError(
@@ -93,6 +93,8 @@ def _checked_removal(model: nn.Module, groups: Groups, dead: np.ndarray) -> Remo
     )
     try:
         removal = remove(model, groups, dead)
+        if groups.example is None:
+            return removal  # made without running the model: an equal copy
         found = difference(model, removal.model, groups.example)
     except Exception as error:
         raise ShrinkError(
