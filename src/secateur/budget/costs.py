@@ -145,19 +145,26 @@ def whole(groups: Groups, measure: str) -> int:
 def _terms(coupling: Coupling, measure: str) -> Iterator[Term]:
     if measure == "flops":
         for operation in coupling.operations:
-            size = np.prod([len(entries) for entries in operation.entries])
-            yield operation.flops / size, operation.entries
+            cut = [entries for entries in operation.entries if (entries >= 0).any()]
+            size = np.prod([len(entries) for entries in cut])
+            yield operation.flops / size, (*cut, *_each(operation.within))
         return
     for slot in coupling.slots:
         if measure == "bytes" or slot.is_parameter:
             grouped = tuple(entries for entries in slot.entries if entries is not None)
             rest = [size for size, e in zip(slot.shape, slot.entries, strict=True) if e is None]
             unit = slot.itemsize if measure == "bytes" else 1
-            yield float(np.prod(rest) * unit), grouped
+            yield float(np.prod(rest) * unit), (*grouped, *_each(slot.within))
     slots = {slot.names[0]: slot for slot in coupling.slots}
     for name, dim in coupling.added:
         slot = slots[name]
         entries = slot.entries[dim]
         unit = slot.itemsize if measure == "bytes" else 1
         rows = (entries,) if entries is not None else ()
-        yield float(unit if rows else unit * slot.shape[dim]), rows
+        rate = float(unit if rows else unit * slot.shape[dim])
+        yield rate, (*rows, *_each(slot.within))
+
+
+def _each(groups: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """An axis of width 1 for each of `groups`."""
+    return (np.array([group]) for group in groups)

@@ -15,80 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.groups.coupling import Coupling
 from secateur.groups.members import Member
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A parameter or buffer, and along each dimension the group of every index (None: no group)."""
-
-    names: tuple[str, ...]
-    shape: tuple[int, ...]
-    itemsize: int
-    is_parameter: bool
-    entries: tuple[np.ndarray | None, ...]
-
-
-@dataclass(frozen=True)
-class Operation:
-    """An operator's FLOPs at full size, and for each labelled axis the group of every index.
-
-    FLOPs shrink with each axis: they are flops x the product of the kept fractions.
-    """
-
-    name: str
-    flops: int
-    entries: tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True)
-class Coupling:
-    """Where each group sits in a model: what removing it removes and saves.
-
-    Attributes:
-        slots: every parameter and buffer.
-        operations: every operator that costs FLOPs.
-        added: biases that removal adds to fold constants: a weight and its output dimension each.
-    """
-
-    slots: tuple[Slot, ...]
-    operations: tuple[Operation, ...]
-    added: tuple[tuple[str, int], ...] = ()
-
-    def join(self, other: Coupling, offset: int) -> Coupling:
-        """The coupling of both; group numbers of `other` are shifted by `offset`."""
-        slots = tuple(
-            replace(a, entries=_join_all(a.entries, b.entries, offset))
-            for a, b in zip(self.slots, other.slots, strict=True)
-        )
-        operations = tuple(
-            replace(a, entries=_join_all(a.entries, b.entries, offset))
-            for a, b in zip(self.operations, other.operations, strict=True)
-        )
-        added = tuple(dict.fromkeys((*self.added, *other.added)))
-        return Coupling(slots, operations, added)
-
-    def matches(self, other: Coupling) -> bool:
-        return [(s.names, s.shape) for s in self.slots] == [
-            (s.names, s.shape) for s in other.slots
-        ] and [(o.name, o.flops) for o in self.operations] == [
-            (o.name, o.flops) for o in other.operations
-        ]
-
-
-def _shift(entries: np.ndarray, offset: int) -> np.ndarray:
-    return np.where(entries >= 0, entries + offset, -1)
-
-
-def _join_all(a: tuple[Any, ...], b: tuple[Any, ...], offset: int) -> tuple[Any, ...]:
-    return tuple(_join(x, y, offset) for x, y in zip(a, b, strict=True))
-
-
-def _join(a: np.ndarray | None, b: np.ndarray | None, offset: int) -> np.ndarray | None:
-    if b is None:
-        return a
-    b = _shift(b, offset)
-    return b if a is None else np.where(a >= 0, a, b)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -43,11 +46,15 @@ class Tracked:
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator that costs FLOPs: its total, and for each labelled axis the atoms along it."""
+    """An operator that costs FLOPs: its total, and the planes over its axes.
+
+    Its axes are those it contracts and those of its result, in an order of its own.
+    """
 
     name: str
     flops: int
-    factors: tuple[np.ndarray, ...]
+    depth: int = 0  # the number of axes
+    planes: tuple[Tensor, ...] = ()
 
 
 @dataclass
@@ -58,7 +65,12 @@ class _Value:
 
 @dataclass
 class Labels:
-    """The state of one tracing run."""
+    """The state of one tracing run.
+
+    `keep` says what stays free where labels vary along the batch axis of an attention product and
+    along another axis: "inner" (head sizes) or "batch" (heads). With "batch", `heads` collects the
+    atoms that one head holds together, pair by pair.
+    """
 
     tracked: list[Tracked]
     atom_count: int
@@ -70,11 +82,18 @@ class Labels:
     weight_ties: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     choices: list[Tensor] = field(default_factory=list)
     roles: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    keep: str = "inner"
+    heads: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     _values: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
 
     @classmethod
-    def of(cls, model: nn.Module) -> Labels:
-        """Label every dimension of every parameter and buffer of `model`."""
+    def of(
+        cls, model: nn.Module, *, keep: str = "inner", pairs: Sequence[tuple[Any, Any]] = ()
+    ) -> Labels:
+        """Label every dimension of every parameter and buffer of `model`.
+
+        Atoms that `pairs` tie ride as one label from the beginning.
+        """
         tensors: dict[int, tuple[Tensor, list[str]]] = {}
         for name, tensor in [
             *model.named_parameters(remove_duplicate=False),
@@ -89,10 +108,13 @@ class Labels:
                 start += size if size > 1 else 0
             is_parameter = isinstance(tensor, nn.Parameter)
             tracked.append(Tracked(tuple(names), tensor, is_parameter, tuple(first_atoms)))
-        labels = cls(tracked, start)
+        labels = cls(tracked, start, keep=keep, heads=list(pairs))
+        label = first_of_each(components(start, labels.heads))
+        joined = (label, np.arange(start))
+        labels.ties, labels.weight_ties = [joined], [joined]
         for item in tracked:
             planes = [
-                torch.from_numpy(item.atoms(dim)).reshape(
+                torch.from_numpy(label[item.atoms(dim)]).reshape(
                     [-1 if d == dim else 1 for d in range(item.tensor.ndim)]
                 )
                 for dim in range(item.tensor.ndim)
@@ -172,6 +194,16 @@ class Labels:
             if weights:
                 self.weight_ties.append(pair)
 
+    def join_heads(self, plane: Tensor, keep: Sequence[int]) -> None:
+        """Remember which atoms of `plane` lie in one place along the dimensions `keep`."""
+        first = plane
+        for dim in varied(plane):
+            if dim not in keep:
+                first = first.narrow(dim, 0, 1)
+        a, b = entries(first.expand(plane.shape)), entries(plane)
+        both = (a >= 0) & (b >= 0) & (a != b)
+        self.heads.append((a[both], b[both]))
+
     def straighten(self, plane: Tensor, keep: Sequence[int]) -> Tensor:
         """Tie `plane` across all dimensions but `keep`, and return it varying along `keep` only."""
         for dim in varied(plane):
@@ -180,6 +212,22 @@ class Labels:
                 self.tie(first, plane)
                 plane = first
         return plane
+
+
+def components(count: int, ties: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The number of the connected component of each atom, shape (count,)."""
+    if not ties:
+        return np.arange(count)
+    a = np.concatenate([pair[0] for pair in ties])
+    b = np.concatenate([pair[1] for pair in ties])
+    graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
+
+
+def first_of_each(numbers: np.ndarray) -> np.ndarray:
+    """For each entry the position of the first entry with the same number."""
+    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    return first[inverse]
 
 
 def varied(plane: Tensor) -> tuple[int, ...]:

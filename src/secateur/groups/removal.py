@@ -20,7 +20,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList
 
-from secateur.groups.groups import Coupling, Groups, Layer
+from secateur.groups.coupling import Coupling
+from secateur.groups.groups import Groups, Layer
 from secateur.groups.trace import as_call, evaluating, plain_kernels
 
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from secateur.groups.groups import Coupling, Groups, Layer, Operation, Slot
+from secateur.groups.coupling import NO_AXIS, Coupling, Operation, Slot
+from secateur.groups.groups import Groups, Layer
+from secateur.groups.labels import Operator, compress, entries, varied
 from secateur.groups.members import Member
 from secateur.groups.trace import Axis, Trace, trace
 from secateur.groups.trial import try_removal
@@ -30,10 +32,11 @@ def select(
     kind: str,
     wanted: Callable[[Axis], bool],
     ignore: Ignore | str | nn.Module | type[nn.Module] = (),
+    keep: str = "inner",
 ) -> Groups:
     """Groups of the axes that a kind wants, traced, and checked by a trial removal."""
     ignored = _ignored(model, ignore)
-    found = trace(model, example)
+    found = trace(model, example, keep=keep)
     refused: list[tuple[str, int, str]] = []
     axes: list[Axis] = []
     for axis in filter(wanted, found.axes):
@@ -143,6 +146,17 @@ def _ignored(model: nn.Module, ignore: Any) -> dict[str, str]:
     return ignored
 
 
+def _axes_of(operator: Operator, lookup: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The group of every index along each axis of an operator."""
+    axes = [NO_AXIS] * operator.depth
+    for plane in operator.planes:
+        grouped = compress(torch.from_numpy(lookup[plane.numpy()]))
+        if bool((grouped >= 0).any()):
+            dims = varied(grouped) or varied(plane)
+            axes[dims[0]] = entries(grouped)  # straight, so no other dimension varies
+    return tuple(axes)
+
+
 def _build(
     found: Trace,
     axes: Sequence[Axis],
@@ -188,9 +202,9 @@ def _build(
                 tuple(entries),
             )
         )
-    operations = []
-    for operator in found.operators:
-        factors = tuple(lookup[atoms] for atoms in operator.factors)
-        operations.append(Operation(operator.name, operator.flops, factors))
+    operations = [
+        Operation(operator.name, operator.flops, _axes_of(operator, lookup))
+        for operator in found.operators
+    ]
     coupling = Coupling(tuple(slots), tuple(operations))
     return Groups(tuple(members), tuple(layers), coupling, refused, example)

@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.groups import rules
-from secateur.groups.labels import Labels, Operator, Tracked, varied
+from secateur.groups.labels import Labels, Operator, Tracked, components, varied
 
 
 @dataclass(frozen=True)
@@ -88,18 +86,21 @@ class Trace:
         return "\n".join(lines)
 
 
-def trace(model: nn.Module, example: Any) -> Trace:
-    """Find the coupled axes of `model` by letting labels ride along one run on `example`.
+def trace(model: nn.Module, example: Any, *, keep: str = "inner") -> Trace:
+    """Find the coupled axes of `model` by letting labels ride along a run on `example`.
 
     Args:
-        model: any module; it runs once in eval mode without gradients and is left as it was.
+        model: any module; it runs in eval mode without gradients and is left as it was.
         example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
+        keep: which axis may be cut where the same labels lie along the heads and the head size of
+            an attention: "inner" is the head size, "batch" the heads.
 
     Returns:
         The `Trace`; `print` it to read the axes, what is protected and why.
 
     Raises:
         RuntimeError: the model fails on the example; the message names the operator.
+        ValueError: `keep` is neither.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
@@ -109,7 +110,19 @@ def trace(model: nn.Module, example: Any) -> Trace:
         1 protected axes
           2                                     2  reaches an output of the model
     """
-    labels = Labels.of(model)
+    if keep not in ("inner", "batch"):
+        raise ValueError(f"trace(keep={keep!r}): expected 'inner' or 'batch'")
+    known: list[tuple[np.ndarray, np.ndarray]] = []
+    while True:  # a label that turns out to be a head's is one from the beginning, the next time
+        labels = Labels.of(model, keep=keep, pairs=known)
+        used = _run(model, example, labels)
+        if all(len(pair[0]) == 0 for pair in labels.heads[len(known) :]):
+            return _finish(labels, used)
+        known = labels.heads
+
+
+def _run(model: nn.Module, example: Any, labels: Labels) -> set[int]:
+    """Let labels ride along one run; returns the ids of the tensors that it used."""
     args, kwargs = as_call(example)
     for tensor in tensors_in((args, kwargs)):
         labels.put(tensor, [], is_data=True)
@@ -126,7 +139,7 @@ def trace(model: nn.Module, example: Any) -> Trace:
         labels.protect(labels.planes(tensor), "reaches an output of the model")
     for tensor in tensors_in((args, kwargs)):
         labels.protect(labels.planes(tensor), "reaches an input of the model")
-    return _finish(labels, mode.used)
+    return mode.used
 
 
 class _Tracer(TorchDispatchMode):
@@ -152,18 +165,9 @@ class _Tracer(TorchDispatchMode):
 # -- from ties to axes -----------------------------------------------------------------------------
 
 
-def _components(count: int, ties: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    if not ties:
-        return np.arange(count)
-    a = np.concatenate([pair[0] for pair in ties])
-    b = np.concatenate([pair[1] for pair in ties])
-    graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(count, count))
-    return connected_components(graph, directed=False)[1]
-
-
 def _straighten_choices(labels: Labels) -> None:
     """A plane that varies along several dimensions can be cut along one only: the largest stays."""
-    component = np.append(_components(labels.atom_count, labels.ties), -1)
+    component = np.append(components(labels.atom_count, labels.ties), -1)
     for plane in labels.choices:
         numbers = component[plane.numpy()]
         distinct = {
@@ -175,7 +179,7 @@ def _straighten_choices(labels: Labels) -> None:
 
 def _finish(labels: Labels, used: set[int]) -> Trace:
     _straighten_choices(labels)
-    component = _components(labels.atom_count, labels.ties)
+    component = components(labels.atom_count, labels.ties)
     reasons = _reasons(labels, component)
     produces = _produces(labels)
     tracked = tuple(labels.tracked)
@@ -206,7 +210,7 @@ def _produces(labels: Labels) -> np.ndarray:
 
     Weights computed from other weights pass their role on to them.
     """
-    family = _components(labels.atom_count, labels.weight_ties)
+    family = components(labels.atom_count, labels.weight_ties)
     flags = {}
     for role in ("consumer", "producer"):
         flag = np.zeros(family.max(initial=-1) + 1, bool)

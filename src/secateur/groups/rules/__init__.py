@@ -42,7 +42,7 @@ def _rule_for(call: Call) -> Rule:
 def _record_flops_if_missing(labels: Labels, call: Call) -> None:
     """Contractions record their own operator; anything else that costs FLOPs costs a constant."""
     if call.name not in contraction.CONTRACTIONS and (flops := call.flops()):
-        labels.operators.append(Operator(call.name, flops, ()))
+        labels.operators.append(Operator(call.name, flops))
 
 
 def _pass_nothing(labels: Labels, call: Call) -> None:
@@ -51,7 +51,7 @@ def _pass_nothing(labels: Labels, call: Call) -> None:
         if is_data or not labels.knows(out):
             labels.put(out, [], is_data=is_data)
     if call.name in contraction.CONTRACTIONS and (flops := call.flops()):
-        labels.operators.append(Operator(call.name, flops, ()))
+        labels.operators.append(Operator(call.name, flops))
 
 
 def _check_aliases(labels: Labels, before: list[tuple[Tensor, list[Tensor]]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.groups.labels import Labels, Operator, entries, varied
+from secateur.groups.labels import Labels, Operator, varied
 from secateur.groups.rules.call import Call, rule
 from secateur.groups.rules.pointwise import merge
 
@@ -21,7 +21,7 @@ def contract(
 
     Axes are letters, one per dimension, as in einsum. Labels along a contracted axis are tied, the
     others pass on; in a weight, the contracted axis consumes and the other one produces. Labels
-    that vary along a batch axis and another one (heads and head size) keep the other one.
+    that vary along a batch axis and another one (heads and head size) keep what `labels.keep` says.
     """
     (a, a_axes), (b, b_axes) = operands
     contracted = {letter for letter in a_axes if letter in b_axes and letter not in out_axes}
@@ -35,7 +35,9 @@ def contract(
             if attention:
                 labels.mark_role("attention", [plane])
             letters = {axes[dim] for dim in varied(plane)}
-            if len(letters) > 1 and letters & batch:
+            if attention and labels.keep == "batch":
+                plane, letters = _keep_heads(labels, plane, axes, batch, contracted)
+            elif len(letters) > 1 and letters & batch:
                 plane = labels.straighten(plane, [d for d in varied(plane) if axes[d] not in batch])
                 letters -= batch
             shared = letters & contracted
@@ -64,11 +66,33 @@ def contract(
     merged = merge(
         labels, call.outputs[0], outer, f"meets an axis in {call.name} that no group owns"
     )
-    factors = [entries(lines[0]) for lines in inner.values() if lines]
-    factors += [entries(plane) for plane in merged]
     if flops := call.flops():
-        labels.operators.append(Operator(call.name, flops, tuple(factors)))
+        depth = len(contracted) + len(out_axes)
+        planes = [plane.reshape((1,) * len(contracted) + tuple(plane.shape)) for plane in merged]
+        for position, letter in enumerate(sorted(contracted)):
+            shape = [-1 if dim == position else 1 for dim in range(depth)]
+            planes += [line.reshape(shape) for line in inner[letter][:1]]
+        labels.operators.append(Operator(call.name, flops, depth, tuple(planes)))
     return merged
+
+
+def _keep_heads(
+    labels: Labels, plane: Tensor, axes: str, batch: set[str], contracted: set[str]
+) -> tuple[Tensor, set[str]]:
+    """In an attention product the batch axis is that of the heads: it stays, head sizes don't.
+
+    Where the heads stand behind one another along the rows (one key/value head), the rows stay.
+    """
+    letters = {axes[dim] for dim in varied(plane)}
+    heads = letters & batch or (letters - contracted if letters & contracted else set())
+    if not heads:
+        return plane, letters
+    if letters != heads:
+        keep = [dim for dim in varied(plane) if axes[dim] in heads]
+        labels.join_heads(plane, keep)
+        plane = labels.straighten(plane, keep)
+    labels.mark_role("heads", [plane])
+    return plane, heads
 
 
 def _relabel(plane: Tensor, axes: str, out_axes: str) -> Tensor:
@@ -155,7 +179,7 @@ def _grouped_convolution(
     labels.mark_role("consumer", inside)
     if not (passing and rows):
         labels.protect([*passing, *rows], "is one of the groups of an unlabelled convolution")
-        labels.operators.append(Operator(call.name, call.flops(), ()))
+        labels.operators.append(Operator(call.name, call.flops()))
         return []
     labels.mark_role("producer", rows)
     into, weights = passing[0].reshape(groups, -1), rows[0].reshape(groups, -1)
@@ -165,5 +189,5 @@ def _grouped_convolution(
     per_group = out.shape[1] // groups
     produced = weights[:, :1].expand(groups, per_group) if transposed else weights
     plane = produced.reshape(channel)
-    labels.operators.append(Operator(call.name, call.flops(), (entries(rows[0]),)))
+    labels.operators.append(Operator(call.name, call.flops(), 1, (rows[0].reshape(-1),)))
     return [plane]

@@ -1,0 +1,110 @@
+"""`Coupling`: where each group sits in a model, so that what removing it saves can be told.
+
+In: for every parameter, buffer and operator, the group of every index along each axis. Out: the
+same for two kinds of groups together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+
+NO_AXIS = np.array([-1])  # stands for an axis of an operator that no group cuts
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A parameter or buffer, and along each dimension the group of every index (None: no group).
+
+    `within` names groups that hold the whole of it: it goes when one of them does.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    itemsize: int
+    is_parameter: bool
+    entries: tuple[np.ndarray | None, ...]
+    within: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operator's FLOPs at full size, and for each of its axes the group of every index.
+
+    FLOPs shrink with each axis: they are flops x the product of the kept fractions. The axes come
+    in an order of the operator's own, those that nothing cuts as `NO_AXIS`, so that two kinds of
+    groups can be put together. `within` names groups that hold the whole operator.
+    """
+
+    name: str
+    flops: int
+    entries: tuple[np.ndarray, ...]
+    within: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Where each group sits in a model: what removing it removes and saves.
+
+    Attributes:
+        slots: every parameter and buffer.
+        operations: every operator that costs FLOPs.
+        added: biases that removal adds to fold constants: a weight and its output dimension each.
+    """
+
+    slots: tuple[Slot, ...]
+    operations: tuple[Operation, ...]
+    added: tuple[tuple[str, int], ...] = ()
+
+    def blank(self) -> Coupling:
+        """The same model with no group anywhere."""
+        slots = tuple(
+            replace(slot, entries=(None,) * len(slot.shape), within=()) for slot in self.slots
+        )
+        operations = tuple(
+            replace(operation, entries=(), within=()) for operation in self.operations
+        )
+        return Coupling(slots, operations)
+
+    def join(self, other: Coupling, offset: int) -> Coupling:
+        """The coupling of both; group numbers of `other` are shifted by `offset`."""
+        slots = tuple(
+            replace(
+                a,
+                entries=_join_all(a.entries, b.entries, None, offset),
+                within=a.within + tuple(group + offset for group in b.within),
+            )
+            for a, b in zip(self.slots, other.slots, strict=True)
+        )
+        operations = tuple(
+            replace(
+                a,
+                entries=_join_all(a.entries, b.entries, NO_AXIS, offset),
+                within=a.within + tuple(group + offset for group in b.within),
+            )
+            for a, b in zip(self.operations, other.operations, strict=True)
+        )
+        added = tuple(dict.fromkeys((*self.added, *other.added)))
+        return Coupling(slots, operations, added)
+
+    def matches(self, other: Coupling) -> bool:
+        """Whether both come from the same model and example."""
+        return [(s.names, s.shape) for s in self.slots] == [
+            (s.names, s.shape) for s in other.slots
+        ] and [(o.name, o.flops) for o in self.operations] == [
+            (o.name, o.flops) for o in other.operations
+        ]
+
+
+def _join_all(a: tuple[Any, ...], b: tuple[Any, ...], missing: Any, offset: int) -> tuple[Any, ...]:
+    return tuple(_join(x, y, offset) for x, y in zip_longest(a, b, fillvalue=missing))
+
+
+def _join(a: np.ndarray | None, b: np.ndarray | None, offset: int) -> np.ndarray | None:
+    if b is None:
+        return a
+    b = np.where(b >= 0, b + offset, -1)
+    return b if a is None else np.where(a >= 0, a, b)
