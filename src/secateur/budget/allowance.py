@@ -85,7 +85,7 @@ class Allowance:
         Raises:
             ValueError: the saliency holds NaN or inf.
         """
-        _refuse_bad(saliency)
+        refuse_bad(saliency)
         floor = self.floor(saliency)
         pressed = np.where(floor, np.inf, saliency)
         whole = (pressed > 0).astype(float)
@@ -137,7 +137,7 @@ class Allowance:
         Raises:
             ValueError: the saliency holds NaN or inf.
         """
-        _refuse_bad(saliency)
+        refuse_bad(saliency)
         floor = self.floor(saliency)
         order = np.argsort(np.where(floor, -np.inf, -saliency), kind="stable")
         rank = np.empty(len(order), int)
@@ -202,7 +202,8 @@ class Allowance:
         return first
 
 
-def _refuse_bad(saliency: np.ndarray) -> None:
+def refuse_bad(saliency: np.ndarray) -> None:
+    """Refuse a saliency that holds NaN or inf."""
     if not np.isfinite(saliency).all():
         bad = int((~np.isfinite(saliency)).sum())
         raise ValueError(

@@ -16,6 +16,7 @@ import numpy as np
 from torch import nn
 
 from secateur.budget.allowance import Allowance
+from secateur.budget.blockwise import BlockwiseAllowance
 from secateur.budget.costs import MEASURES, cost, whole
 from secateur.groups import Groups
 from secateur.measure import count_bytes, count_flops, count_params
@@ -138,7 +139,7 @@ class Budget:
         parts += [f"at_least={self.at_least}"] if self.at_least != 1 else []
         return f"Budget({', '.join(parts)})"
 
-    def on(self, groups: Groups) -> Allowance:
+    def on(self, groups: Groups) -> Allowance | BlockwiseAllowance:
         """The budget in the units of one model, refused at once if it can't be reached.
 
         Raises:
@@ -171,6 +172,8 @@ class Budget:
             if limit == full[measure]:  # nothing need go, so no bias for folded constants comes
                 limits[measure] = max(limit, costs[measure](everything))
         self._full.update(full)
+        if any(layer.blocks for layer in groups.layers):
+            return BlockwiseAllowance.of(allowance)
         return allowance
 
     def reached(self, model: nn.Module, example: Any, *, groups: Groups | None = None) -> Reached:

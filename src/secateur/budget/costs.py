@@ -123,8 +123,8 @@ def cost(groups: Groups, measure: str) -> Cost:
         return Cost.of([(1.0, (np.arange(len(groups)),))], len(groups))
     if groups.coupling is None:
         raise ValueError(
-            f"a budget on {measure} needs groups that were traced through the model; "
-            "custom groups can be budgeted by groups= only"
+            f"a budget on {measure} needs groups that were traced through the model, such as "
+            "filters; these leave zeros in place and can be budgeted by groups= only"
         )
     return Cost.of(_terms(groups.coupling, measure), len(groups))
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from secateur import envelope
-from secateur.budget import Allowance
+from secateur.budget import Allowance, BlockwiseAllowance
 from secateur.envelope.firm import factors
 from secateur.optim.weights import above_zero
 
@@ -26,14 +26,21 @@ class Kept:
 
 
 def saliency(
-    allowance: Allowance, norms: np.ndarray, weights: np.ndarray, multipliers: np.ndarray
+    allowance: Allowance | BlockwiseAllowance,
+    norms: np.ndarray,
+    weights: np.ndarray,
+    multipliers: np.ndarray,
 ) -> np.ndarray:
     """s_j = a_j sqrt(d_j / c_j): what a group is worth per unit of what it costs now, (m,)."""
     return norms * np.sqrt(weights / above_zero(allowance.slopes(multipliers)))
 
 
 def firm(
-    allowance: Allowance, norms: np.ndarray, weights: np.ndarray, hardness: float, last: Kept
+    allowance: Allowance | BlockwiseAllowance,
+    norms: np.ndarray,
+    weights: np.ndarray,
+    hardness: float,
+    last: Kept,
 ) -> tuple[np.ndarray, Kept]:
     """Firm shrinkage whose threshold is such that the network's true cost equals the budget.
 
@@ -57,7 +64,11 @@ def firm(
 
 
 def convex(
-    allowance: Allowance, norms: np.ndarray, weights: np.ndarray, step: float, last: Kept
+    allowance: Allowance | BlockwiseAllowance,
+    norms: np.ndarray,
+    weights: np.ndarray,
+    step: float,
+    last: Kept,
 ) -> tuple[np.ndarray, Kept]:
     """The proximal operator of the paper's penalty, step * S.
 

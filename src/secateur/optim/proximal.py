@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from secateur.budget import Budget
+from secateur.budget import BlockwiseAllowance, Budget
 from secateur.groups import Groups
 from secateur.optim.gradients import refuse_bad
 from secateur.optim.penalties import Kept, convex, firm, saliency
@@ -105,6 +105,10 @@ class Proximal(Optimizer):
         self.schedule = _schedule(penalty, steps, schedule, lam)
         self.weighting = weighting(weights, groups)
         self.allowance = budget.on(groups)
+        if penalty == "envelope" and isinstance(self.allowance, BlockwiseAllowance):
+            raise ValueError(
+                "penalty='envelope' has one level for all; n of every m needs the firm penalty"
+            )
         self.steps_taken = 0
         self._last = Kept(np.ones(len(groups)))
         self._support: Support | None = None
