@@ -29,6 +29,7 @@ class Layer:
         start, stop: the groups of the layer are `range(start, stop)`.
         producers: the parameters that are zero where a group is dead.
         normalised: a normalisation follows, so that the scale of its norms is arbitrary.
+        blocks: (n, m) where n of every m consecutive groups stay, whatever the budget; or None.
     """
 
     name: str
@@ -37,9 +38,35 @@ class Layer:
     stop: int
     producers: tuple[str, ...] = ()
     normalised: bool = False
+    blocks: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+
+def _joined(first: Coupling | None, second: Coupling | None, offset: int) -> Coupling | None:
+    """The coupling of both, where a kind that was not traced has none."""
+    if second is None:
+        return first
+    if first is None:
+        return second.blank().join(second, offset)
+    if not first.matches(second):
+        raise ValueError(
+            "these groups come from different models or example inputs; "
+            "make both with the same model and the same example, then add them"
+        )
+    return first.join(second, offset)
+
+
+def _refuse_twice(first: Coupling, second: Coupling) -> None:
+    """A channel is in one group, also where other weights decide (filters and channels)."""
+    for a, b in zip(first.slots, second.slots, strict=True):
+        for mine, theirs in zip(a.entries, b.entries, strict=True):
+            if mine is not None and theirs is not None and ((mine >= 0) & (theirs >= 0)).any():
+                raise ValueError(
+                    f"both kinds group the same channels of {a.names[0]}: a channel can be in one "
+                    "group only; name the layer in ignore= of one of them"
+                )
 
 
 class _Names(Sequence[str]):
@@ -80,6 +107,7 @@ class Groups:
             groups can be zeroed but not removed.
         refused: what can't be a group, with the reason: (name, channels, reason).
         example: the inputs that the model was traced on, or None.
+        coarse: traced groups made of these finer ones, which are removed where all of it is zero.
 
     Example:
         >>> import secateur as sc
@@ -94,6 +122,7 @@ class Groups:
     coupling: Coupling | None = None
     refused: tuple[tuple[str, int, str], ...] = ()
     example: Any = field(default=None, repr=False)
+    coarse: Groups | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         sharing: dict[int, list[Member]] = {}
@@ -118,24 +147,21 @@ class Groups:
         if not isinstance(other, Groups):
             return NotImplemented
         offset = len(self)
-        coupling = None
-        if self.coupling is not None and other.coupling is not None:
-            if not self.coupling.matches(other.coupling):
-                raise ValueError(
-                    "these groups come from different models or example inputs; "
-                    "make both with the same model and the same example, then add them"
-                )
-            coupling = self.coupling.join(other.coupling, offset)
-        moved = tuple(
-            Member(m.name, m.parameter, torch.where(m.ids >= 0, m.ids + offset, -1), m.shape)
-            for m in other.members
-        )
+        moved = tuple(member.moved(offset) for member in other.members)
         layers = tuple(
             replace(layer, start=layer.start + offset, stop=layer.stop + offset)
             for layer in other.layers
         )
         refused = tuple(dict.fromkeys((*self.refused, *other.refused)))
-        return Groups(self.members + moved, self.layers + layers, coupling, refused, self.example)
+        coupling = _joined(self.coupling, other.coupling, offset)
+        example = self.example if other.example is None else other.example
+        coarse = self.coarse or other.coarse
+        both = Groups(
+            self.members + moved, self.layers + layers, coupling, refused, example, coarse
+        )
+        if self.coupling is not None and other.coupling is not None:
+            _refuse_twice(self.coupling, other.coupling)
+        return both
 
     # -- what groups know about themselves ---------------------------------------------------------
 
@@ -153,22 +179,21 @@ class Groups:
     def costs(self) -> Tensor:
         """How many parameters leave with each group when it leaves first, float64 of shape (m,).
 
-        Where the model was not traced, only the group's own elements count.
+        Where no trace says so, the group's own elements count.
         """
         total = np.zeros(len(self))
-        if self.coupling is None:
-            for member in self.members:
-                spread = member.parameter.numel() // max(member.ids.numel(), 1)
-                ids = member.ids.reshape(-1).cpu().numpy()
-                total += spread * np.bincount(ids[ids >= 0], minlength=len(self))
-        else:
-            for slot in self.coupling.slots:
-                for entries in slot.entries:
-                    if slot.is_parameter and entries is not None:
-                        spread = int(np.prod(slot.shape)) // len(entries)
-                        found = entries[entries >= 0]
-                        total += spread * np.bincount(found, minlength=len(self))
-        return torch.from_numpy(total)
+        for slot in self.coupling.slots if self.coupling else ():
+            for entries in slot.entries:
+                if slot.is_parameter and entries is not None:
+                    spread = int(np.prod(slot.shape)) // len(entries)
+                    found = entries[entries >= 0]
+                    total += spread * np.bincount(found, minlength=len(self))
+        own = np.zeros(len(self))
+        for member in self.members if (total == 0).any() else ():
+            spread = member.parameter.numel() // max(member.ids.numel(), 1)
+            ids = member.ids.reshape(-1).cpu().numpy()
+            own += spread * np.bincount(ids[ids >= 0], minlength=len(self))
+        return torch.from_numpy(np.where(total > 0, total, own))
 
     # -- what happens to the parameters ------------------------------------------------------------
 
@@ -176,16 +201,14 @@ class Groups:
         """The Euclidean norm of every group, shape (m,), float64 (float32 where that is all)."""
         total = self._zeros()
         for member in self.members:
-            ids, norms = member.reduce(2)
-            total.index_add_(0, ids.to(total.device), norms.to(total).square_())
+            member.add_squares_(total)
         return total.sqrt_()
 
     def alive(self) -> Tensor:
         """Whether any element of the group is non-zero, bool of shape (m,)."""
         peak = self._zeros()
         for member in self.members:
-            ids, norms = member.reduce(torch.inf)  # unlike a square, a magnitude can't underflow
-            peak.scatter_reduce_(0, ids.to(peak.device), norms.to(peak), "amax")
+            member.raise_(peak)
         return peak != 0
 
     def _zeros(self) -> Tensor:
@@ -239,8 +262,9 @@ class Groups:
                     f"  the model has {have}"
                 )
             same = found is member.parameter
-            members.append(member if same else Member(member.name, found, member.ids, member.shape))
-        return replace(self, members=tuple(members))
+            members.append(member if same else member.of(found))
+        coarse = None if self.coarse is None else self.coarse.on(model)
+        return replace(self, members=tuple(members), coarse=coarse)
 
     # -- reading -----------------------------------------------------------------------------------
 

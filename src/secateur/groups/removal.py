@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from secateur.groups.coupling import Coupling
 from secateur.groups.groups import Groups, Layer
+from secateur.groups.in_place import all_zero, borders, shrink_kernel, staying
 from secateur.groups.trace import as_call, evaluating, plain_kernels
 
 
@@ -38,6 +39,15 @@ class Plan:
     kept: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
     biases: tuple[str, ...] = ()
     groups: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def meet(self, other: Plan) -> Plan:
+        """The plan that cuts what either cuts out of the same model; the groups are ours."""
+        kept = {name: dict(dims) for name, dims in self.kept.items()}
+        for name, dims in other.kept.items():
+            for dim, theirs in dims.items():
+                mine = kept.setdefault(name, {}).get(dim, theirs)
+                kept[name][dim] = tuple(sorted(set(mine) & set(theirs)))
+        return replace(self, kept=kept)
 
     def after(self, earlier: Plan | None) -> Plan:
         """The one plan that does what `earlier` and then this one do."""
@@ -78,26 +88,22 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
 
     Args:
         model: a model whose dead groups are exactly zero; left as it was.
-        groups: groups of a model of this shape, traced.
+        groups: groups of a model of this shape; those that no trace ties to an axis stay as zeros,
+            but for what they free between them (unread channels, the borders of kernels).
         dead: which groups to remove, bool of shape (m,).
 
     Returns:
         The small model; a constant that a dead channel leaves behind an activation with f(0) != 0
         is folded into the bias of the layer that reads it; where that isn't exact it stays.
-
-    Raises:
-        ValueError: the groups were never traced.
     """
-    if groups.coupling is None:
-        raise ValueError(
-            "these groups were not traced through a model, so they can be zeroed but not removed; "
-            "make them with a kind that takes example inputs, such as secateur.filters"
-        )
     constants, refused = _constants(model, groups.coupling, groups.example, dead)
     dead = dead.copy()
     dead[list(refused)] = False
     small = copy.deepcopy(model)
     plan = _plan(groups.coupling, groups.layers, dead)
+    if groups.coarse is not None:
+        plan = plan.meet(_plan(groups.coarse.coupling, (), all_zero(groups.coarse, model)))
+        plan = plan.meet(Plan(borders(model, groups)))
     cut(small, plan)
     _keep_weight_norms(small, model, plan)
     plan = Plan(plan.kept, tuple(_fold(small, model, constants, plan, dead)), plan.groups)
@@ -105,7 +111,8 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
     report = Counter(
         (groups.layers[layer_ids[group]].name, reason) for group, reason in refused.items()
     )
-    return Removal(small, plan, tuple((name, n, why) for (name, why), n in report.items()))
+    stay = [(name, n, why) for (name, why), n in report.items()]
+    return Removal(small, plan, (*stay, *staying(groups, dead, plan.kept)))
 
 
 def _keep_weight_norms(small: nn.Module, model: nn.Module, plan: Plan) -> None:
@@ -124,10 +131,10 @@ def _keep_weight_norms(small: nn.Module, model: nn.Module, plan: Plan) -> None:
             small.get_parameter(f"{name}.original0").data.mul_(new / old)
 
 
-def _plan(coupling: Coupling, layers: Sequence[Layer], dead: np.ndarray) -> Plan:
+def _plan(coupling: Coupling | None, layers: Sequence[Layer], dead: np.ndarray) -> Plan:
     padded = np.append(dead, False)  # the last entry answers for "no group" (-1)
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
-    for slot in coupling.slots:
+    for slot in coupling.slots if coupling else ():
         for dim, entries in enumerate(slot.entries):
             if entries is not None and padded[entries].any():
                 indices = tuple(np.flatnonzero(~padded[entries]).tolist())
@@ -199,6 +206,9 @@ def _sliced(tensor: Tensor, dims: dict[int, tuple[int, ...]]) -> Tensor:
     return data
 
 
+_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}  # weight rows for each hidden unit
+
+
 def _correct_sizes(module: nn.Module, before: dict[str, tuple[int, ...]]) -> None:
     """Sizes that a module of torch.nn stores beside its tensors follow the tensors."""
     if isinstance(module, nn.Linear):
@@ -206,6 +216,7 @@ def _correct_sizes(module: nn.Module, before: dict[str, tuple[int, ...]]) -> Non
     elif isinstance(module, _ConvNd):
         rows, inside = module.weight.shape[:2]
         old_rows = before.get("weight", (rows,))[0]
+        shrink_kernel(module, before.get("weight", tuple(module.weight.shape))[2:])
         module.groups = module.groups * rows // old_rows if module.groups > 1 else 1
         sizes = (rows, inside * module.groups)
         if module.transposed:
@@ -226,6 +237,13 @@ def _correct_sizes(module: nn.Module, before: dict[str, tuple[int, ...]]) -> Non
         module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]
+    elif isinstance(module, nn.RNNBase):
+        module.input_size = module.weight_ih_l0.shape[1]
+        module.hidden_size = module.weight_ih_l0.shape[0] // _GATES[module.mode]
+        module.proj_size = module.weight_hh_l0.shape[1] if module.proj_size else 0
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size = module.weight_ih.shape[1]
+        module.hidden_size = module.weight_hh.shape[1]
 
 
 # -- constants that dead channels leave behind -----------------------------------------------------
@@ -242,7 +260,10 @@ class _Seen:
 def _consumers(
     model: nn.Module, coupling: Coupling, dead: np.ndarray
 ) -> Iterator[tuple[str, nn.Module, np.ndarray]]:
-    """Layers that read dead channels: name, module, and the group of each input (-1: alive)."""
+    """Layers that read dead channels: name, module, and the group of each input.
+
+    -1 where the input is alive, or all the weights that read it are zero.
+    """
     padded = np.append(dead, False)
     for slot in coupling.slots:
         for name in slot.names:
@@ -252,14 +273,17 @@ def _consumers(
             if leaf == "weight" and (isinstance(module, nn.Linear) or is_convolution):
                 entries = slot.entries[0 if getattr(module, "transposed", False) else 1]
                 if entries is not None and padded[entries].any():
-                    yield owner, module, np.where(padded[entries], entries, -1)
+                    dim = 0 if getattr(module, "transposed", False) else 1
+                    taps = module.weight.detach().movedim(dim, 0).flatten(1)  # pyright: ignore
+                    read = (taps != 0).any(1).cpu().numpy()
+                    yield owner, module, np.where(padded[entries] & read, entries, -1)
 
 
 def _constants(
-    model: nn.Module, coupling: Coupling, example: Any, dead: np.ndarray
+    model: nn.Module, coupling: Coupling | None, example: Any, dead: np.ndarray
 ) -> tuple[dict[str, Tensor], dict[int, str]]:
     """What each layer reads on its dead inputs, and the dead groups that can't be folded."""
-    consumers = list(_consumers(model, coupling, dead))
+    consumers = list(_consumers(model, coupling, dead)) if coupling else []
     if not consumers:
         return {}, {}
     seen: dict[str, _Seen] = {}

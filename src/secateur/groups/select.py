@@ -35,7 +35,7 @@ def select(
     keep: str = "inner",
 ) -> Groups:
     """Groups of the axes that a kind wants, traced, and checked by a trial removal."""
-    ignored = _ignored(model, ignore)
+    ignored = ignored_names(model, ignore)
     found = trace(model, example, keep=keep)
     refused: list[tuple[str, int, str]] = []
     axes: list[Axis] = []
@@ -119,7 +119,7 @@ def _reason(model: nn.Module, axis: Axis, ignored: dict[str, str]) -> str:
     return ""
 
 
-def _ignored(model: nn.Module, ignore: Any) -> dict[str, str]:
+def ignored_names(model: nn.Module, ignore: Any) -> dict[str, str]:
     """Module or parameter names to leave alone -> what the user called them.
 
     Raises:
