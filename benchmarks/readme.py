@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import runs
-from secateur.report import widths_svg
+from secateur.report import Width, widths_svg
 
 ROOT = Path(__file__).parents[1]
 ONE_SHOT = runs.RESULTS / "lenet-mnist-one-shot.jsonl"
@@ -100,7 +100,7 @@ def picture() -> str:
     lines = runs.read(runs.RESULTS / "lenet-mnist.jsonl")
     line = next(line for line in lines if line["budget"] == "10% FLOPs")
     widths = zip(FULL_WIDTHS.items(), line["widths"], strict=True)
-    return widths_svg([(name, kept, full) for (name, full), kept in widths])
+    return widths_svg([Width(name, kept, full) for (name, full), kept in widths])
 
 
 def main() -> None:

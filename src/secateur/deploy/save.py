@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -30,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from secateur.deploy.files import write_atomically
 from secateur.groups.removal import Plan, cut
 
 FORMAT = "1"
@@ -72,7 +72,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "plan": _plan_to_json(getattr(model, "secateur", None) or Plan(), aliases),
     }
-    _write_atomically(path, to_bytes(tensors, metadata))
+    write_atomically(path, to_bytes(tensors, metadata))
     return path
 
 
@@ -164,17 +164,6 @@ def _plan_to_json(plan: Plan, aliases: dict[str, str]) -> str:
     return json.dumps(
         {"kept": plan.kept, "biases": plan.biases, "groups": plan.groups, "aliases": aliases}
     )
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        new = Path(folder) / path.name
-        with open(new, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
 
 
 # -- reading ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from secateur.report.files import write_atomically
+from secateur.deploy.files import write_atomically
 
 MAGIC = b"secateur checkpoint 1\n"
 

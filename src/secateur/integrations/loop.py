@@ -20,11 +20,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from secateur.deploy.files import write_atomically
 from secateur.integrations import checkpoint
 from secateur.integrations.data import Data, call, split, to_device
 from secateur.integrations.rng import rng_state, seed_all, set_rng_state
 from secateur.optim import Proximal
-from secateur.report.files import write_atomically
 
 RECORDS = 400  # of training steps in a run's history, about
 

@@ -11,9 +11,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from secateur.deploy.files import write_atomically
 from secateur.measure import format_seconds
 from secateur.report.charts import Series, bars, curves
-from secateur.report.files import write_atomically
 from secateur.report.run import Run
 from secateur.report.tables import NAMES, asked_rows, comparison_rows, format_score
 from secateur.report.widths import widths_svg

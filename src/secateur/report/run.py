@@ -16,9 +16,9 @@ from typing import Any
 from torch import nn
 
 from secateur.budget.budget import Line
+from secateur.deploy.files import write_atomically
 from secateur.groups import Groups
 from secateur.measure import Footprint
-from secateur.report.files import write_atomically
 
 FORMAT = 1
 
