@@ -200,7 +200,7 @@ def test_an_unknown_operator_protects_and_is_reported(name):
 )
 def test_writes_through_views_protect(write):
     def run(m, x):
-        out = torch.zeros(2, 8)
+        out = torch.full((2, 8), 0.0)
         write(out, m.first(x).relu())
         return m.last(out)
 

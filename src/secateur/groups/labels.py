@@ -84,6 +84,7 @@ class Labels:
     roles: dict[str, list[np.ndarray]] = field(default_factory=dict)
     keep: str = "inner"
     heads: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    first_fresh: int = 0  # from here on, atoms name what the model makes of nothing
     _values: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
 
     @classmethod
@@ -108,7 +109,7 @@ class Labels:
                 start += size if size > 1 else 0
             is_parameter = isinstance(tensor, nn.Parameter)
             tracked.append(Tracked(tuple(names), tensor, is_parameter, tuple(first_atoms)))
-        labels = cls(tracked, start, keep=keep, heads=list(pairs))
+        labels = cls(tracked, start, keep=keep, heads=list(pairs), first_fresh=start)
         label = first_of_each(components(start, labels.heads))
         joined = (label, np.arange(start))
         labels.ties, labels.weight_ties = [joined], [joined]
@@ -130,6 +131,16 @@ class Labels:
         kept = [plane for plane in map(compress, planes) if bool((plane >= 0).any())]
         self._values[tensor] = _Value([p for p in kept if varied(p)], is_data)
         self.protect([p for p in kept if not varied(p)], "broadcast along an axis of size 1")
+
+    def fresh(self, tensor: Tensor) -> list[Tensor]:
+        """New atoms for a tensor that the model makes of nothing: one for each index."""
+        planes = []
+        for dim, size in enumerate(tensor.shape):
+            if size > 1:
+                shape = [-1 if d == dim else 1 for d in range(tensor.ndim)]
+                planes.append(torch.arange(self.atom_count, self.atom_count + size).reshape(shape))
+                self.atom_count += size
+        return planes
 
     def planes(self, tensor: Tensor) -> list[Tensor]:
         value = self._values.get(tensor)
@@ -178,6 +189,11 @@ class Labels:
             atoms = entries(plane)
             self.roles.setdefault(role, []).append(np.unique(atoms[atoms >= 0]))
 
+    def is_head(self, plane: Tensor) -> bool:
+        """Whether the labels of `plane` are those of an attention's heads."""
+        mine = np.unique(entries(plane))
+        return any(np.isin(atoms, mine).all() for atoms in self.roles.get("heads", []))
+
     def tie(self, first: Tensor, second: Tensor, *, weights: bool = False) -> None:
         """Tie two planes entry by entry; an atom opposite to none is protected."""
         a, b = torch.broadcast_tensors(first, second)
@@ -202,6 +218,7 @@ class Labels:
                 first = first.narrow(dim, 0, 1)
         a, b = entries(first.expand(plane.shape)), entries(plane)
         both = (a >= 0) & (b >= 0) & (a != b)
+        both &= (a < self.first_fresh) & (b < self.first_fresh)
         self.heads.append((a[both], b[both]))
 
     def straighten(self, plane: Tensor, keep: Sequence[int]) -> Tensor:

@@ -7,6 +7,7 @@ operators that cost FLOPs. Labels ride along the run under a dispatch mode (labe
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def _run(model: nn.Module, example: Any, labels: Labels) -> set[int]:
         labels.put(tensor, [], is_data=True)
     mode = _Tracer(labels)
     try:
-        with evaluating(model), torch.no_grad(), plain_kernels(), mode:
+        with evaluating(model), torch.no_grad(), plain_kernels(), separate_steps(), mode:
             outputs = model(*args, **kwargs)
     except Exception as error:
         raise RuntimeError(
@@ -378,3 +379,12 @@ def plain_kernels() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+@contextmanager
+def separate_steps() -> Iterator[None]:
+    """Recurrent networks as matrix products, one after another: labels can follow."""
+    with warnings.catch_warnings():  # CPUs without TF32 are told that they have none
+        warnings.simplefilter("ignore")
+        with torch.backends.cudnn.flags(enabled=False), torch.backends.mkldnn.flags(enabled=False):
+            yield

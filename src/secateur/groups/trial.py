@@ -95,7 +95,7 @@ def tolerance(model: nn.Module) -> float:
 
 
 def try_removal(model: nn.Module, groups: Groups) -> tuple[dict[int, str], tuple[str, ...]]:
-    """Try to remove a random half of the groups.
+    """Try to remove a random half of the groups (an odd number of each layer is kept).
 
     All layers are tried together; if that fails, each half of them, and so on.
 
@@ -106,7 +106,8 @@ def try_removal(model: nn.Module, groups: Groups) -> tuple[dict[int, str], tuple
     rng = np.random.default_rng(0)
     half = np.zeros(len(groups), bool)
     for layer in groups.layers:
-        chosen = rng.permutation(len(layer))[: len(layer) // 2]
+        kept = len(layer) // 2 | 1  # odd, because some kernels only take multiples of a number
+        chosen = rng.permutation(len(layer))[kept:]
         half[layer.start + chosen] = True
     model = _perturbed(model)
     failed: dict[int, str] = {}

@@ -68,10 +68,10 @@ def count_flops(model: nn.Module, example: Example) -> int:
         6912
 
     Source: the count is that of `torch.utils.flop_counter.FlopCounterMode`, completed by what it
-    leaves out (products with a vector, nn.Bilinear).
+    leaves out (products with a vector, nn.Bilinear, experts in one operator).
     """
     run = forward(model, example)
-    counter = FlopCounterMode(display=False, custom_mapping=_LEFT_OUT)
+    counter = FlopCounterMode(display=False, custom_mapping=LEFT_OUT)
     with evaluating(model), torch.no_grad(), _unfused(), counter:
         run()
     return int(counter.get_total_flops())
@@ -153,10 +153,16 @@ def _trilinear(
     return 2 * math.prod(first[:-1]) * math.prod(weight) + 2 * math.prod(out_shape) * second[-1]
 
 
-_LEFT_OUT = {
+def _grouped(rows: torch.Size, matrices: torch.Size, *_: Any, **__: Any) -> int:
+    """Of (rows, in) with the matrices of experts (experts, in, out), one matrix a row."""
+    return 2 * math.prod(rows) * matrices[-1]
+
+
+LEFT_OUT = {  # operators without a count in torch.utils.flop_counter
     aten.mv: _matrix_vector,
     aten.dot: _matrix_vector,
     aten.vdot: _matrix_vector,
     aten.addmv: _added_matrix_vector,
     aten._trilinear: _trilinear,
+    aten._grouped_mm: _grouped,
 }

@@ -108,3 +108,34 @@ def test_a_shortcut_that_pads_channels():
     assert groups.layers[0].name == "stem"
     for seed in range(3):
         assert cut_out(model, groups, some_dead(groups, seed))[1] <= 1e-5
+
+
+def test_a_border_around_the_image_belongs_to_its_channels():
+    def run(m, x):
+        return m.last(F.pad(m.first(x).relu(), (0, 1, 0, 1))).flatten(1)
+
+    model = Apply(run, first=nn.Conv2d(3, 8, 3), last=nn.Conv2d(8, 2, 3, stride=2))
+    found = sc.filters(model, images(2, 3, 8, 8))
+    assert len(found) == 8
+    assert cut_out(model, found, some_dead(found, 0))[1] <= 1e-5
+
+
+def test_a_tensor_turned_in_place_keeps_its_labels():
+    def run(m, x):
+        y = m.first(x).relu().t_().unsqueeze_(0).squeeze_(0).transpose_(0, 1)
+        return m.last(y)
+
+    model, x = Apply(run, first=nn.Linear(3, 12), last=nn.Linear(12, 2)), images(5, 3)
+    assert axes(model, x)[0] == {"first": 12}
+    found = sc.neurons(model, (x,))
+    assert cut_out(model, found, some_dead(found, 0))[1] <= 1e-5
+
+
+def test_a_batch_of_one_squeezed_in_place_is_left_alone():
+    """A plane has size 1 wherever labels don't vary, so a bare squeeze_ says nothing about it."""
+
+    def run(m, x):
+        return m.last(m.first(x).squeeze_())
+
+    model = Apply(run, first=nn.Linear(3, 12), last=nn.Linear(12, 2))
+    assert axes(model, images(5, 3))[0] == {}

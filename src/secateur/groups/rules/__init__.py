@@ -10,18 +10,39 @@ import torch
 from torch import Tensor
 
 from secateur.groups.labels import Labels, Operator
-from secateur.groups.rules import contraction, movement, normalisation, pointwise, reduction
+from secateur.groups.rules import (
+    contraction,
+    creation,
+    experts,
+    movement,
+    normalisation,
+    pointwise,
+    reduction,
+)
 from secateur.groups.rules.call import RULES, Call, Rule, unknown
 
-__all__ = ["Call", "apply", "contraction", "movement", "normalisation", "pointwise", "reduction"]
+__all__ = [
+    "Call",
+    "apply",
+    "contraction",
+    "creation",
+    "experts",
+    "movement",
+    "normalisation",
+    "pointwise",
+    "reduction",
+]
 
 
 def apply(labels: Labels, call: Call) -> None:
     """Let `labels` follow one operator call."""
-    if not any(labels.planes(tensor) for tensor in call.inputs):
+    if call.name in creation.ZEROS:
+        creation.zeros(labels, call)
+    elif not any(labels.planes(tensor) for tensor in call.inputs):
         _pass_nothing(labels, call)
     else:
-        before = [(target, labels.planes(target)) for target in call.written]
+        moves = torch.Tag.inplace_view in call.func.tags  # changes a shape, writes no memory
+        before = [] if moves else [(target, labels.planes(target)) for target in call.written]
         try:
             _rule_for(call)(labels, call)
         except Exception:  # a form of the operator that its rule did not expect
@@ -32,7 +53,7 @@ def apply(labels: Labels, call: Call) -> None:
 
 def _rule_for(call: Call) -> Rule:
     if torch.Tag.inplace_view in call.func.tags:
-        return unknown
+        return RULES.get(call.name, unknown)
     chosen = RULES.get(call.name) or RULES.get(call.name.removesuffix("_"))
     if chosen is None:
         chosen = pointwise.pointwise if torch.Tag.pointwise in call.func.tags else unknown
@@ -58,7 +79,7 @@ def _check_aliases(labels: Labels, before: list[tuple[Tensor, list[Tensor]]]) ->
     """A write into memory that other tensors share must not change what their labels mean."""
     for target, old in before:
         new = labels.planes(target)
-        if len(old) == len(new) and all(map(torch.equal, old, new)):
+        if len(old) == len(new) and all(any(torch.equal(a, b) for b in new) for a in old):
             continue
         for other in labels.sharing(target):
             labels.protect([*labels.planes(other), *old, *new], "is written through a view")

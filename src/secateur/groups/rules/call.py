@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from secateur.groups.labels import Labels
+from secateur.measure.count import LEFT_OUT
 
 
 @dataclass
@@ -62,7 +63,9 @@ class Call:
         return [leaf for leaf in flat if isinstance(leaf, Tensor)]
 
     def flops(self) -> int:
-        count = flop_registry.get(self.func.overloadpacket)
+        """What `secateur.measure.count_flops` counts for this call."""
+        packet = self.func.overloadpacket
+        count = shape_wrapper(LEFT_OUT[packet]) if packet in LEFT_OUT else flop_registry.get(packet)
         return 0 if count is None else int(count(*self.args, **self.kwargs, out_val=self.out))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from secateur.groups.labels import Labels, compress, varied
@@ -43,9 +44,13 @@ def _move(labels: Labels, call: Call, source: Tensor) -> None:
 
 
 def _without_overlap(labels: Labels, planes: list[Tensor]) -> list[Tensor]:
-    """Keep one plane per dimension: two axes merged into one can't both be cut."""
+    """Keep one plane per dimension: two axes merged into one can't both be cut.
+
+    Heads before others (where all heads share their values), then the one with the most labels.
+    """
     kept: list[Tensor] = []
-    for plane in sorted(planes, key=lambda p: -int(p.unique().numel())):
+    order = sorted(planes, key=lambda p: (not labels.is_head(p), -int(p.unique().numel())))
+    for plane in order:
         if any(set(varied(plane)) & set(varied(other)) for other in kept):
             labels.protect([plane], "is merged with another axis")
         else:
@@ -67,24 +72,34 @@ def _movement(labels: Labels, call: Call) -> None:
     "replication_pad1d", "replication_pad2d", "replication_pad3d",
 )  # fmt: skip
 def _pad(labels: Labels, call: Call) -> None:
-    """Constants may stand beside a labelled axis; borders that repeat or crop it may not."""
+    """Constants may stand beside a labelled axis; borders that repeat or crop it may not.
+
+    What is padded along other axes keeps its labels: a border belongs to its channel.
+    """
     source = call.args[0]
-    widths = call.argument("pad" if call.has("pad") else "padding")
+    widths = list(call.argument("pad" if call.has("pad") else "padding"))
+    passing = []
     for plane in labels.planes(source):
-        for dim in varied(plane):
-            mine = widths[2 * (source.ndim - 1 - dim) :][:2]
-            if min(mine, default=0) < 0 or (any(mine) and call.name != "constant_pad_nd"):
-                labels.protect([plane], f"is cut or repeated by {call.name}")
-    if call.name == "constant_pad_nd" and call.argument("value"):
-        _pad_with_value(labels, call)
-    else:
-        _move(labels, call, source)
+        along = varied(plane)
+        mine = [
+            width if source.ndim - 1 - position // 2 in along else 0
+            for position, width in enumerate(widths)
+        ]
+        if min(mine) < 0 or (any(mine) and call.name != "constant_pad_nd"):
+            labels.protect([plane], f"is cut or repeated by {call.name}")
+        else:
+            passing.append(F.pad(plane, mine, value=-1) if any(mine) else plane)
+    labels.put(call.outputs[0], passing, is_data=labels.is_data(source))
 
 
-def _pad_with_value(labels: Labels, call: Call) -> None:
-    args = (*call.args[:2], 0)
-    zeros = Call(call.func, args, {}, call.out)
-    _move(labels, zeros, call.args[0])
+@rule("transpose_", "t_", "swapaxes_", "swapdims_", "unsqueeze_", "squeeze_", "detach_")
+def _turned_in_place(labels: Labels, call: Call) -> None:
+    """The tensor itself changes its shape; its labels follow, as for the copying operator."""
+    source = call.args[0]
+    planes = [call.func(plane.clone(), *call.args[1:]) for plane in labels.planes(source)]
+    if any(plane.ndim != source.ndim for plane in planes):
+        raise ValueError("a plane lost a dimension that its tensor keeps")
+    labels.put(source, planes, is_data=labels.is_data(source))
 
 
 @rule("roll", "unfold", "diagonal", "tril", "triu", "rot90")
@@ -169,11 +184,21 @@ def _join(labels: Labels, call: Call) -> None:
         planes = labels.planes(tensor)
         if call.name == "stack":
             tensor, planes = tensor.unsqueeze(dim), [plane.unsqueeze(dim) for plane in planes]
-        mine = [labels.straighten(plane, [dim]) for plane in planes if dim in varied(plane)]
+        mine = [plane for plane in planes if dim in varied(plane)]
         shape = [tensor.shape[dim] if d == dim else 1 for d in range(out.ndim)]
         along.append(mine[0] if mine else torch.full(shape, -1))
         others = [plane for plane in planes if dim not in varied(plane)]
         parts.append((tensor.narrow(dim, 0, 1), others))
     why = f"is joined by {call.name} with a tensor that no group owns"
     joined = merge(labels, out, parts, why)
-    labels.put(out, [torch.cat(along, dim), *joined], is_data=labels.any_data(call.inputs))
+    line = _one_behind_the_other(along, dim)
+    if len(varied(line)) > 1:
+        labels.choices.append(line)
+    labels.put(out, [line, *joined], is_data=labels.any_data(call.inputs))
+
+
+def _one_behind_the_other(planes: list[Tensor], dim: int) -> Tensor:
+    """Planes joined along `dim`; they may vary along other dimensions too (heads and head size)."""
+    widest = [max(sizes) for sizes in zip(*(plane.shape for plane in planes), strict=True)]
+    sizes = [[*widest[:dim], plane.shape[dim], *widest[dim + 1 :]] for plane in planes]
+    return torch.cat([p.expand(size) for p, size in zip(planes, sizes, strict=True)], dim)

@@ -34,7 +34,7 @@ def merge(
         for other in meeting:
             labels.tie(other, plane, weights=weights)
         # What varies along most dimensions speaks for all that it is tied to.
-        widest = max([plane, *meeting], key=lambda p: len(varied(p)))
+        widest = max([*meeting, plane], key=lambda p: len(varied(p)))
         merged = [other for other in merged if all(other is not met for met in meeting)]
         for other in meeting:
             if other is not widest and not set(varied(other)) <= set(varied(widest)):
