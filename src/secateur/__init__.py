@@ -3,7 +3,17 @@
 from secateur import envelope, groups
 from secateur.budget import Budget
 from secateur.deploy import export, load, save
-from secateur.groups import Groups, custom, filters, neurons
+from secateur.groups import (
+    Groups,
+    blocks,
+    channels,
+    custom,
+    filters,
+    n_of_m,
+    neurons,
+    shapes,
+    weights,
+)
 from secateur.measure import Footprint, measure
 from secateur.optim import Constant, Homotopy, Proximal
 from secateur.shrink import ShrinkError, shrink
@@ -18,6 +28,8 @@ __all__ = [
     "Homotopy",
     "Proximal",
     "ShrinkError",
+    "blocks",
+    "channels",
     "custom",
     "envelope",
     "export",
@@ -25,7 +37,10 @@ __all__ = [
     "groups",
     "load",
     "measure",
+    "n_of_m",
     "neurons",
     "save",
+    "shapes",
     "shrink",
+    "weights",
 ]

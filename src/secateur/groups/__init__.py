@@ -1,12 +1,17 @@
 """Which parameters live and die together: `Groups`, the kinds, and the tracing of a model."""
 
+from secateur.groups.blocks import blocks
+from secateur.groups.channels import channels
 from secateur.groups.coupling import Coupling
 from secateur.groups.custom import custom
 from secateur.groups.filters import filters
 from secateur.groups.groups import Groups, Layer
 from secateur.groups.members import Member
+from secateur.groups.n_of_m import n_of_m
 from secateur.groups.neurons import neurons
+from secateur.groups.shapes import shapes
 from secateur.groups.trace import Trace, trace
+from secateur.groups.weights import weights
 
 __all__ = [
     "Coupling",
@@ -14,8 +19,13 @@ __all__ = [
     "Layer",
     "Member",
     "Trace",
+    "blocks",
+    "channels",
     "custom",
     "filters",
+    "n_of_m",
     "neurons",
+    "shapes",
     "trace",
+    "weights",
 ]

@@ -23,7 +23,7 @@ def zeros_in_place(
     ignore: Any,
     *,
     kind: str,
-    member: Callable[[str, nn.Parameter, int], Member | str],
+    member: Callable[[str, nn.Parameter, int], Member | str | None],
     blocks: tuple[int, int] | None = None,
 ) -> Groups:
     """Groups of a kind that leaves zeros in weights of two or more dimensions.
@@ -33,7 +33,7 @@ def zeros_in_place(
         ignore: names, modules or module types whose weights stay as they are.
         kind: the name of the kind.
         member: (name, weight, first group) -> the part of the groups that lies in this weight, or
-            why the weight can't be grouped.
+            why the weight can't be grouped; None where the kind is not about such weights.
         blocks: (n, m) where n of every m consecutive groups stay.
 
     Raises:
@@ -51,6 +51,8 @@ def zeros_in_place(
             continue
         name = known_as[0]
         found = _reason(weight, known_as, ignored) or member(name, weight, start)
+        if found is None:
+            continue
         if isinstance(found, str):
             refused.append((name, weight.numel(), found))
             continue

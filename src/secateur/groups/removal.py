@@ -34,11 +34,13 @@ class Plan:
         kept: for each parameter or buffer that was cut, the indices kept along each cut dimension.
         biases: biases that the full-size model lacks and the small one needs.
         groups: kind of group -> (groups kept, groups in all).
+        sizes: module -> the attributes of it that hold a size, with their new values.
     """
 
     kept: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
     biases: tuple[str, ...] = ()
     groups: dict[str, tuple[int, int]] = field(default_factory=dict)
+    sizes: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def meet(self, other: Plan) -> Plan:
         """The plan that cuts what either cuts out of the same model; the groups are ours."""
@@ -65,7 +67,10 @@ class Plan:
             kind: (count, earlier.groups.get(kind, (0, total))[1])
             for kind, (count, total) in self.groups.items()
         }
-        return Plan(kept, (*earlier.biases, *self.biases), {**earlier.groups, **groups})
+        sizes = {name: dict(values) for name, values in earlier.sizes.items()}
+        for name, values in self.sizes.items():
+            sizes.setdefault(name, {}).update(values)
+        return Plan(kept, (*earlier.biases, *self.biases), {**earlier.groups, **groups}, sizes)
 
 
 @dataclass(frozen=True)
@@ -103,10 +108,11 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
     plan = _plan(groups.coupling, groups.layers, dead)
     if groups.coarse is not None:
         plan = plan.meet(_plan(groups.coarse.coupling, (), all_zero(groups.coarse, model)))
+    if groups.example is not None:
         plan = plan.meet(Plan(borders(model, groups)))
     cut(small, plan)
     _keep_weight_norms(small, model, plan)
-    plan = Plan(plan.kept, tuple(_fold(small, model, constants, plan, dead)), plan.groups)
+    plan = replace(plan, biases=tuple(_fold(small, model, constants, plan, dead)))
     layer_ids = groups.layer_ids
     report = Counter(
         (groups.layers[layer_ids[group]].name, reason) for group, reason in refused.items()
@@ -145,7 +151,11 @@ def _plan(coupling: Coupling | None, layers: Sequence[Layer], dead: np.ndarray) 
         alive, total = counts.get(layer.kind, (0, 0))
         left = int((~dead[layer.start : layer.stop]).sum())
         counts[layer.kind] = (alive + left, total + len(layer))
-    return Plan(kept, (), counts)
+    sizes: dict[str, dict[str, int]] = {}
+    for size in coupling.sizes if coupling else ():
+        if padded[size.entries].any():
+            sizes.setdefault(size.module, {})[size.attribute] = int((~padded[size.entries]).sum())
+    return Plan(kept, (), counts, sizes)
 
 
 # -- surgery ---------------------------------------------------------------------------------------
@@ -170,6 +180,13 @@ def cut(model: nn.Module, plan: Plan) -> None:
                     f"  expected more than {max(indices, default=0)} entries along dim {dim}\n"
                     f"  found    shape {shape}"
                 )
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, values in plan.sizes.items():
+        for attribute in values:
+            if type(getattr(modules.get(name), attribute, None)) is not int:
+                raise ValueError(
+                    f"the plan sets {name}.{attribute}, which {type(model).__name__} does not have"
+                )
     touched: dict[nn.Module, dict[str, tuple[int, ...]]] = {}
     for name in plan.kept:
         owner, _, leaf = name.rpartition(".")
@@ -188,6 +205,9 @@ def cut(model: nn.Module, plan: Plan) -> None:
         setattr(model.get_submodule(owner), leaf, made[id(old)])
     for module, shapes in touched.items():
         _correct_sizes(module, shapes)
+    for name, values in plan.sizes.items():
+        for attribute, value in values.items():
+            setattr(modules[name], attribute, value)
     for name in plan.biases:
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from secateur.groups.coupling import NO_AXIS, Coupling, Operation, Slot
+from secateur.groups.attributes import groups_along
+from secateur.groups.coupling import NO_AXIS, Coupling, Operation, Size, Slot
 from secateur.groups.groups import Groups, Layer
 from secateur.groups.labels import Operator, compress, entries, varied
 from secateur.groups.members import Member
@@ -33,10 +34,14 @@ def select(
     wanted: Callable[[Axis], bool],
     ignore: Ignore | str | nn.Module | type[nn.Module] = (),
     keep: str = "inner",
+    view: Callable[[Trace], Trace] = lambda found: found,
 ) -> Groups:
-    """Groups of the axes that a kind wants, traced, and checked by a trial removal."""
+    """Groups of the axes that a kind wants, traced, and checked by a trial removal.
+
+    `view` turns the trace before it is read (to the side of what reads the axes).
+    """
     ignored = ignored_names(model, ignore)
-    found = trace(model, example, keep=keep)
+    found = view(trace(model, example, keep=keep))
     refused: list[tuple[str, int, str]] = []
     axes: list[Axis] = []
     for axis in filter(wanted, found.axes):
@@ -206,5 +211,9 @@ def _build(
         Operation(operator.name, operator.flops, _axes_of(operator, lookup))
         for operator in found.operators
     ]
-    coupling = Coupling(tuple(slots), tuple(operations))
+    sizes = tuple(
+        Size(module, attribute, line)
+        for (module, attribute), line in groups_along(found.sizes, lookup).items()
+    )
+    coupling = Coupling(tuple(slots), tuple(operations), sizes=sizes)
     return Groups(tuple(members), tuple(layers), coupling, refused, example)
