@@ -23,9 +23,9 @@ def test_good_gradients_pass() -> None:
     huge = torch.full((10,), 1e30)  # its norm overflows in float32, no entry does
     half = torch.full((10,), 6e4, dtype=torch.float16)
     sparse = torch.sparse_coo_tensor([[0, 0]], [1.0, 2.0], (3,), check_invariants=True)
-    refuse_bad(parameters(huge, half, sparse, torch.zeros(0), torch.ones(())), {}, "step 1")
-    refuse_bad([{"params": [nn.Parameter(torch.ones(3))]}], {}, "step 1")
-    refuse_bad([], {}, "step 1")
+    refuse_bad(parameters(huge, half, sparse, torch.zeros(0), torch.ones(())), (), "step 1")
+    refuse_bad([{"params": [nn.Parameter(torch.ones(3))]}], (), "step 1")
+    refuse_bad([], (), "step 1")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -34,7 +34,7 @@ def test_bad_gradients_are_named(bad: float) -> None:
     groups = parameters(
         *gradients, torch.sparse_coo_tensor([[1]], [bad], (7,), check_invariants=True)
     )
-    names = {id(groups[0]["params"][0]): "conv.weight", id(groups[4]["params"][0]): "fine"}
+    names = [("conv.weight", groups[0]["params"][0]), ("fine", groups[4]["params"][0])]
     with pytest.raises(FloatingPointError) as refusal:
         refuse_bad(groups, names, "step 7")
     assert str(refusal.value).startswith(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -52,6 +53,16 @@ class Cost:
 
     def gradient(self, multipliers: np.ndarray) -> np.ndarray:
         """dC/du, shape (m,): what the last bit of each group costs at `multipliers`."""
+        return self._gradient_at(multipliers) if self._constant is None else self._constant
+
+    @cached_property
+    def _constant(self) -> np.ndarray | None:
+        """The gradient where it is the same everywhere, as of a count: no term has two axes."""
+        if self.factors.shape[1] > 1:
+            return None
+        return self._gradient_at(np.zeros(self.group_count))
+
+    def _gradient_at(self, multipliers: np.ndarray) -> np.ndarray:
         widths = self._widths(multipliers)
         left_out = np.eye(widths.shape[1], dtype=bool)[:, None]  # (factors, 1, factors)
         others = self.rates * np.where(left_out, 1.0, widths).prod(2)  # (factors, terms)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 
 def refuse_bad(
-    param_groups: Iterable[Mapping[str, Any]], names: Mapping[int, str], where: str
+    param_groups: Iterable[Mapping[str, Any]], named: Iterable[tuple[str, Tensor]], where: str
 ) -> None:
     """Refuse gradients that hold NaN or inf.
 
     Args:
         param_groups: an optimizer's.
-        names: id of a parameter -> its name, for as many as are known.
+        named: names and parameters, as many as are known; read only to complain.
         where: how the message begins, such as "step 7".
 
     Raises:
@@ -32,6 +32,7 @@ def refuse_bad(
     norms = [norm.to(grads[0].device, torch.float32) for norm in torch._foreach_norm(grads)]  # pyright: ignore
     if bool(torch.isfinite(torch.stack(norms)).all()):
         return  # the usual case; a norm may overflow where no gradient does, so look closer now
+    names = {id(parameter): name for name, parameter in named}
     bad = [
         names.get(id(p), f"a parameter of shape {tuple(p.shape)}")
         for p, grad in zip(parameters, grads, strict=True)

@@ -217,7 +217,7 @@ class Proximal(Optimizer):
         where = f"step {self.steps_taken + 1}"
         if evaluation > 1:
             where += f", evaluation {evaluation} of the closure"
-        refuse_bad(self.param_groups, {id(m.parameter): m.name for m in self.groups.members}, where)
+        refuse_bad(self.param_groups, ((m.name, m.parameter) for m in self.groups.members), where)
         if self._support is not None:
             self._support.clear_gradients_()
         elif evaluation == 1:
