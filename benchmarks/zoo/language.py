@@ -51,7 +51,10 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen3": ("Qwen3ForCausalLM", GROUPED | {"head_dim": 8}),
     "Gemma": ("GemmaForCausalLM", GROUPED | {"num_key_value_heads": 1, "head_dim": 8}),
     "Phi": ("PhiForCausalLM", DECODER),
-    "Mixtral": ("MixtralForCausalLM", GROUPED | {"num_local_experts": 4, "experts_implementation": "eager"}),
+    "Mixtral": (  # the default kernel of its experts wants widths that are multiples of 4
+        "MixtralForCausalLM",
+        GROUPED | {"num_local_experts": 4, "experts_implementation": "eager"},
+    ),
 }  # fmt: skip
 
 for name, (model, config) in {**ENCODERS, **DECODERS}.items():

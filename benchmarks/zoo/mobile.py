@@ -107,7 +107,7 @@ def mobilenet_v3() -> nn.Module:
                 kernel=kernel,
                 activation=activation,
                 gate=nn.Hardsigmoid() if gated else None,
-            )  # fmt: skip
+            )
         )
         channels = width
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 80), nn.Hardswish()]

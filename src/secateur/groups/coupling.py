@@ -46,6 +46,15 @@ class Operation:
 
 
 @dataclass(frozen=True)
+class Size:
+    """A module's attribute that holds the size of an axis: the group of every index along it."""
+
+    module: str
+    attribute: str
+    entries: np.ndarray
+
+
+@dataclass(frozen=True)
 class Coupling:
     """Where each group sits in a model: what removing it removes and saves.
 
@@ -53,11 +62,13 @@ class Coupling:
         slots: every parameter and buffer.
         operations: every operator that costs FLOPs.
         added: biases that removal adds to fold constants: a weight and its output dimension each.
+        sizes: attributes of modules that shrink with an axis.
     """
 
     slots: tuple[Slot, ...]
     operations: tuple[Operation, ...]
     added: tuple[tuple[str, int], ...] = ()
+    sizes: tuple[Size, ...] = ()
 
     def blank(self) -> Coupling:
         """The same model with no group anywhere."""
@@ -88,7 +99,7 @@ class Coupling:
             for a, b in zip(self.operations, other.operations, strict=True)
         )
         added = tuple(dict.fromkeys((*self.added, *other.added)))
-        return Coupling(slots, operations, added)
+        return Coupling(slots, operations, added, _join_sizes(self.sizes, other.sizes, offset))
 
     def matches(self, other: Coupling) -> bool:
         """Whether both come from the same model and example."""
@@ -97,6 +108,17 @@ class Coupling:
         ] and [(o.name, o.flops) for o in self.operations] == [
             (o.name, o.flops) for o in other.operations
         ]
+
+
+def _join_sizes(a: tuple[Size, ...], b: tuple[Size, ...], offset: int) -> tuple[Size, ...]:
+    found = {(size.module, size.attribute): size for size in a}
+    for size in b:
+        key = (size.module, size.attribute)
+        before = found[key].entries if key in found else None
+        joined = _join(before, size.entries, offset)
+        assert joined is not None
+        found[key] = replace(size, entries=joined)
+    return tuple(found.values())
 
 
 def _join_all(a: tuple[Any, ...], b: tuple[Any, ...], missing: Any, offset: int) -> tuple[Any, ...]:

@@ -1,0 +1,107 @@
+"""Sizes that modules keep as attributes, found while the model runs, by value and by meaning.
+
+In: one operator that takes a size (a split, a view, new zeros) and where in the model it was
+called. Out: which attribute that code read the size from, and the labels along the axis that has
+it. In `x.split((self.half, self.half), 1)` it is `half`, and it must follow when x shrinks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from secateur.groups.labels import Labels, varied
+from secateur.groups.rules.call import Call
+
+TAKE_SIZES = {
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "split", "unsafe_split",
+    "split_with_sizes", "unsafe_split_with_sizes", "slice", "zeros", "new_zeros",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sized:
+    """An attribute that holds the size of an axis.
+
+    Attributes:
+        module, attribute: where it is.
+        atoms: the atoms at each index of the axis, shape (size, any).
+    """
+
+    module: str
+    attribute: str
+    atoms: np.ndarray
+
+
+def sizes_read(names: dict[int, str], labels: Labels, call: Call) -> Iterator[Sized]:
+    """The attributes that may have given `call` the sizes of its labelled axes.
+
+    An attribute counts if it has the value, and the code that runs between the module's call and
+    the operator mentions it. `names` maps id(module) to the module's name.
+    """
+    if call.name not in TAKE_SIZES or not (axes := list(_labelled_axes(labels, call))):
+        return
+    module, mentioned = _running()
+    name = names.get(id(module))
+    if module is None or name is None or _is_torch_s_own(module):
+        return
+    for attribute, value in vars(module).items():
+        if type(value) is int and attribute in mentioned:
+            for atoms in axes:
+                if len(atoms) == value:
+                    yield Sized(name, attribute, atoms)
+
+
+def _labelled_axes(labels: Labels, call: Call) -> Iterator[np.ndarray]:
+    """Axes of the results whose size was given as a number."""
+    given = {leaf for leaf in tree_leaves((call.args[1:], call.kwargs)) if type(leaf) is int}
+    if call.name in ("zeros", "new_zeros"):
+        given = set(call.outputs[0].shape)
+    for out in call.outputs:
+        for plane in labels.planes(out):
+            for dim in varied(plane):
+                size = out.shape[dim]
+                is_cut = call.name == "slice" and size != call.args[0].shape[dim]
+                if size in given or is_cut:
+                    yield plane.movedim(dim, 0).reshape(size, -1).numpy()
+
+
+def _running() -> tuple[nn.Module | None, set[str]]:
+    """The innermost module that is being called, and the names that its code mentions so far."""
+    mentioned: set[str] = set()
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "_call_impl":
+            module = frame.f_locals.get("self")
+            return (module if isinstance(module, nn.Module) else None), mentioned
+        mentioned.update(frame.f_code.co_names)
+        frame = frame.f_back
+    return None, mentioned
+
+
+def _is_torch_s_own(module: nn.Module) -> bool:
+    """Their sizes are known by class (removal.py)."""
+    return type(module).__module__.startswith("torch.nn.") or isinstance(
+        module, nn.MultiheadAttention
+    )
+
+
+def groups_along(sizes: tuple[Sized, ...], lookup: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+    """For each attribute, the group of every index of its axis (-1: none), shape (size,).
+
+    An attribute that is the size of several axes that shrink differently is left as it is: the
+    trial removal then says whether that works.
+    """
+    found: dict[tuple[str, str], np.ndarray | None] = {}
+    for item in sizes:
+        groups = lookup[item.atoms]
+        line = np.where((groups == groups[:, :1]).all(1), groups[:, 0], -1)
+        key = (item.module, item.attribute)
+        before = found.get(key, line)
+        found[key] = line if before is not None and np.array_equal(before, line) else None
+    return {key: line for key, line in found.items() if line is not None and (line >= 0).any()}

@@ -1,0 +1,91 @@
+"""Sizes kept as attributes follow the axes that they are the size of, and no others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import secateur as sc
+from groups.cuts import some_dead
+from networks import images
+from secateur.groups.trial import difference
+
+
+class Halves(nn.Module):
+    """The C2f pattern: a split by a stored size, one half filtered, all of it concatenated."""
+
+    def __init__(self, unrelated: int = 3) -> None:
+        super().__init__()
+        self.half, self.unrelated = 8, unrelated
+        self.first, self.inner = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(24, 4, 1)
+
+    def forward(self, x):
+        a, b = self.first(x).split((self.half, self.half), 1)
+        return self.last(torch.cat([a, b, self.inner(b) * self.unrelated], 1)).flatten(1)
+
+
+class Restored(nn.Module):
+    """A linear layer that restores its result's shape from a stored width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.weight = nn.Parameter(torch.randn(6, width))
+
+    def forward(self, x):
+        return (x.reshape(-1, x.shape[-1]) @ self.weight).view(*x.shape[:-1], self.width)
+
+
+def shrunk(model: nn.Module, groups: sc.Groups) -> nn.Module:
+    keep = torch.from_numpy(~some_dead(groups, 0)).double()
+    groups.scale_(keep)
+    return sc.shrink(model, groups)
+
+
+def test_a_split_by_a_stored_size_follows_saves_and_shrinks_again(tmp_path):
+    model, x = Halves(), images(2, 3, 8, 8)
+    small = shrunk(model, sc.filters(model, x))
+    assert small.half == 4 == small.inner.in_channels
+    assert small.unrelated == 3
+    assert model.half == 8
+    loaded = sc.load(sc.save(small, tmp_path / "small.safetensors"), model=Halves())
+    assert loaded.half == 4
+    assert difference(small, loaded, x) == 0
+    smaller = shrunk(small, sc.filters(small, x))
+    assert smaller.half == 2
+    loaded = sc.load(sc.save(smaller, tmp_path / "smaller.safetensors"), model=Halves())
+    assert difference(smaller, loaded, x) == 0
+
+
+def test_a_view_by_a_stored_width_follows():
+    model = nn.Sequential(Restored(12), nn.GELU(), nn.Linear(12, 2))
+    x = images(2, 5, 6)
+    small = shrunk(model, sc.neurons(model, x))
+    assert small[0].width == 6
+
+
+def test_an_attribute_that_only_happens_to_have_the_value_is_found_out():
+    """The factor 8 would shrink with the half of 8 channels: never wrong, only less."""
+    x = images(2, 3, 8, 8)
+    assert "first" in {layer.name for layer in sc.filters(Halves(), x).layers}
+    refused = {name: reason for name, _, reason in sc.filters(Halves(unrelated=8), x).refused}
+    assert "changes the output" in refused["first"]
+
+
+def test_one_size_of_two_axes_stays():
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.size = 8
+            self.first, self.second = nn.Linear(3, 8), nn.Linear(3, 8)
+            self.last = nn.Linear(16, 2)
+
+        def forward(self, x):
+            a, b = self.first(x), self.second(x)
+            return self.last(torch.cat([a.view(-1, self.size), b.view(-1, self.size)], 1))
+
+    model = Shared()
+    with pytest.raises(ValueError, match="the smaller network does not run"):
+        sc.neurons(model, (images(2, 3),))
