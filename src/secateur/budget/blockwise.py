@@ -50,8 +50,8 @@ class BlockwiseAllowance:
         layers = tuple(layer for layer in whole.layers if layer.blocks)
         others = [layer for layer in whole.layers if not layer.blocks]
         fixed = sum(_kept(layer) for layer in layers)
-        asked = whole.limits.get("groups", fixed)
         least = sum(min(whole.at_least, len(layer)) for layer in others)
+        asked = whole.limits.get("groups", fixed + least)
         if asked < fixed + least or (asked != fixed and not others):
             total = whole.layers[-1].stop
             advice = (

@@ -1,0 +1,164 @@
+"""Filter shapes: positions that no filter reads free channels and the borders of kernels."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import networks
+import secateur as sc
+from networks import images
+from secateur.groups.trial import difference
+
+
+def tapped(conv: nn.Module, *cut: tuple[int, int]) -> nn.Module:
+    """The convolution with its first and last kernel positions zero: (first, last) an axis."""
+    weight = conv.weight.detach()
+    for axis, (first, last) in enumerate(cut):
+        taps = weight.movedim(axis + 2, 0)
+        taps[:first] = 0
+        taps[len(taps) - last :] = 0
+    return conv
+
+
+def shrunk(model: nn.Module, example: Tensor) -> tuple[nn.Module, float, list[str]]:
+    """What shrink leaves, how much the output changes, and what was said."""
+    groups = sc.shapes(model, example)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        small = sc.shrink(model, groups)
+    return small, difference(model, small, example), [str(w.message) for w in caught]
+
+
+def test_a_group_is_one_position_in_every_filter():
+    model = networks.LeNet()
+    groups = sc.shapes(model)
+    assert [(layer.name, len(layer)) for layer in groups.layers] == [("conv1", 25), ("conv2", 500)]
+    torch.testing.assert_close(
+        groups.norms()[25:], model.conv2.weight.detach().double().norm(dim=0).reshape(-1)
+    )
+    transposed = nn.ConvTranspose2d(3, 4, 2)
+    torch.testing.assert_close(
+        sc.shapes(transposed).norms(), transposed.weight.detach().double().norm(dim=1).reshape(-1)
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("padding", [0, 1, 2, 4])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_zero_borders_shrink_the_kernel_and_the_padding(kind, stride, dilation, padding):
+    conv = kind(2, 3, 5, stride=stride, dilation=dilation, padding=padding)
+    model = nn.Sequential(tapped(conv, (2, 1), (1, 2)))
+    small, gap, _ = shrunk(model, images(2, 2, 13, 11))
+    cut = min(1, padding // dilation)  # as many as on the other side, if the padding allows it
+    assert gap <= 1e-6
+    assert small[0].kernel_size == (5 - 2 * cut, 5 - 2 * cut) == tuple(small[0].weight.shape[2:])
+    assert small[0].padding == (padding - cut * dilation,) * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "kernel"),
+    [
+        ({"padding": "same"}, (3, 1)),
+        ({"padding": "same", "dilation": 2}, (3, 1)),
+        ({"padding": "valid"}, (5, 3)),
+        ({"padding": 2, "padding_mode": "reflect"}, (5, 3)),
+        ({"padding": (2, 0)}, (3, 3)),
+    ],
+)
+def test_padding_by_name_by_mode_and_by_axis(options, kernel):
+    model = nn.Sequential(tapped(nn.Conv2d(2, 3, (5, 3), **options), (1, 1), (1, 1)))
+    small, gap, said = shrunk(model, images(2, 2, 9, 9))
+    assert gap <= 1e-6 and small[0].kernel_size == kernel
+    assert bool(said) == (kernel != (3, 1))  # what stays is told
+
+
+def test_one_and_three_dimensions_and_depthwise_kernels():
+    model = nn.Sequential(
+        tapped(nn.Conv1d(4, 4, 3, padding=1, groups=4), (1, 1)), nn.Conv1d(4, 2, 1)
+    )
+    small, gap, _ = shrunk(model, images(2, 4, 9))
+    assert gap <= 1e-6 and small[0].kernel_size == (1,)
+    model = nn.Sequential(tapped(nn.Conv3d(2, 3, 3, padding=1), (1, 1), (0, 0), (1, 1)))
+    small, gap, _ = shrunk(model, images(2, 2, 5, 5, 5))
+    assert gap <= 1e-6 and small[0].kernel_size == (1, 3, 1)
+
+
+def test_a_channel_goes_when_every_reader_agrees_and_only_then():
+    example = images(2, 3, 16, 16)
+    model = networks.warm(networks.ResNet(), example)
+    readers = [model.layer1.conv1, model.layer2.conv1, model.layer2.shortcut[0]]
+    for conv in readers[:2]:
+        conv.weight.data[:, 3] = 0
+    small, gap, said = shrunk(model, example)
+    assert gap == 0 and small.stem.out_channels == 8  # the shortcut still reads it
+    assert said and "18 dead groups of layer1.conv1, layer2.conv1 stay" in said[0]
+    readers[2].weight.data[:, 3] = 0
+    small, gap, said = shrunk(model, example)
+    assert gap <= 1e-6 and said == []
+    assert small.stem.out_channels == small.layer1.conv2.out_channels == 7
+    assert small.layer2.shortcut[0].in_channels == 7
+
+
+def test_the_input_keeps_its_channels_and_the_zeros_are_told():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    model[0].weight.data[:, 1] = 0
+    small, gap, said = shrunk(model, images(2, 3, 8, 8))
+    assert gap == 0 and small[0].in_channels == 3
+    assert said == [
+        "9 dead groups of 0 stay in the network: shapes leave zeros in weights that others need, "
+        "so nothing can be cut there"
+    ]
+
+
+def test_without_an_example_nothing_is_cut():
+    model = nn.Sequential(tapped(nn.Conv2d(2, 3, 3, padding=1), (1, 1), (1, 1)))
+    with pytest.warns(UserWarning, match="16 dead groups of 0 stay"):
+        small = sc.shrink(model, sc.shapes(model))
+    assert small[0].kernel_size == (3, 3) and torch.equal(small[0].weight, model[0].weight)
+
+
+def test_a_convolution_without_any_tap_left_keeps_its_sizes():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 3))
+    model[2].weight.data.zero_()
+    small, gap, _ = shrunk(model, images(2, 2, 8, 8))
+    assert gap == 0 and small[2].kernel_size == (3, 3) and small[2].in_channels == 1
+
+
+def test_a_kernel_shared_by_two_convolutions_shrinks_as_far_as_both_can():
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.near, self.far = (
+                nn.Conv2d(2, 2, 5, padding=2), nn.Conv2d(2, 2, 5, padding=2, dilation=2)
+            )  # fmt: skip
+            self.far.weight = self.near.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.near(x).sum((2, 3)) + self.far(x).sum((2, 3))
+
+    model = Pyramid()
+    tapped(model.near, (2, 2), (2, 2))
+    small, gap, _ = shrunk(model, images(2, 2, 9, 9))
+    assert gap <= 1e-6 and small.near.weight is small.far.weight
+    assert small.near.kernel_size == small.far.kernel_size == (3, 3)
+    assert (small.near.padding, small.far.padding) == ((1, 1), (0, 0))
+
+
+def test_a_shrunk_kernel_is_saved_and_loaded_and_shrinks_again(tmp_path):
+    model = nn.Sequential(tapped(nn.Conv2d(2, 3, 7, padding=3), (1, 1), (2, 3)))
+    example = images(2, 2, 9, 9)
+    small, *_ = shrunk(model, example)
+    tapped(small[0], (1, 1), (0, 0))
+    smaller, gap, _ = shrunk(small, example)
+    assert gap <= 1e-6 and smaller[0].kernel_size == (3, 3) and smaller[0].padding == (1, 1)
+    sc.save(smaller, tmp_path / "small.safetensors")
+    loaded = sc.load(
+        tmp_path / "small.safetensors", model=nn.Sequential(nn.Conv2d(2, 3, 7, padding=3))
+    )
+    assert difference(smaller, loaded, example) == 0
+    assert loaded[0].padding == (1, 1)
