@@ -27,8 +27,10 @@ Closure = Callable[[], Any]
 
 # Until the groups are chosen, a group that firm shrinkage sets to zero is made this much smaller
 # instead. Exactly zero behind a ReLU it would see no gradient, could never come back, and would
-# leave a hole in the budget when a costlier group dies after it.
+# leave a hole in the budget when a costlier group dies after it. One that has faded below this
+# share of the largest norm is left alone: smaller still, its square would leave float32's range.
 REVIVAL = 0.1
+FADED = 1e-9
 
 
 class Proximal(Optimizer):
@@ -246,9 +248,11 @@ class Proximal(Optimizer):
     def _prox_(self) -> None:
         """Scale every group by its factor."""
         if self.schedule(self.steps_taken) > 0:
-            factors, self._last = self._press(self._norms())
+            norms = self._norms()
+            factors, self._last = self._press(norms)
             if self.penalty == "firm":
-                factors = np.maximum(factors, REVIVAL)
+                faded = norms < FADED * norms.max(initial=0)
+                factors = np.where(factors < REVIVAL, np.where(faded, 1.0, REVIVAL), factors)
             self.groups.scale_(torch.from_numpy(factors))
 
     def _press(self, norms: np.ndarray) -> tuple[np.ndarray, Kept]:
