@@ -12,6 +12,8 @@ once; its metadata has four keys, all strings:
         kept        {tensor: {dimension: [indices kept, ascending]}}; what isn't named is whole
         biases      [biases that only the small network has]
         groups      {kind: [groups kept, groups in all]}
+        sizes       {module: {attribute that holds a size: its value}}; may be missing
+        reshaped    {module whose code follows the width of its heads: size of a head}; likewise
         aliases     {name of a tied tensor: the name that it is stored under}
 """
 
@@ -162,7 +164,14 @@ def _distinct(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]
 
 def _plan_to_json(plan: Plan, aliases: dict[str, str]) -> str:
     return json.dumps(
-        {"kept": plan.kept, "biases": plan.biases, "groups": plan.groups, "aliases": aliases}
+        {
+            "kept": plan.kept,
+            "biases": plan.biases,
+            "groups": plan.groups,
+            "sizes": plan.sizes,
+            "reshaped": plan.reshaped,
+            "aliases": aliases,
+        }
     )
 
 
@@ -206,6 +215,11 @@ def _plan_from_metadata(
             },
             tuple(map(str, raw["biases"])),
             {kind: (int(kept), int(total)) for kind, (kept, total) in raw["groups"].items()},
+            {
+                str(name): {str(attribute): int(value) for attribute, value in values.items()}
+                for name, values in raw.get("sizes", {}).items()
+            },
+            {str(name): int(size) for name, size in raw.get("reshaped", {}).items()},
         )
         return plan, {str(name): str(stored) for name, stored in raw["aliases"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -230,13 +244,19 @@ def _all_or_nothing(model: nn.Module) -> Iterator[None]:
     """
     contents = ("_parameters", "_buffers", "_modules")
     before = [
-        (module, dict(vars(module)), {name: dict(vars(module)[name]) for name in contents})
+        (
+            module,
+            type(module),
+            dict(vars(module)),
+            {name: dict(vars(module)[name]) for name in contents},
+        )
         for module in model.modules()
     ]
     try:
         yield
     except BaseException:
-        for module, attributes, inside in before:
+        for module, kind, attributes, inside in before:
+            module.__class__ = kind
             vars(module).clear()
             vars(module).update(attributes)
             for name in contents:

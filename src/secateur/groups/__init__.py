@@ -6,6 +6,7 @@ from secateur.groups.coupling import Coupling
 from secateur.groups.custom import custom
 from secateur.groups.filters import filters
 from secateur.groups.groups import Groups, Layer
+from secateur.groups.heads import heads
 from secateur.groups.members import Member
 from secateur.groups.n_of_m import n_of_m
 from secateur.groups.neurons import neurons
@@ -23,6 +24,7 @@ __all__ = [
     "channels",
     "custom",
     "filters",
+    "heads",
     "n_of_m",
     "neurons",
     "shapes",

@@ -69,7 +69,8 @@ class Labels:
 
     `keep` says what stays free where labels vary along the batch axis of an attention product and
     along another axis: "inner" (head sizes) or "batch" (heads). With "batch", `heads` collects the
-    atoms that one head holds together, pair by pair.
+    atoms that one head holds together, pair by pair, and `held` says which labels stand for more
+    than one atom.
     """
 
     tracked: list[Tracked]
@@ -84,6 +85,7 @@ class Labels:
     roles: dict[str, list[np.ndarray]] = field(default_factory=dict)
     keep: str = "inner"
     heads: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    held: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     first_fresh: int = 0  # from here on, atoms name what the model makes of nothing
     _values: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
 
@@ -111,6 +113,7 @@ class Labels:
             tracked.append(Tracked(tuple(names), tensor, is_parameter, tuple(first_atoms)))
         labels = cls(tracked, start, keep=keep, heads=list(pairs), first_fresh=start)
         label = first_of_each(components(start, labels.heads))
+        labels.held = np.bincount(label, minlength=start) > 1
         joined = (label, np.arange(start))
         labels.ties, labels.weight_ties = [joined], [joined]
         for item in tracked:
@@ -193,6 +196,12 @@ class Labels:
         """Whether the labels of `plane` are those of an attention's heads."""
         mine = np.unique(entries(plane))
         return any(np.isin(atoms, mine).all() for atoms in self.roles.get("heads", []))
+
+    def holds_heads(self, plane: Tensor) -> bool:
+        """Whether a label of `plane` stands for several atoms of one head."""
+        atoms = entries(plane)
+        tracked = atoms[atoms < len(self.held)]  # what the model makes of nothing is no head
+        return bool((atoms >= 0).all() and self.held[tracked].any())
 
     def tie(self, first: Tensor, second: Tensor, *, weights: bool = False) -> None:
         """Tie two planes entry by entry; an atom opposite to none is protected."""

@@ -20,9 +20,20 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList
 
+from secateur.groups.attention import convert, without_fast_path
 from secateur.groups.coupling import Coupling
 from secateur.groups.groups import Groups, Layer
 from secateur.groups.in_place import all_zero, borders, shrink_kernel, staying
+from secateur.groups.reshaping import follow, only_needed
+from secateur.groups.sizes import (
+    Sizes,
+    both_sizes,
+    computing,
+    has_size,
+    head_size,
+    head_sizes,
+    set_sizes,
+)
 from secateur.groups.trace import as_call, evaluating, plain_kernels
 
 
@@ -35,12 +46,15 @@ class Plan:
         biases: biases that the full-size model lacks and the small one needs.
         groups: kind of group -> (groups kept, groups in all).
         sizes: module -> the attributes of it that hold a size, with their new values.
+        reshaped: modules whose code has to follow the width of its heads, and the size of a head
+            (reshaping.py).
     """
 
     kept: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
     biases: tuple[str, ...] = ()
     groups: dict[str, tuple[int, int]] = field(default_factory=dict)
-    sizes: dict[str, dict[str, int]] = field(default_factory=dict)
+    sizes: Sizes = field(default_factory=dict)
+    reshaped: dict[str, int] = field(default_factory=dict)
 
     def meet(self, other: Plan) -> Plan:
         """The plan that cuts what either cuts out of the same model; the groups are ours."""
@@ -70,7 +84,9 @@ class Plan:
         sizes = {name: dict(values) for name, values in earlier.sizes.items()}
         for name, values in self.sizes.items():
             sizes.setdefault(name, {}).update(values)
-        return Plan(kept, (*earlier.biases, *self.biases), {**earlier.groups, **groups}, sizes)
+        biases = (*earlier.biases, *self.biases)
+        reshaped = {**earlier.reshaped, **self.reshaped}
+        return Plan(kept, biases, {**earlier.groups, **groups}, sizes, reshaped)
 
 
 @dataclass(frozen=True)
@@ -104,13 +120,12 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
     constants, refused = _constants(model, groups.coupling, groups.example, dead)
     dead = dead.copy()
     dead[list(refused)] = False
-    small = copy.deepcopy(model)
     plan = _plan(groups.coupling, groups.layers, dead)
     if groups.coarse is not None:
         plan = plan.meet(_plan(groups.coarse.coupling, (), all_zero(groups.coarse, model)))
     if groups.example is not None:
         plan = plan.meet(Plan(borders(model, groups)))
-    cut(small, plan)
+    small, plan = _cut_out(model, groups, plan, dead)
     _keep_weight_norms(small, model, plan)
     plan = replace(plan, biases=tuple(_fold(small, model, constants, plan, dead)))
     layer_ids = groups.layer_ids
@@ -119,6 +134,52 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
     )
     stay = [(name, n, why) for (name, why), n in report.items()]
     return Removal(small, plan, (*stay, *staying(groups, dead, plan.kept)))
+
+
+def _cut_out(
+    model: nn.Module, groups: Groups, plan: Plan, dead: np.ndarray
+) -> tuple[nn.Module, Plan]:
+    """Follow a plan on a copy of `model`, with the numbers that heads change.
+
+    Where the code of an attention doesn't run then, it may write the model's width where the width
+    of its heads belongs; the second attempt takes that into account.
+    """
+    small = copy.deepcopy(model)
+    heads = [
+        number
+        for number, layer in enumerate(groups.layers)
+        if layer.kind == "heads" and dead[layer.start : layer.stop].any()
+    ]
+    if groups.coupling is None or not heads:
+        cut(small, plan)
+        return small, plan
+    sizes = head_sizes(model, groups.coupling, groups.layers, dead)
+    plan = replace(plan, sizes=both_sizes(plan.sizes, sizes))
+    cut(small, plan)
+    if _runs(small, groups.example):
+        return small, plan
+    reshaped: dict[str, int] = {}
+    for layer in [groups.layers[number] for number in heads]:
+        size = head_size(groups.coupling, layer)
+        reshaped |= dict.fromkeys(computing(groups.coupling, layer), size)
+    sizes = head_sizes(model, groups.coupling, groups.layers, dead, streams=True)
+    wider = replace(plan, sizes=both_sizes(plan.sizes, sizes), reshaped=reshaped)
+    other = copy.deepcopy(model)
+    cut(other, wider)
+    if not _runs(other, groups.example):
+        return small, plan  # whoever compares the two models will say why it doesn't run
+    needed = {name: wider.reshaped[name] for name in only_needed(other, list(wider.reshaped))}
+    return other, replace(wider, reshaped=needed)
+
+
+def _runs(model: nn.Module, example: Any) -> bool:
+    args, kwargs = as_call(example)
+    try:
+        with evaluating(model), torch.no_grad(), plain_kernels():
+            model(*args, **kwargs)
+    except Exception:
+        return False
+    return True
 
 
 def _keep_weight_norms(small: nn.Module, model: nn.Module, plan: Plan) -> None:
@@ -183,7 +244,7 @@ def cut(model: nn.Module, plan: Plan) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, values in plan.sizes.items():
         for attribute in values:
-            if type(getattr(modules.get(name), attribute, None)) is not int:
+            if not has_size(modules.get(name), attribute):
                 raise ValueError(
                     f"the plan sets {name}.{attribute}, which {type(model).__name__} does not have"
                 )
@@ -205,9 +266,10 @@ def cut(model: nn.Module, plan: Plan) -> None:
         setattr(model.get_submodule(owner), leaf, made[id(old)])
     for module, shapes in touched.items():
         _correct_sizes(module, shapes)
-    for name, values in plan.sizes.items():
-        for attribute, value in values.items():
-            setattr(modules[name], attribute, value)
+    without_fast_path(model)
+    set_sizes(model, plan.sizes)
+    for name, size_inside in plan.reshaped.items():
+        follow(model.get_submodule(name), size_inside)
     for name in plan.biases:
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
@@ -231,7 +293,9 @@ _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}  # weight rows for 
 
 def _correct_sizes(module: nn.Module, before: dict[str, tuple[int, ...]]) -> None:
     """Sizes that a module of torch.nn stores beside its tensors follow the tensors."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.MultiheadAttention):
+        convert(module)
+    elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, _ConvNd):
         rows, inside = module.weight.shape[:2]

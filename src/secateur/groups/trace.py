@@ -10,7 +10,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.groups import rules
+from secateur.groups.attention import converted
+from secateur.groups.attributes import Sized, sizes_read
 from secateur.groups.labels import Labels, Operator, Tracked, components, varied
 
 
@@ -58,6 +60,7 @@ class Trace:
         operators: what costs FLOPs.
         unknown: operators without a rule, with the number of calls.
         unreached: parameters that the run never used.
+        sizes: attributes of modules that hold the size of an axis.
     """
 
     tracked: tuple[Tracked, ...]
@@ -67,6 +70,7 @@ class Trace:
     operators: tuple[Operator, ...]
     unknown: Mapping[str, int]
     unreached: tuple[str, ...]
+    sizes: tuple[Sized, ...] = ()
 
     def __str__(self) -> str:
         free = [axis for axis in self.axes if not axis.protected]
@@ -116,20 +120,27 @@ def trace(model: nn.Module, example: Any, *, keep: str = "inner") -> Trace:
     known: list[tuple[np.ndarray, np.ndarray]] = []
     while True:  # a label that turns out to be a head's is one from the beginning, the next time
         labels = Labels.of(model, keep=keep, pairs=known)
-        used = _run(model, example, labels)
+        used, sizes = _run(model, example, labels)
         if all(len(pair[0]) == 0 for pair in labels.heads[len(known) :]):
-            return _finish(labels, used)
+            return replace(_finish(labels, used), sizes=sizes)
         known = labels.heads
 
 
-def _run(model: nn.Module, example: Any, labels: Labels) -> set[int]:
-    """Let labels ride along one run; returns the ids of the tensors that it used."""
+def _run(model: nn.Module, example: Any, labels: Labels) -> tuple[set[int], tuple[Sized, ...]]:
+    """Let labels ride along one run; returns the ids of the tensors that it used, and sizes."""
     args, kwargs = as_call(example)
     for tensor in tensors_in((args, kwargs)):
         labels.put(tensor, [], is_data=True)
-    mode = _Tracer(labels)
+    mode = _Tracer(labels, {id(module): name for name, module in model.named_modules()})
     try:
-        with evaluating(model), torch.no_grad(), plain_kernels(), separate_steps(), mode:
+        with (
+            evaluating(model),
+            converted(model),
+            torch.no_grad(),
+            plain_kernels(),
+            separate_steps(),
+            mode,
+        ):
             outputs = model(*args, **kwargs)
     except Exception as error:
         raise RuntimeError(
@@ -140,15 +151,17 @@ def _run(model: nn.Module, example: Any, labels: Labels) -> set[int]:
         labels.protect(labels.planes(tensor), "reaches an output of the model")
     for tensor in tensors_in((args, kwargs)):
         labels.protect(labels.planes(tensor), "reaches an input of the model")
-    return mode.used
+    return mode.used, tuple(mode.sizes)
 
 
 class _Tracer(TorchDispatchMode):
     """Runs every operator, then lets the labels follow it."""
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Labels, names: dict[int, str]) -> None:
         super().__init__()
         self.labels = labels
+        self.names = names
+        self.sizes: list[Sized] = []
         self.current = ""
         self.used: set[int] = set()
 
@@ -159,6 +172,7 @@ class _Tracer(TorchDispatchMode):
         call = rules.Call(func, args, kwargs, out)
         self.used.update(id(tensor) for tensor in call.inputs)
         rules.apply(self.labels, call)
+        self.sizes.extend(sizes_read(self.names, self.labels, call))
         self.current = ""
         return out
 
@@ -182,7 +196,7 @@ def _finish(labels: Labels, used: set[int]) -> Trace:
     _straighten_choices(labels)
     component = components(labels.atom_count, labels.ties)
     reasons = _reasons(labels, component)
-    produces = _produces(labels)
+    produces = _produces(labels) | _among(component, labels.roles.get("shared", []))
     tracked = tuple(labels.tracked)
     return Trace(
         tracked=tracked,
@@ -219,6 +233,16 @@ def _produces(labels: Labels) -> np.ndarray:
             flag[family[atoms]] = True
         flags[role] = flag[family]
     return flags["producer"] | ~flags["consumer"]
+
+
+def _among(component: np.ndarray, found: list[np.ndarray]) -> np.ndarray:
+    """Whether an atom is in the same component as one of `found`, shape (atoms,).
+
+    Query heads that share one key/value head are not zero where their own weights are: what reads
+    them has to be zero too.
+    """
+    numbers = component[np.concatenate(found)] if found else np.array([], int)
+    return np.isin(component, numbers)
 
 
 def _axes(

@@ -29,6 +29,7 @@ def contract(
     inner: dict[str, list[Tensor]] = {letter: [] for letter in contracted}
     outer: list[tuple[Tensor, list[Tensor]]] = []
     attention = labels.is_data(a) and labels.is_data(b)
+    repeats = attention and labels.keep == "batch"  # a key/value head may serve several queries
     for tensor, axes in operands:
         passing = []
         for plane in labels.planes(tensor):
@@ -56,7 +57,10 @@ def contract(
                     if labels.is_data(a) or labels.is_data(b):  # else: a weight made of weights
                         labels.mark_role("producer", [plane])
                 passing.append(_relabel(plane, axes, out_axes))
-        outer.append((_ghost(tensor, axes, out_axes), passing))
+        shown = "".join("-" if repeats and letter in batch else letter for letter in axes)
+        outer.append((_ghost(tensor, shown, out_axes), passing))
+    if repeats:
+        _mark_shared(labels, [planes for _, planes in outer])
     for letter, lines in inner.items():
         size = a.shape[a_axes.index(letter)]
         if len(lines) == 2:
@@ -74,6 +78,14 @@ def contract(
             planes += [line.reshape(shape) for line in inner[letter][:1]]
         labels.operators.append(Operator(call.name, flops, depth, tuple(planes)))
     return merged
+
+
+def _mark_shared(labels: Labels, sides: list[list[Tensor]]) -> None:
+    """Heads on one side of a product only: what stands on the other side serves all of them."""
+    heads = [[plane for plane in side if labels.is_head(plane)] for side in sides]
+    for mine, others in (heads, heads[::-1]):
+        if not others:
+            labels.mark_role("shared", mine)
 
 
 def _keep_heads(

@@ -127,7 +127,7 @@ def _pieces(labels: Labels, call: Call) -> None:
     source = call.args[0]
     dim = call.argument("dim") % max(source.ndim, 1)
     for plane in labels.planes(source):
-        if dim not in varied(plane):
+        if dim not in varied(plane) or _cuts_between_heads(labels, call, plane, dim):
             continue
         if call.name in ("unbind", "select"):
             starts = {plane.shape[dim]: 1}
@@ -148,6 +148,28 @@ def _pieces(labels: Labels, call: Call) -> None:
             blocks = plane.unflatten(dim, (-1, piece))
             labels.tie(blocks.narrow(dim, 0, 1), blocks)
     _move(labels, call, source)
+
+
+def _cuts_between_heads(labels: Labels, call: Call, plane: Tensor, dim: int) -> bool:
+    """Whether heads stand behind one another along `dim`, and none is in two pieces.
+
+    Then the sizes of the pieces can follow the heads (queries, keys and values in one layer).
+    """
+    if varied(plane) != (dim,) or not labels.holds_heads(plane):
+        return False
+    line = plane.reshape(-1)
+    if call.name == "slice":
+        bounds = slice(call.argument("start"), call.argument("end"), call.argument("step"))
+        begin, end, step = bounds.indices(len(line))
+        if step != 1:
+            return False
+        pieces = [line[begin:end], torch.cat([line[:begin], line[end:]])]
+    elif call.name in ("unbind", "select"):
+        return False
+    else:
+        pieces = line.split([out.shape[dim] for out in call.outputs])
+    sets = [set(piece.tolist()) for piece in pieces]
+    return sum(map(len, sets)) == len(set().union(*sets))
 
 
 @rule("index_select", "index")
@@ -175,7 +197,7 @@ def _indexing(labels: Labels, call: Call) -> None:
 @rule("cat", "concatenate", "stack")
 def _join(labels: Labels, call: Call) -> None:
     """Along the joined axis the labels stand one behind the other; along others they are tied."""
-    tensors = [t for t in call.args[0] if t.ndim > 1 or t.numel()]  # cat skips an empty vector
+    tensors = [t for t in call.args[0] if t.numel()] or list(call.args[0][:1])
     out = call.outputs[0]
     dim = call.argument("dim") % out.ndim
     along: list[Tensor] = []
