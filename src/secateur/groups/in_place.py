@@ -18,13 +18,30 @@ from secateur.groups.groups import Groups
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]  # tensor -> dimension -> the indices kept
 
 
-def all_zero(coarse: Groups, model: nn.Module) -> np.ndarray:
-    """Which of the coarse groups are zero in `model`, never all of a layer; bool of shape (m,)."""
-    dead = ~coarse.on(model).alive().cpu().numpy()
+def all_zero(coarse: Groups, model: nn.Module, groups: Groups, dead: np.ndarray) -> np.ndarray:
+    """Which of the coarse groups are zero in `model`, bool of shape (m,).
+
+    One of a layer stays in any case, besides what the removal of the `dead` groups takes.
+    """
+    zero = ~coarse.on(model).alive().cpu().numpy()
+    gone = _taken(coarse, groups, dead)
     for layer in coarse.layers:
-        if dead[layer.start : layer.stop].all():
-            dead[layer.start] = False
-    return dead
+        part = slice(layer.start, layer.stop)
+        if (zero | gone)[part].all():
+            zero[layer.start + int(gone[part].argmin())] = False
+    return zero
+
+
+def _taken(coarse: Groups, groups: Groups, dead: np.ndarray) -> np.ndarray:
+    """Which of the coarse groups are channels that the removal of `dead` groups takes, (m,)."""
+    taken = np.zeros(len(coarse) + 1, bool)
+    if groups.coupling is not None and coarse.coupling is not None:
+        removed = np.append(dead, False)
+        for mine, theirs in zip(groups.coupling.slots, coarse.coupling.slots, strict=True):
+            for a, b in zip(mine.entries, theirs.entries, strict=True):
+                if a is not None and b is not None:
+                    taken[b[removed[a]]] = True
+    return taken[:-1]
 
 
 def borders(model: nn.Module, groups: Groups) -> dict[str, dict[int, tuple[int, ...]]]:

@@ -122,7 +122,8 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
     dead[list(refused)] = False
     plan = _plan(groups.coupling, groups.layers, dead)
     if groups.coarse is not None:
-        plan = plan.meet(_plan(groups.coarse.coupling, (), all_zero(groups.coarse, model)))
+        unused = all_zero(groups.coarse, model, groups, dead)
+        plan = plan.meet(_plan(groups.coarse.coupling, (), unused))
     if groups.example is not None:
         plan = plan.meet(Plan(borders(model, groups)))
     small, plan = _cut_out(model, groups, plan, dead)
