@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 import networks
 import secateur as sc
@@ -28,3 +30,18 @@ def test_a_fused_gate_loses_both_halves_of_a_unit(kind):
 def test_token_mixing_and_channel_mixing_have_hidden_units():
     groups = sc.neurons(networks.Mixer(hidden=14), images(2, 3, 16, 16))
     assert [(la.name, len(la)) for la in groups.layers] == [("tokens.0", 14), ("channels.0", 24)]
+
+
+def test_features_that_a_graph_mixes_are_neurons():
+    """A product of activations along other axes (neighbours) is no attention over these units."""
+
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 12), nn.Linear(12, 2)
+
+        def forward(self, nodes, adjacency):
+            return self.last((adjacency @ self.first(nodes)).relu())
+
+    found = sc.neurons(Graph(), (torch.randn(2, 4, 5), torch.rand(2, 4, 4)))
+    assert [layer.name for layer in found.layers] == ["first"]

@@ -62,9 +62,14 @@ def _labelled_axes(labels: Labels, call: Call) -> Iterator[np.ndarray]:
     given = {leaf for leaf in tree_leaves((call.args[1:], call.kwargs)) if type(leaf) is int}
     if call.name in ("zeros", "new_zeros"):
         given = set(call.outputs[0].shape)
+    along = None  # a cut gives the size of one dimension
+    if "split" in call.name or call.name == "slice":
+        along = call.argument("dim") % call.args[0].ndim
     for out in call.outputs:
         for plane in labels.planes(out):
             for dim in varied(plane):
+                if along not in (None, dim):
+                    continue
                 size = out.shape[dim]
                 is_cut = call.name == "slice" and size != call.args[0].shape[dim]
                 if size in given or is_cut:

@@ -71,7 +71,7 @@ def test_moved_channels_leave_exactly(name):
         (lambda x: x[:, [3, 1]], "is indexed by index"),
         (lambda x: x.index_select(1, torch.tensor([0, 5])), "is indexed by index_select"),
         (lambda x: x[x > -1].view(5, 12), "chooses what index reads"),
-        (lambda x: x.gather(1, torch.zeros(5, 2, dtype=torch.int64)), "has no rule"),
+        (lambda x: x.gather(1, torch.zeros(5, 2, dtype=torch.int64)), "addressed by gather"),
     ],
 )
 def test_fixed_positions_stay(move, reason):
@@ -139,3 +139,29 @@ def test_a_batch_of_one_squeezed_in_place_is_left_alone():
 
     model = Apply(run, first=nn.Linear(3, 12), last=nn.Linear(12, 2))
     assert axes(model, images(5, 3))[0] == {}
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_gathered_channels_leave_unless_they_are_addressed(dim):
+    def run(m, x):
+        y = m.first(x).relu()
+        index = torch.tensor([1, 0, 2]).view((-1, 1) if dim == 1 else (1, -1))
+        y = y.gather(dim, index.expand(2, 3, y.shape[2]) if dim == 1 else index.expand(2, 4, 3))
+        return m.last(y)
+
+    width = 12 if dim == 1 else 3
+    model = Apply(run, first=nn.Linear(3, 12), last=nn.Linear(width, 2))
+    assert axes(model, images(2, 4, 3))[0] == ({"first": 12} if dim == 1 else {})
+
+
+def test_scattered_channels_run_in_step():
+    def run(m, x):
+        base, rows = m.first(x), m.other(x)
+        index = torch.tensor([1, 0, 2, 2]).view(1, -1, 1).expand(2, 4, rows.shape[2])
+        return m.last(base.scatter_add(1, index, rows))
+
+    modules = {name: nn.Linear(3, 12) for name in ("first", "other")}
+    model, x = Apply(run, **modules, last=nn.Linear(12, 2)), images(2, 4, 3)
+    found = sc.neurons(model, (x,))
+    assert [len(layer) for layer in found.layers] == [12]
+    assert cut_out(model, found, some_dead(found, 0))[1] <= 1e-5

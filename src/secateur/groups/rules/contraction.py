@@ -33,9 +33,9 @@ def contract(
     for tensor, axes in operands:
         passing = []
         for plane in labels.planes(tensor):
-            if attention:
-                labels.mark_role("attention", [plane])
             letters = {axes[dim] for dim in varied(plane)}
+            if attention and letters & (batch | contracted):  # others only pass by
+                labels.mark_role("attention", [plane])
             if attention and labels.keep == "batch":
                 plane, letters = _keep_heads(labels, plane, axes, batch, contracted)
             elif len(letters) > 1 and letters & batch:

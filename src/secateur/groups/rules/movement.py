@@ -194,6 +194,31 @@ def _indexing(labels: Labels, call: Call) -> None:
     _move(labels, call, source)
 
 
+@rule("gather", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy")
+def _addressing(labels: Labels, call: Call) -> None:
+    """Along the addressed axis positions are fixed; along the others all operands run in step."""
+    source, out = call.args[0], call.outputs[0]
+    dim = call.argument("dim") % max(source.ndim, 1)
+    given = call.argument("index")
+    labels.protect(labels.planes(given), f"says where {call.name} reads or writes")
+    parts: list[tuple[Tensor, list[Tensor]]] = []
+    for tensor in call.inputs:
+        if tensor is given:
+            continue
+        planes = labels.planes(tensor)
+        labels.protect(
+            [plane for plane in planes if dim in varied(plane)],
+            f"is addressed by {call.name} at fixed positions",
+        )
+        passing = [plane for plane in planes if dim not in varied(plane)]
+        parts.append((tensor.narrow(dim, 0, 1), passing))
+    shapes = {tuple(tensor.shape) for tensor, _ in parts} | {tuple(out.narrow(dim, 0, 1).shape)}
+    if len(shapes) > 1:  # an index that leaves out a part of another axis
+        raise ValueError("the operands do not run in step")
+    why = f"is combined by {call.name} with a tensor that no group owns"
+    labels.put(out, merge(labels, out, parts, why), is_data=labels.any_data(call.inputs))
+
+
 @rule("cat", "concatenate", "stack")
 def _join(labels: Labels, call: Call) -> None:
     """Along the joined axis the labels stand one behind the other; along others they are tied."""
