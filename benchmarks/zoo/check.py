@@ -61,11 +61,14 @@ def check(entry: Entry, *, export: bool = True) -> dict[str, Any]:
 
 
 def disturb(model: nn.Module, example: Any) -> None:
-    """A few steps towards random targets, and noise: nothing stays at its default.
+    """Noise, then a few steps towards random targets: nothing stays at its default.
 
     Many classes start with weights so small that the loss of a unit would hardly show.
     """
     args, kwargs = as_call(example)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     model.train()
     for _ in range(STEPS):
@@ -75,9 +78,6 @@ def disturb(model: nn.Module, example: Any) -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
     model.eval()
 
 

@@ -30,7 +30,9 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ELECTRA": ("ElectraForSequenceClassification", SMALL | {"embedding_size": 16}),
     "DeBERTa-v2": (
         "DebertaV2ForSequenceClassification",
-        SMALL | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
+        SMALL
+        | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8,
+           "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     ),
 }  # fmt: skip
 

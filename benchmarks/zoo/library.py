@@ -24,7 +24,7 @@ def register(family: str, name: str, model: str, example: Callable[[], Any], **c
         made = getattr(transformers, model)
         settings = made.config_class(**config)
         settings._attn_implementation = "eager"
-        return made(settings)
+        return made(settings).requires_grad_(True)  # some come with frozen parts
 
     ZOO[name] = Entry(name, family, build, example)
 

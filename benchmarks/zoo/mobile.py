@@ -133,7 +133,7 @@ def efficientnet() -> nn.Module:
                     kernel=kernel,
                     activation=nn.SiLU,
                     gate=nn.Sigmoid(),
-                )  # fmt: skip
+                )
             )
             channels = width
     return classifier([*layers, unit(channels, 64, activation=nn.SiLU)], 64)
