@@ -27,12 +27,9 @@ from secateur.groups.in_place import all_zero, borders, shrink_kernel, staying
 from secateur.groups.reshaping import follow, only_needed
 from secateur.groups.sizes import (
     Sizes,
-    both_sizes,
-    computing,
     has_size,
-    head_size,
-    head_sizes,
     set_sizes,
+    ways,
 )
 from secateur.groups.trace import as_call, evaluating, plain_kernels
 
@@ -140,37 +137,21 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
 def _cut_out(
     model: nn.Module, groups: Groups, plan: Plan, dead: np.ndarray
 ) -> tuple[nn.Module, Plan]:
-    """Follow a plan on a copy of `model`, with the numbers that heads change.
-
-    Where the code of an attention doesn't run then, it may write the model's width where the width
-    of its heads belongs; the second attempt takes that into account.
-    """
-    small = copy.deepcopy(model)
-    heads = [
-        number
-        for number, layer in enumerate(groups.layers)
-        if layer.kind == "heads" and dead[layer.start : layer.stop].any()
-    ]
-    if groups.coupling is None or not heads:
-        cut(small, plan)
-        return small, plan
-    sizes = head_sizes(model, groups.coupling, groups.layers, dead)
-    plan = replace(plan, sizes=both_sizes(plan.sizes, sizes))
-    cut(small, plan)
-    if _runs(small, groups.example):
-        return small, plan
-    reshaped: dict[str, int] = {}
-    for layer in [groups.layers[number] for number in heads]:
-        size = head_size(groups.coupling, layer)
-        reshaped |= dict.fromkeys(computing(groups.coupling, layer), size)
-    sizes = head_sizes(model, groups.coupling, groups.layers, dead, streams=True)
-    wider = replace(plan, sizes=both_sizes(plan.sizes, sizes), reshaped=reshaped)
-    other = copy.deepcopy(model)
-    cut(other, wider)
-    if not _runs(other, groups.example):
-        return small, plan  # whoever compares the two models will say why it doesn't run
-    needed = {name: wider.reshaped[name] for name in only_needed(other, list(wider.reshaped))}
-    return other, replace(wider, reshaped=needed)
+    """Follow a plan on a copy of `model`; where heads leave, with the numbers that run."""
+    attempts = [plan]
+    if groups.coupling is not None:
+        found = ways(model, groups.coupling, groups.layers, dead, plan.sizes)
+        attempts = [replace(plan, sizes=sizes, reshaped=names) for sizes, names in found] or [plan]
+    first = None
+    for attempt in attempts:
+        small = copy.deepcopy(model)
+        cut(small, attempt)
+        if len(attempts) == 1 or _runs(small, groups.example):
+            names = only_needed(small, attempt.reshaped)
+            return small, replace(attempt, reshaped=names)
+        first = first or (small, attempt)
+    assert first is not None
+    return first  # whoever compares the two models will say why it doesn't run
 
 
 def _runs(model: nn.Module, example: Any) -> bool:

@@ -7,7 +7,7 @@ module, in which such a reshape takes as many columns as there are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -73,11 +73,13 @@ def follow(module: nn.Module, head_size: int) -> None:
         module.forward = Reshaping(module.forward, head_size)
 
 
-def only_needed(model: nn.Module, names: Sequence[str]) -> Iterator[str]:
-    """Undo `follow` where a run corrected nothing; yields the names of the other modules."""
-    for name in names:
+def only_needed(model: nn.Module, names: dict[str, int]) -> dict[str, int]:
+    """Undo `follow` where a run corrected nothing; returns the other modules and their sizes."""
+    needed = {}
+    for name, head_size in names.items():
         module = model.get_submodule(name)
         if module.forward.corrected:  # pyright: ignore
-            yield name
+            needed[name] = head_size
         else:
             del module.forward
+    return needed

@@ -41,6 +41,28 @@ STREAMS = (  # the model's width, which some attention modules also use for head
 )  # fmt: skip
 
 
+def ways(
+    model: nn.Module, coupling: Coupling, layers: Sequence[Layer], dead: np.ndarray, found: Sizes
+) -> Iterator[tuple[Sizes, dict[str, int]]]:
+    """What may make the modules around attention run with fewer heads, the likeliest way first.
+
+    Yields sizes, and the modules whose code is to follow the width of its heads, with the size of a
+    head (reshaping.py). `found` are sizes that the trace found: an attribute may hold a number of
+    heads by coincidence. Nothing is yielded where no head leaves.
+    """
+    leaving = [x for x in layers if x.kind == "heads" and dead[x.start : x.stop].any()]
+    if not leaving:
+        return
+    follow: dict[str, int] = {}
+    for layer in leaving:
+        follow |= dict.fromkeys(computing(coupling, layer), head_size(coupling, layer))
+    elsewhere = {name: values for name, values in found.items() if name not in follow}
+    for names in ({}, follow):
+        known = head_sizes(model, coupling, layers, dead, streams=bool(names))
+        yield both_sizes(found, known), names
+        yield both_sizes(elsewhere, known), names
+
+
 def head_sizes(
     model: nn.Module,
     coupling: Coupling,
