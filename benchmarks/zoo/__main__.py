@@ -10,6 +10,7 @@ import multiprocessing
 import sys
 import time
 import warnings
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,18 @@ def run(names: list[str], result: Path, *, export: bool = True) -> None:
         start = time.perf_counter()
         line = in_a_process(zoo[name], export)
         line |= {"seconds": round(time.perf_counter() - start, 1), **machine()}
+        line["transformers"] = installed("transformers")
         line["command"] = "PYTHONPATH=benchmarks python -m zoo"
         runs.replace(result, line, ("name",))
         print(f"{name:28} {line['seconds']:6.1f} s  {table.verdict(line)}", flush=True)
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, or None where it is missing."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def in_a_process(entry: Entry, export: bool) -> dict[str, Any]:

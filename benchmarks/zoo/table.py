@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import runs
+
 PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 
 
@@ -26,6 +28,114 @@ def verdict(line: dict[str, Any]) -> str:
     return " | ".join(parts)
 
 
+TITLES = {
+    "classics": "Plain and concatenating convolutions",
+    "residual": "Residual networks",
+    "mobile": "Networks for small devices",
+    "pixels": "Images and maps as output",
+    "sequences": "Signals, volumes, recurrent networks",
+    "mixed": "Other kinds",
+    "language": "Language (transformers)",
+    "vision": "Vision (transformers)",
+    "signals": "Speech, pictures with text (transformers)",
+}
+
+
 def write(result: Path, page: Path = PAGE) -> None:
     """Write the page."""
-    raise NotImplementedError
+    lines = runs.read(result)
+    parts = [HEAD, summary(lines)]
+    for family, title in TITLES.items():
+        mine = [line for line in lines if line["family"] == family]
+        if mine:
+            parts += [f"## {title}", "\n".join([*COLUMNS, *map(row, mine)])]
+    notes = [note for line in lines if (note := remark(line))]
+    if notes:
+        parts += ["## What is refused, and why", "\n".join(notes)]
+    parts.append(f"{machine(lines[0])}. Written by `{lines[0]['command']}`.")
+    page.parent.mkdir(exist_ok=True)
+    page.write_text("\n\n".join(parts) + "\n")
+
+
+HEAD = """# The zoo
+
+Small architectures with random weights, each disturbed and trained for a few steps, so that no bias
+or statistic is at its default. Random groups of every kind that applies are set to zero until 50 %
+and 20 % of the FLOPs are left; then the network is shrunk, compared with the zeroed one (largest
+difference of any output, relative to the output's scale, on the example and on random inputs of
+another batch size), saved and loaded into a new full-size network, and exported to ONNX, where ONNX
+Runtime must compute the same within 1e-5.
+
+*Reached* is counted on the shrunk network by an independent counter. *Floor* marks a budget that
+lies below the smallest network that keeps one group of each layer: that network was made."""
+
+COLUMNS = (
+    "| architecture | groups | at 50 % | at 20 % | difference | grouping, shrinking s | loads "
+    "| ONNX |",
+    "|---|---|---:|---:|---:|---:|---|---|",
+)
+
+
+def is_right(line: dict[str, Any]) -> bool:
+    """Whether an architecture shrank at both budgets, exactly, equal, and loads."""
+    return bool(line.get("budgets")) and all(
+        b["exact"] and b["difference"] <= 1e-5 and b["loads"] and not b["stayed"]
+        for b in line["budgets"]
+    )
+
+
+def summary(lines: list[dict[str, Any]]) -> str:
+    """One sentence a fact, counted."""
+    right = [line for line in lines if is_right(line)]
+    refused = [line["name"] for line in lines if "budgets" in line and not line["budgets"]]
+    wrong = [line["name"] for line in lines if line not in right and line["name"] not in refused]
+    worst = max(b["difference"] for line in right for b in line["budgets"])
+    onnx = sum(all(b["onnx"].startswith("equal") for b in line["budgets"]) for line in right)
+    facts = [
+        f"{len(right)} of {len(lines)} architectures shrink at both budgets: exact, equal "
+        f"(worst difference {worst:.0e}), and the same after a round trip through a file.",
+        f"{onnx} of them export to ONNX with equal output.",
+    ]
+    if refused:
+        facts.append(f"Refused by name: {', '.join(refused)}.")
+    if wrong:
+        facts.append(f"Failed: {', '.join(wrong)}.")
+    return " ".join(facts)
+
+
+def row(line: dict[str, Any]) -> str:
+    """One architecture."""
+    if not line.get("budgets"):
+        state = "failed" if "error" in line else "refused, see below"
+        return f"| {line['name']} | {state} | | | | | | |"
+    budgets = line["budgets"]
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in line["kinds"].items())
+    shares = [f"{100 * b['reached']:.1f} %{' (floor)' if b['floor'] else ''}" for b in budgets]
+    seconds = f"{line['grouping_seconds']:.1f}, {max(b['shrink_seconds'] for b in budgets):.1f}"
+    loads = "yes" if all(b["loads"] for b in budgets) else "no"
+    states = {b["onnx"] if b["onnx"].startswith("equal") else "no, see below" for b in budgets}
+    gap = max(b["difference"] for b in budgets)
+    cells = [line["name"], kinds, *shares, f"{gap:.0e}", seconds, loads, "; ".join(sorted(states))]
+    return f"| {' | '.join(cells)} |"
+
+
+def remark(line: dict[str, Any]) -> str:
+    """What is worth a line of its own: nothing removable, no export, a failure."""
+    if "error" in line:
+        return f"- **{line['name']}** failed: {_plain(line['error'])}"
+    if not line["budgets"]:
+        reasons = "; ".join(_plain(reason) for reason in line["refused"])
+        return f"- **{line['name']}**: {reasons}"
+    failed = {b["onnx"] for b in line["budgets"] if not b["onnx"].startswith("equal")}
+    return f"- **{line['name']}**, ONNX: {_plain('; '.join(sorted(failed)))}" if failed else ""
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())[:700].replace("|", "/").replace("<", "&lt;")
+
+
+def machine(line: dict[str, Any]) -> str:
+    return (
+        f"{line['processor']}, one thread, Python {line['python']}, torch {line['torch']}, "
+        f"transformers {line['transformers']}"
+    )
