@@ -304,9 +304,10 @@ def _correct_sizes(module: nn.Module, before: dict[str, tuple[int, ...]]) -> Non
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]
     elif isinstance(module, nn.RNNBase):
-        module.input_size = module.weight_ih_l0.shape[1]
-        module.hidden_size = module.weight_ih_l0.shape[0] // _GATES[module.mode]
-        module.proj_size = module.weight_hh_l0.shape[1] if module.proj_size else 0
+        inputs, states = (module.get_parameter(f"weight_{end}_l0") for end in ("ih", "hh"))
+        module.input_size = inputs.shape[1]
+        module.hidden_size = inputs.shape[0] // _GATES[module.mode]
+        module.proj_size = states.shape[1] if module.proj_size else 0
     elif isinstance(module, nn.RNNCellBase):
         module.input_size = module.weight_ih.shape[1]
         module.hidden_size = module.weight_hh.shape[1]
