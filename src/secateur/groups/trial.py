@@ -136,7 +136,9 @@ def try_removal(model: nn.Module, groups: Groups) -> tuple[dict[int, str], tuple
 def _perturbed(model: nn.Module) -> nn.Module:
     """A copy in which no parameter or statistic has a special value that could hide a mistake.
 
-    A branch that starts at zero, or a BatchNorm that has seen no data yet, would.
+    A branch that starts at zero, or a BatchNorm that has seen no data yet, would. A layer's outputs
+    change by about a tenth of its inputs, however wide it is: more would let rounding grow from
+    layer to layer in a deep network.
     """
     model = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
@@ -147,7 +149,8 @@ def _perturbed(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():
-                parameter += 0.1 * noise(parameter)
+                fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+                parameter += 0.1 / math.sqrt(fan_in) * noise(parameter)
         for module in model.modules():
             if isinstance(module, _NormBase) and module.running_mean is not None:
                 module.running_mean += 0.1 * noise(module.running_mean)
