@@ -89,3 +89,19 @@ def test_one_size_of_two_axes_stays():
     model = Shared()
     with pytest.raises(ValueError, match="the smaller network does not run"):
         sc.neurons(model, (images(2, 3),))
+
+
+def test_a_number_that_only_meets_the_size_in_a_product_stays():
+    """A product of matrices reshapes its operands to sizes that nobody wrote down."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.factor = nn.Linear(3, 8), nn.Linear(8, 2), 8
+
+        def forward(self, x):
+            mixed = torch.ones(2, 1, 5, 5) @ self.first(x)
+            return self.last(mixed * self.factor)
+
+    groups = sc.neurons(Scaled(), images(2, 4, 5, 3))
+    assert groups.coupling is not None and groups.coupling.sizes == ()

@@ -7,11 +7,15 @@ it. In `x.split((self.half, self.half), 1)` it is `half`, and it must follow whe
 
 from __future__ import annotations
 
+import linecache
+import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -22,6 +26,11 @@ TAKE_SIZES = {
     "view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "split", "unsafe_split",
     "split_with_sizes", "unsafe_split_with_sizes", "slice", "zeros", "new_zeros",
 }  # fmt: skip
+
+ASK_FOR_SIZES = re.compile(
+    r"\b(view|reshape|expand|unflatten|split|split_with_sizes|tensor_split|new_zeros|zeros)\b"
+)
+LIBRARIES = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)))
 
 
 @dataclass(frozen=True)
@@ -41,15 +50,18 @@ class Sized:
 def sizes_read(names: dict[int, str], labels: Labels, call: Call) -> Iterator[Sized]:
     """The attributes that may have given `call` the sizes of its labelled axes.
 
-    An attribute counts if it has the value, and the code that runs between the module's call and
-    the operator mentions it. `names` maps id(module) to the module's name.
+    An attribute counts if it has the value, the code that runs between the module's call and the
+    operator mentions it, and the line that runs asks for sizes. `names` maps id(module) to the
+    module's name.
     """
     if call.name not in TAKE_SIZES or not (axes := list(_labelled_axes(labels, call))):
         return
-    module, mentioned = _running()
+    module, mentioned, line = _running()
     name = names.get(id(module))
     if module is None or name is None or _is_torch_s_own(module):
         return
+    if call.name != "slice" and not ASK_FOR_SIZES.search(line):
+        return  # a product of matrices reshapes its operands, too
     for attribute, value in vars(module).items():
         if type(value) is int and attribute in mentioned:
             for atoms in axes:
@@ -76,17 +88,20 @@ def _labelled_axes(labels: Labels, call: Call) -> Iterator[np.ndarray]:
                     yield plane.movedim(dim, 0).reshape(size, -1).numpy()
 
 
-def _running() -> tuple[nn.Module | None, set[str]]:
-    """The innermost module that is being called, and the names that its code mentions so far."""
+def _running() -> tuple[nn.Module | None, set[str], str]:
+    """The innermost module that is being called, the names in its code, and the line it is at."""
     mentioned: set[str] = set()
+    line = ""
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "_call_impl":
             module = frame.f_locals.get("self")
-            return (module if isinstance(module, nn.Module) else None), mentioned
-        mentioned.update(frame.f_code.co_names)
+            return (module if isinstance(module, nn.Module) else None), mentioned, line
+        if not frame.f_code.co_filename.startswith(LIBRARIES):
+            mentioned.update(frame.f_code.co_names)
+            line = line or linecache.getline(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back
-    return None, mentioned
+    return None, mentioned, line
 
 
 def _is_torch_s_own(module: nn.Module) -> bool:
