@@ -127,3 +127,18 @@ def test_flops_on_the_meta_device():
         model, example = nn.Linear(8, 3), torch.empty(5, 8)
     assert count_flops(model, example) == 240
     assert count_bytes(model) == 4 * 27
+
+
+def test_a_parameter_may_be_given_to_a_module_and_still_asks_for_gradients():
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions = nn.Parameter(torch.ones(4, 3))
+            self.project = nn.Linear(3, 2, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.project(self.positions)
+
+    model = Positions()
+    assert count_flops(model, torch.zeros(4, 2)) == 2 * 4 * 3 * 2
+    assert all(parameter.requires_grad for parameter in model.parameters())

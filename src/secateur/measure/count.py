@@ -72,7 +72,7 @@ def count_flops(model: nn.Module, example: Example) -> int:
     """
     run = forward(model, example)
     counter = FlopCounterMode(display=False, custom_mapping=LEFT_OUT)
-    with evaluating(model), torch.no_grad(), _unfused(), counter:
+    with evaluating(model), _without_gradients(model), _unfused(), counter:
         run()
     return int(counter.get_total_flops())
 
@@ -118,6 +118,20 @@ def _memory_key(tensor: Tensor) -> tuple[object, ...]:
     if tensor.layout is not torch.strided or hasattr(tensor, "__tensor_flatten__"):
         return (id(tensor),)
     return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel())
+
+
+@contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient inside: torch's counter can't hook one given to a module."""
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.no_grad():
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in asking:
+                parameter.requires_grad_(True)
 
 
 @contextmanager
