@@ -7,7 +7,3 @@
 Model files register what they define (entry.py), check.py measures one model, __main__.py runs all
 and writes benchmarks/results/zoo.jsonl, table.py makes docs/zoo.md of it.
 """
-
-import os
-
-os.environ.setdefault("PYTORCH_JIT", "0")  # scripted functions of DeBERTa fail in the second step

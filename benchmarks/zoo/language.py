@@ -55,7 +55,7 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Phi": ("PhiForCausalLM", DECODER),
     "Mixtral": (  # the default kernel of its experts wants widths that are multiples of 4
         "MixtralForCausalLM",
-        GROUPED | {"num_local_experts": 4, "experts_implementation": "eager"},
+        GROUPED | {"num_local_experts": 4, "experts_implementation": "batched_mm"},
     ),
 }  # fmt: skip
 
