@@ -38,7 +38,9 @@ def inspect(
         ImportError: rich is missing.
     """
     groups = make_groups(model, example, kinds, ignore)
-    tables = [_layers(groups), _reachable(groups)]
+    tables = [_layers(groups)]
+    if all(layer.blocks is None for layer in groups.layers):  # else the kind itself is the budget
+        tables.append(_reachable(groups))
     if groups.refused:
         rows = [(name, f"{count:,}", reason) for name, count, reason in groups.refused]
         tables.append(plain_table("Not removable", ["", "channels", "because"], rows))
@@ -61,9 +63,9 @@ def _layers(groups: Groups) -> Any:
 
 
 def _reachable(groups: Groups) -> Any:
-    """The full and the smallest cost in each measure, one group left in every layer."""
+    """The full and the smallest cost in each measure that the groups can be budgeted by."""
     rows = []
-    for measure in MEASURES:
+    for measure in MEASURES if groups.coupling is not None else ("groups",):
         everything: dict[str, Any] = {measure: 1.0}
         allowance = Budget(**everything).on(groups)
         full = allowance.spent(np.ones(len(groups)))[measure]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-import secateur
+from secateur import groups
 from secateur.budget import Budget
 from secateur.budget.costs import MEASURES
 from secateur.groups import Groups
@@ -25,17 +25,18 @@ from secateur.groups import Groups
 THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 SIZES = {"B": 1, **{f"{p}B": n for p, n in THOUSANDS.items() if p}}
 SIZES |= {f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")} | {"KB": 1000}
-KINDS = (
-    "filters",
-    "neurons",
-    "channels",
-    "shapes",
-    "heads",
-    "layers",
-    "blocks",
-    "experts",
-    "width",
-)
+
+Kind = Callable[[nn.Module, Any, list[str]], Groups]
+KINDS: dict[str, Kind] = {
+    **{
+        kind.__name__: lambda model, example, ignore, kind=kind: kind(model, example, ignore=ignore)
+        for kind in (groups.filters, groups.neurons, groups.channels, groups.shapes, groups.heads)
+    },
+    **{
+        kind.__name__: lambda model, example, ignore, kind=kind: kind(model, ignore=ignore)
+        for kind in (groups.blocks, groups.n_of_m, groups.weights)
+    },
+}
 DEFAULTS = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.01)}  # learning rate, weight decay
 
 
@@ -222,15 +223,14 @@ def make_groups(model: nn.Module, example: Any, kinds: str, ignore: Sequence[str
     Raises:
         ValueError: an unknown kind, or one that finds nothing in this model.
     """
-    known = [kind for kind in KINDS if callable(getattr(secateur, kind, None))]
-    groups = None
+    found = None
     for kind in (name.strip() for name in kinds.split(",")):
-        if kind not in known:
-            raise ValueError(f"--kind {kinds}: unknown kind {kind!r}; known: {', '.join(known)}")
-        found = getattr(secateur, kind)(model, example, ignore=list(ignore))
-        groups = found if groups is None else groups + found
-    assert groups is not None  # split gives one word at least
-    return groups
+        if kind not in KINDS:
+            raise ValueError(f"--kind {kinds}: unknown kind {kind!r}; known: {', '.join(KINDS)}")
+        more = KINDS[kind](model, example, list(ignore))
+        found = more if found is None else found + more
+    assert found is not None  # split gives one word at least
+    return found
 
 
 def parse_weights(text: str) -> str | float:
