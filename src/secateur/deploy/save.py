@@ -14,6 +14,7 @@ once; its metadata has four keys, all strings:
         groups      {kind: [groups kept, groups in all]}
         sizes       {module: {attribute that holds a size: its value}}; may be missing
         reshaped    {module whose code follows the width of its heads: size of a head}; likewise
+        absent      {module that left whole: how its zeros look (groups/absent.py)}; likewise
         aliases     {name of a tied tensor: the name that it is stored under}
 """
 
@@ -170,6 +171,7 @@ def _plan_to_json(plan: Plan, aliases: dict[str, str]) -> str:
             "groups": plan.groups,
             "sizes": plan.sizes,
             "reshaped": plan.reshaped,
+            "absent": plan.absent,
             "aliases": aliases,
         }
     )
@@ -220,6 +222,7 @@ def _plan_from_metadata(
                 for name, values in raw.get("sizes", {}).items()
             },
             {str(name): int(size) for name, size in raw.get("reshaped", {}).items()},
+            {str(name): dict(recipe) for name, recipe in raw.get("absent", {}).items()},
         )
         return plan, {str(name): str(stored) for name, stored in raw["aliases"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:

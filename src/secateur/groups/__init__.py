@@ -7,6 +7,7 @@ from secateur.groups.custom import custom
 from secateur.groups.filters import filters
 from secateur.groups.groups import Groups, Layer
 from secateur.groups.heads import heads
+from secateur.groups.layers import layers
 from secateur.groups.members import Member
 from secateur.groups.n_of_m import n_of_m
 from secateur.groups.neurons import neurons
@@ -25,6 +26,7 @@ __all__ = [
     "custom",
     "filters",
     "heads",
+    "layers",
     "n_of_m",
     "neurons",
     "shapes",

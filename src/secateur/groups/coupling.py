@@ -6,6 +6,7 @@ same for two kinds of groups together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
@@ -55,6 +56,15 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Absence:
+    """A module that leaves with a group, and how the zeros look that it leaves behind."""
+
+    group: int
+    module: str
+    recipe: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Coupling:
     """Where each group sits in a model: what removing it removes and saves.
 
@@ -63,12 +73,14 @@ class Coupling:
         operations: every operator that costs FLOPs.
         added: biases that removal adds to fold constants: a weight and its output dimension each.
         sizes: attributes of modules that shrink with an axis.
+        absent: modules that leave with a group.
     """
 
     slots: tuple[Slot, ...]
     operations: tuple[Operation, ...]
     added: tuple[tuple[str, int], ...] = ()
     sizes: tuple[Size, ...] = ()
+    absent: tuple[Absence, ...] = ()
 
     def blank(self) -> Coupling:
         """The same model with no group anywhere."""
@@ -99,7 +111,9 @@ class Coupling:
             for a, b in zip(self.operations, other.operations, strict=True)
         )
         added = tuple(dict.fromkeys((*self.added, *other.added)))
-        return Coupling(slots, operations, added, _join_sizes(self.sizes, other.sizes, offset))
+        sizes = _join_sizes(self.sizes, other.sizes, offset)
+        moved = tuple(replace(gone, group=gone.group + offset) for gone in other.absent)
+        return Coupling(slots, operations, added, sizes, self.absent + moved)
 
     def matches(self, other: Coupling) -> bool:
         """Whether both come from the same model and example."""

@@ -30,6 +30,7 @@ class Layer:
         producers: the parameters that are zero where a group is dead.
         normalised: a normalisation follows, so that the scale of its norms is arbitrary.
         blocks: (n, m) where n of every m consecutive groups stay, whatever the budget; or None.
+        parts: the groups' own names, where they have any.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Layer:
     producers: tuple[str, ...] = ()
     normalised: bool = False
     blocks: tuple[int, int] | None = None
+    parts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -88,6 +90,8 @@ class _Names(Sequence[str]):
             return [self[i] for i in range(*index.indices(len(self)))]
         position = range(len(self))[index]
         layer = self._layers[bisect_right(self._stops, position)]
+        if layer.parts:
+            return layer.parts[position - layer.start]
         return f"{layer.name}[{position - layer.start}]"
 
     def __repr__(self) -> str:
@@ -188,6 +192,8 @@ class Groups:
                     spread = int(np.prod(slot.shape)) // len(entries)
                     found = entries[entries >= 0]
                     total += spread * np.bincount(found, minlength=len(self))
+            if slot.is_parameter and slot.within:
+                total[list(slot.within)] += int(np.prod(slot.shape))
         own = np.zeros(len(self))
         for member in self.members if (total == 0).any() else ():
             spread = member.parameter.numel() // max(member.ids.numel(), 1)

@@ -20,6 +20,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList
 
+from secateur.groups.absent import Recipe, is_inside, leave_out
 from secateur.groups.attention import convert, without_fast_path
 from secateur.groups.coupling import Coupling
 from secateur.groups.groups import Groups, Layer
@@ -45,6 +46,7 @@ class Plan:
         sizes: module -> the attributes of it that hold a size, with their new values.
         reshaped: modules whose code has to follow the width of its heads, and the size of a head
             (reshaping.py).
+        absent: modules that leave whole, and how the zeros look that they leave (absent.py).
     """
 
     kept: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class Plan:
     groups: dict[str, tuple[int, int]] = field(default_factory=dict)
     sizes: Sizes = field(default_factory=dict)
     reshaped: dict[str, int] = field(default_factory=dict)
+    absent: dict[str, Recipe] = field(default_factory=dict)
 
     def meet(self, other: Plan) -> Plan:
         """The plan that cuts what either cuts out of the same model; the groups are ours."""
@@ -83,7 +86,8 @@ class Plan:
             sizes.setdefault(name, {}).update(values)
         biases = (*earlier.biases, *self.biases)
         reshaped = {**earlier.reshaped, **self.reshaped}
-        return Plan(kept, biases, {**earlier.groups, **groups}, sizes, reshaped)
+        absent = {**earlier.absent, **self.absent}
+        return Plan(kept, biases, {**earlier.groups, **groups}, sizes, reshaped, absent)
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
         plan = plan.meet(Plan(borders(model, groups)))
     small, plan = _cut_out(model, groups, plan, dead)
     _keep_weight_norms(small, model, plan)
+    constants = {name: x for name, x in constants.items() if not is_inside(name, plan.absent)}
     plan = replace(plan, biases=tuple(_fold(small, model, constants, plan, dead)))
     layer_ids = groups.layer_ids
     report = Counter(
@@ -198,7 +203,9 @@ def _plan(coupling: Coupling | None, layers: Sequence[Layer], dead: np.ndarray) 
     for size in coupling.sizes if coupling else ():
         if padded[size.entries].any():
             sizes.setdefault(size.module, {})[size.attribute] = int((~padded[size.entries]).sum())
-    return Plan(kept, (), counts, sizes)
+    leaving = [gone for gone in (coupling.absent if coupling else ()) if dead[gone.group]]
+    absent = {gone.module: gone.recipe for gone in leaving}
+    return Plan(kept, (), counts, sizes, absent=absent)
 
 
 # -- surgery ---------------------------------------------------------------------------------------
@@ -224,6 +231,11 @@ def cut(model: nn.Module, plan: Plan) -> None:
                     f"  found    shape {shape}"
                 )
     modules = dict(model.named_modules(remove_duplicate=False))
+    for name in plan.absent:
+        if name not in modules:
+            raise ValueError(
+                f"the plan leaves out {name}, which {type(model).__name__} does not have"
+            )
     for name, values in plan.sizes.items():
         for attribute in values:
             if not has_size(modules.get(name), attribute):
@@ -259,6 +271,7 @@ def cut(model: nn.Module, plan: Plan) -> None:
         assert isinstance(weight, Tensor)
         size = weight.shape[1] if isinstance(module, _ConvTransposeNd) else weight.shape[0]
         setattr(module, leaf, nn.Parameter(weight.new_zeros(size)))
+    leave_out(model, plan.absent)
 
 
 def _sliced(tensor: Tensor, dims: dict[int, tuple[int, ...]]) -> Tensor:

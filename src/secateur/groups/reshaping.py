@@ -76,10 +76,11 @@ def follow(module: nn.Module, head_size: int) -> None:
 def only_needed(model: nn.Module, names: dict[str, int]) -> dict[str, int]:
     """Undo `follow` where a run corrected nothing; returns the other modules and their sizes."""
     needed = {}
+    modules = dict(model.named_modules())
     for name, head_size in names.items():
-        module = model.get_submodule(name)
-        if module.forward.corrected:  # pyright: ignore
+        forward = vars(modules[name]).get("forward") if name in modules else None
+        if forward is not None and forward.corrected:
             needed[name] = head_size
-        else:
-            del module.forward
+        elif forward is not None:
+            del modules[name].forward
     return needed

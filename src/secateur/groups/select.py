@@ -45,7 +45,7 @@ def select(
     refused: list[tuple[str, int, str]] = []
     axes: list[Axis] = []
     for axis in filter(wanted, found.axes):
-        reason = axis.protected or _reason(model, axis, ignored)
+        reason = axis.protected or kept_by(model, axis.producers, ignored)
         if reason:
             refused.append((axis.name, len(axis), reason))
         else:
@@ -53,14 +53,14 @@ def select(
     axes, crossing = _without_crossing(found, axes)
     refused += crossing
     example = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, example)
-    groups = _build(found, axes, kind, tuple(refused), example)
+    groups = build(found, axes, kind, tuple(refused), example)
     failed, biases = try_removal(model, groups) if axes else ({}, ())
     if failed:
         refused += [(axes[n].name, len(axes[n]), reason) for n, reason in failed.items()]
         axes = [axis for n, axis in enumerate(axes) if n not in failed]
-        groups = _build(found, axes, kind, tuple(refused), example)
+        groups = build(found, axes, kind, tuple(refused), example)
     if not axes:
-        raise ValueError(_nothing_found(model, kind, refused))
+        raise ValueError(nothing_found(model, kind, refused))
     return _with_biases(groups, model, biases)
 
 
@@ -107,15 +107,15 @@ def _without_crossing(
     return [axis for n, axis in enumerate(axes) if n not in out], refused
 
 
-def _nothing_found(model: nn.Module, kind: str, refused: list[tuple[str, int, str]]) -> str:
+def nothing_found(model: nn.Module, kind: str, refused: list[tuple[str, int, str]]) -> str:
     lines = [f"{type(model).__name__} has no removable {kind}"]
     lines += [f"  {name} ({count}): {reason}" for name, count, reason in refused]
     return "\n".join(lines)
 
 
-def _reason(model: nn.Module, axis: Axis, ignored: dict[str, str]) -> str:
-    """Why the user or the model keeps an axis from being pruned, or ""."""
-    for name in axis.producers:
+def kept_by(model: nn.Module, producers: Sequence[str], ignored: dict[str, str]) -> str:
+    """Why the user or the model keeps what these parameters make from being pruned, or ""."""
+    for name in producers:
         if not model.get_parameter(name).requires_grad:
             return f"its parameter {name} is frozen (requires_grad=False)"
         for prefix, given in ignored.items():
@@ -162,7 +162,7 @@ def _axes_of(operator: Operator, lookup: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(axes)
 
 
-def _build(
+def build(
     found: Trace,
     axes: Sequence[Axis],
     kind: str,

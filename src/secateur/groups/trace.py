@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,7 +91,13 @@ class Trace:
         return "\n".join(lines)
 
 
-def trace(model: nn.Module, example: Any, *, keep: str = "inner") -> Trace:
+def trace(
+    model: nn.Module,
+    example: Any,
+    *,
+    keep: str = "inner",
+    tracer: Callable[..., Tracer] | None = None,
+) -> Trace:
     """Find the coupled axes of `model` by letting labels ride along a run on `example`.
 
     Args:
@@ -99,6 +105,7 @@ def trace(model: nn.Module, example: Any, *, keep: str = "inner") -> Trace:
         example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
         keep: which axis may be cut where the same labels lie along the heads and the head size of
             an attention: "inner" is the head size, "batch" the heads.
+        tracer: what watches the run; by default nothing but the labels do.
 
     Returns:
         The `Trace`; `print` it to read the axes, what is protected and why.
@@ -120,18 +127,20 @@ def trace(model: nn.Module, example: Any, *, keep: str = "inner") -> Trace:
     known: list[tuple[np.ndarray, np.ndarray]] = []
     while True:  # a label that turns out to be a head's is one from the beginning, the next time
         labels = Labels.of(model, keep=keep, pairs=known)
-        used, sizes = _run(model, example, labels)
+        used, sizes = _run(model, example, labels, tracer or Tracer)
         if all(len(pair[0]) == 0 for pair in labels.heads[len(known) :]):
             return replace(_finish(labels, used), sizes=sizes)
         known = labels.heads
 
 
-def _run(model: nn.Module, example: Any, labels: Labels) -> tuple[set[int], tuple[Sized, ...]]:
+def _run(
+    model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., Tracer]
+) -> tuple[set[int], tuple[Sized, ...]]:
     """Let labels ride along one run; returns the ids of the tensors that it used, and sizes."""
     args, kwargs = as_call(example)
     for tensor in tensors_in((args, kwargs)):
         labels.put(tensor, [], is_data=True)
-    mode = _Tracer(labels, {id(module): name for name, module in model.named_modules()})
+    mode = tracer(labels, {id(module): name for name, module in model.named_modules()})
     try:
         with (
             evaluating(model),
@@ -154,7 +163,7 @@ def _run(model: nn.Module, example: Any, labels: Labels) -> tuple[set[int], tupl
     return mode.used, tuple(mode.sizes)
 
 
-class _Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):
     """Runs every operator, then lets the labels follow it."""
 
     def __init__(self, labels: Labels, names: dict[int, str]) -> None:

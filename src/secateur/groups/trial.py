@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,31 +94,31 @@ def tolerance(model: nn.Module) -> float:
     return max((TOLERANCE.get(dtype, 1e-5) for dtype in types), default=1e-5)
 
 
-def try_removal(model: nn.Module, groups: Groups) -> tuple[dict[int, str], tuple[str, ...]]:
-    """Try to remove a random half of the groups (an odd number of each layer is kept).
+def try_removal(
+    model: nn.Module, groups: Groups, parts: Sequence[np.ndarray] | None = None
+) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Try to remove parts of the groups: all of them together; if that fails, each half, and so on.
 
-    All layers are tried together; if that fails, each half of them, and so on.
+    Args:
+        model: the groups' model; left as it was.
+        groups: the groups.
+        parts: what to remove together, each bool of shape (m,); by default a random half of each
+            layer (an odd number is kept).
 
     Returns:
-        The layers (by number) where that fails, with the reason; and the biases that were added to
-        fold constants when all other layers were removed in one go.
+        The parts (by number) where that fails, with the reason; and the biases that were added to
+        fold constants when all other parts were removed in one go.
     """
-    rng = np.random.default_rng(0)
-    half = np.zeros(len(groups), bool)
-    for layer in groups.layers:
-        kept = len(layer) // 2 | 1  # odd, because some kernels only take multiples of a number
-        chosen = rng.permutation(len(layer))[kept:]
-        half[layer.start + chosen] = True
+    parts = list(_halves(groups)) if parts is None else parts
     model = _perturbed(model)
     failed: dict[int, str] = {}
     biases: tuple[str, ...] = ()
-    accepted = np.zeros_like(half)
+    accepted = np.zeros(len(groups), bool)
 
     def settle(numbers: list[int]) -> None:
         attempt = accepted.copy()
         for number in numbers:
-            part = slice(groups.layers[number].start, groups.layers[number].stop)
-            attempt[part] = half[part]
+            attempt |= parts[number]
         outcome = _attempt(model, groups, attempt)
         if isinstance(outcome, Plan):
             nonlocal biases
@@ -129,8 +129,17 @@ def try_removal(model: nn.Module, groups: Groups) -> tuple[dict[int, str], tuple
             settle(numbers[: len(numbers) // 2])
             settle(numbers[len(numbers) // 2 :])
 
-    settle(list(range(len(groups.layers))))
+    settle(list(range(len(parts))))
     return failed, biases
+
+
+def _halves(groups: Groups) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(0)
+    for layer in groups.layers:
+        half = np.zeros(len(groups), bool)
+        kept = len(layer) // 2 | 1  # odd, because some kernels only take multiples of a number
+        half[layer.start + rng.permutation(len(layer))[kept:]] = True
+        yield half
 
 
 def _perturbed(model: nn.Module) -> nn.Module:

@@ -76,7 +76,10 @@ def shrink(model: nn.Module, groups: Groups) -> nn.Module:
 def _refuse_what_cannot_be_cut(groups: Groups, dead: np.ndarray) -> None:
     removable = tied(groups)
     empty = [
-        layer.name for layer in groups.layers if (dead & removable)[layer.start : layer.stop].all()
+        layer.name
+        for layer in groups.layers
+        if layer.kind != "layers"  # the stream goes on without any branch
+        and (dead & removable)[layer.start : layer.stop].all()
     ]
     if empty:
         more = f" and {len(empty) - 3} more layers" if len(empty) > 3 else ""

@@ -1,0 +1,74 @@
+"""What stands where a dead branch was: a module that gives zeros and computes nothing.
+
+In: a model and, for each module that goes, how its zeros look. Out: the same model without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+# {"kind": "tensor", "tuple" or "list", "like": [[input, dimension, size]]}: like that input but for
+# the size of one dimension, where it isn't None; null in place of the three stands for None
+Recipe = Mapping[str, Any]
+
+
+class Absent(nn.Module):
+    """Zeros in the shape that a removed module would have returned.
+
+    Example:
+        >>> import torch
+        >>> Absent({"kind": "tensor", "like": [[0, 1, 5]]})(torch.ones(2, 3))
+        tensor([[0., 0., 0., 0., 0.],
+                [0., 0., 0., 0., 0.]])
+    """
+
+    batch_first = False  # nn.TransformerEncoderLayer asks its attention before its fused path
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        inputs = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        items = [None if like is None else _zeros(inputs, like) for like in self.recipe["like"]]
+        if self.recipe["kind"] == "tensor":
+            return items[0]
+        return tuple(items) if self.recipe["kind"] == "tuple" else items
+
+
+def is_inside(name: str, modules: Iterable[str]) -> bool:
+    """Whether a module is one of `modules` or inside one of them."""
+    return any(f"{name}.".startswith(f"{outer}.") for outer in modules)
+
+
+def _as_wide_as(module: nn.Module, recipe: Recipe) -> Recipe:
+    """A layer may have lost channels besides: its zeros are as wide as it is."""
+    if isinstance(module, nn.Linear):
+        position = recipe["like"][0][0]
+        return {**recipe, "like": [[position, -1, module.weight.shape[0]]]}
+    return recipe
+
+
+def _zeros(inputs: list[Tensor], like: list[Any]) -> Tensor:
+    position, dim, size = like
+    shape = list(inputs[position].shape)
+    if dim is not None:
+        shape[dim] = size
+    return inputs[position].new_zeros(shape)
+
+
+def leave_out(model: nn.Module, absent: Mapping[str, Recipe]) -> None:
+    """Replace the modules named in `absent`, in place; inner ones before outer ones."""
+    for name in sorted(absent, key=lambda name: -name.count(".")):
+        owner, _, leaf = name.rpartition(".")
+        recipe = _as_wide_as(model.get_submodule(name), absent[name])
+        setattr(model.get_submodule(owner), leaf, Absent(recipe))
+    for module in model.modules():
+        if any(isinstance(inner, Absent) for inner in module.modules()):
+            if isinstance(module, nn.TransformerEncoderLayer):
+                module.activation_relu_or_gelu = 0  # no fused path: it reads the weights itself
+            elif isinstance(module, nn.TransformerEncoder):
+                module.use_nested_tensor = False

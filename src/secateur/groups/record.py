@@ -1,0 +1,194 @@
+"""A recorded run: which operator read what, and during which module's call.
+
+In: a model and example inputs, traced as always. Out: the trace, and the `Record` of the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.groups import rules
+from secateur.groups.trace import Trace, Tracer, tensors_in, trace
+
+Origin = int | str | None  # the step that made a tensor, a parameter's name, or anything else
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator call, or an input of the model.
+
+    Attributes:
+        name: the operator, without the mark of its in-place form.
+        inputs: where its tensors came from, in the order of its arguments.
+        given: the same by the arguments' names.
+        shapes: of the same tensors.
+        operators: which of the trace's operators it is: range(start, stop).
+        writes: whether it changes a tensor in place.
+    """
+
+    name: str
+    inputs: tuple[Origin, ...]
+    given: dict[str, Origin]
+    shapes: tuple[torch.Size, ...]
+    operators: range
+    writes: bool = False
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of a module: the steps inside, and what it takes to make zeros like its output."""
+
+    module: str
+    steps: range
+    output: dict[str, Any] | None
+
+
+@dataclass
+class Record:
+    """A run: its steps in order, the modules' calls, and where the outputs came from."""
+
+    steps: list[Step] = field(default_factory=list)
+    calls: list[ModuleCall] = field(default_factory=list)
+    outputs: set[int] = field(default_factory=set)
+
+    def consumers(self) -> list[list[int]]:
+        """For each step the steps that read its result."""
+        found: list[list[int]] = [[] for _ in self.steps]
+        for number, step in enumerate(self.steps):
+            for origin in step.inputs:
+                if isinstance(origin, int):
+                    found[origin].append(number)
+        return found
+
+    def readers(self) -> dict[str, list[int]]:
+        """For each parameter the steps that read it."""
+        found: dict[str, list[int]] = {}
+        for number, step in enumerate(self.steps):
+            for origin in step.inputs:
+                if isinstance(origin, str):
+                    found.setdefault(origin, []).append(number)
+        return found
+
+
+def record(model: nn.Module, example: Any) -> tuple[Trace, Record]:
+    """Trace a model, and record the run.
+
+    Raises:
+        RuntimeError: the model fails on the example.
+    """
+    recorders: list[_Recorder] = []
+
+    def make(*args: Any) -> _Recorder:
+        recorders.append(_Recorder(*args, model=model))
+        return recorders[-1]
+
+    with _watched(model, recorders):
+        found = trace(model, example, tracer=make)
+    last = recorders[-1]
+    last.record.outputs = {
+        origin for tensor in last.results if isinstance(origin := last.origins.get(id(tensor)), int)
+    }
+    return found, last.record
+
+
+class _Recorder(Tracer):
+    """Traces, and keeps every tensor until the end of the run, so that ids stay unique."""
+
+    def __init__(self, *args: Any, model: nn.Module) -> None:
+        super().__init__(*args)
+        self.record = Record()
+        self.origins: dict[int, Origin] = {id(p): name for name, p in model.named_parameters()}
+        self.alive: list[Any] = []
+        self.results: list[Tensor] = []
+        self.open: list[int] = []
+
+    def start(self, args: Any, kwargs: Any) -> None:
+        """The model's inputs are the first steps."""
+        for tensor in tensors_in((args, kwargs)):
+            self.origins[id(tensor)] = len(self.record.steps)
+            self.record.steps.append(Step("input", (), {}, (), range(0)))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = len(self.labels.operators)
+        call = rules.Call(func, args, kwargs or {}, None)
+        inputs = tuple(self.origins.get(id(tensor)) for tensor in call.inputs)
+        given = {
+            parameter.name: self.origins.get(id(value))
+            for parameter in func._schema.arguments
+            if isinstance(value := call.argument(parameter.name), Tensor)
+        }
+        shapes = tuple(tensor.shape for tensor in call.inputs)
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        number = len(self.record.steps)
+        operators = range(before, len(self.labels.operators))
+        name = call.name.removesuffix("_") if not call.name.startswith("_") else call.name
+        writes = bool(call.written)
+        self.record.steps.append(Step(name, inputs, given, shapes, operators, writes))
+        for tensor in tensors_in(out):
+            self.origins[id(tensor)] = number
+        self.alive.append((args, kwargs, out))
+        return out
+
+
+@contextmanager
+def _watched(model: nn.Module, recorders: list[_Recorder]) -> Iterator[None]:
+    """Note each module's calls in the newest recorder."""
+    hooks = []
+    for name, module in model.named_modules():
+
+        def enter(_: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+            if not name:
+                recorders[-1].start(args, kwargs)
+            recorders[-1].open.append(len(recorders[-1].record.steps))
+
+        def leave(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
+            now = recorders[-1]
+            steps = range(now.open.pop(), len(now.record.steps))
+            inputs = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+            now.record.calls.append(ModuleCall(name, steps, _recipe(inputs, output)))
+            if not name:
+                now.results = list(tensors_in(output))
+
+        hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        hooks.append(module.register_forward_hook(leave, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _recipe(inputs: list[Tensor], output: Any) -> dict[str, Any] | None:
+    """How to make zeros like `output` from the inputs alone, or None."""
+    if isinstance(output, Tensor):
+        like = _like(inputs, output)
+        return None if like is None else {"kind": "tensor", "like": [like]}
+    if type(output) not in (tuple, list):
+        return None
+    items: list[list[Any] | None] = []
+    for item in output:
+        like = _like(inputs, item) if isinstance(item, Tensor) else None
+        if item is not None and like is None:
+            return None
+        items.append(like)
+    return {"kind": type(output).__name__, "like": items}
+
+
+def _like(inputs: list[Tensor], output: Tensor) -> list[Any] | None:
+    """[input, dimension, size]: the output is like that input but for the size of a dimension."""
+    found = None
+    for position, x in enumerate(inputs):
+        if x.ndim != output.ndim or x.dtype != output.dtype or not x.ndim:
+            continue
+        other = [dim for dim in range(x.ndim) if x.shape[dim] != output.shape[dim]]
+        if not other:
+            return [position, None, None]
+        if len(other) == 1 and other[0] in (1, x.ndim - 1) and found is None:
+            found = [position, other[0], output.shape[other[0]]]
+    return found
