@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types check benchmarks clean
+.PHONY: demo test lint types check zoo clean
 
 demo: $(READY)
 	$(BIN)/secateur demo
@@ -25,6 +25,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
+
+# Shrinks sixty-odd architectures and writes docs/zoo.md; finished ones are skipped.
+zoo: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[zoo]'
+	PYTHONPATH=benchmarks $(BIN)/python -m zoo
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache
