@@ -4,6 +4,7 @@ from secateur.groups.blocks import blocks
 from secateur.groups.channels import channels
 from secateur.groups.coupling import Coupling
 from secateur.groups.custom import custom
+from secateur.groups.experts import experts
 from secateur.groups.filters import filters
 from secateur.groups.groups import Groups, Layer
 from secateur.groups.heads import heads
@@ -24,6 +25,7 @@ __all__ = [
     "blocks",
     "channels",
     "custom",
+    "experts",
     "filters",
     "heads",
     "layers",

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 
-from secateur.groups.absent import is_inside
-from secateur.groups.branches import Branch, find_branches
-from secateur.groups.coupling import Absence, Coupling
-from secateur.groups.groups import Groups, Layer
-from secateur.groups.members import Member
+from secateur.groups.branches import find_branches
+from secateur.groups.groups import Groups
+from secateur.groups.leaving import from_branches
 from secateur.groups.record import record
-from secateur.groups.select import Ignore, build, ignored_names, kept_by, nothing_found
-from secateur.groups.trial import try_removal
+from secateur.groups.select import Ignore
 
 
 def layers(
@@ -51,72 +43,12 @@ def layers(
         RuntimeError: the model does not run on the example.
 
     Example:
+        >>> import torch
         >>> import secateur as sc
         >>> model = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, norm_first=True)
         >>> list(sc.layers(model, torch.ones(1, 5, 16)).names)
         ['self_attn', 'linear2']
     """
-    ignored = ignored_names(model, ignore)
-    found, run = record(model, example)
-    refused: list[tuple[str, int, str]] = []
-    branches: list[Branch] = []
-    for branch in find_branches(model, run):
-        reason = branch.reason or kept_by(model, branch.zeros, ignored)
-        if reason:
-            refused.append((branch.name, 1, reason))
-        else:
-            branches.append(branch)
-    example = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, example)
-    blank = build(found, [], "layers", (), example).coupling
-    assert blank is not None
-    if branches:
-        groups = _grouped(model, blank, branches, refused, example)
-        failed, _ = try_removal(model, groups, list(np.eye(len(branches), dtype=bool)))
-        refused += [(branches[n].name, 1, reason) for n, reason in failed.items()]
-        branches = [branch for n, branch in enumerate(branches) if n not in failed]
-    if not branches:
-        raise ValueError(nothing_found(model, "layers", refused))
-    return _grouped(model, blank, branches, refused, example)
-
-
-def _grouped(
-    model: nn.Module,
-    blank: Coupling,
-    branches: Sequence[Branch],
-    refused: Sequence[tuple[str, int, str]],
-    example: Any,
-) -> Groups:
-    members = []
-    for group, branch in enumerate(branches):
-        for name in branch.zeros:
-            parameter = model.get_parameter(name)
-            ids = torch.full((1,) * parameter.ndim, group, device=parameter.device)
-            members.append(Member(name, parameter, ids))
-    slots = tuple(
-        replace(slot, within=_holding(branches, lambda branch, s=slot: _holds(branch, s.names)))
-        for slot in blank.slots
-    )
-    operations = tuple(
-        replace(
-            operation, within=_holding(branches, lambda branch, n=number: n in branch.operators)
-        )
-        for number, operation in enumerate(blank.operations)
-    )
-    absent = tuple(
-        Absence(group, module, recipe)
-        for group, branch in enumerate(branches)
-        for module, recipe in branch.absent.items()
-    )
-    producers = tuple(name for branch in branches for name in branch.zeros)
-    parts = tuple(branch.name for branch in branches)
-    layer = Layer("layers", "layers", 0, len(branches), producers, parts=parts)
-    coupling = Coupling(slots, operations, absent=absent)
-    return Groups(tuple(members), (layer,), coupling, tuple(refused), example)
-
-
-def _holds(branch: Branch, names: Sequence[str]) -> bool:
-    return all(is_inside(name, branch.absent) for name in names)
-
-
-def _holding(branches: Sequence[Branch], holds: Any) -> tuple[int, ...]:
-    return tuple(group for group, branch in enumerate(branches) if holds(branch))
+    trace, run = record(model, example)
+    found = [("layers", branch) for branch in find_branches(model, run)]
+    return from_branches(model, example, trace, found, kind="layers", ignore=ignore)

@@ -42,11 +42,12 @@ class Step:
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of a module: the steps inside, and what it takes to make zeros like its output."""
+    """One call of a module: the steps inside, how to make zeros like its output, and its maker."""
 
     module: str
     steps: range
     output: dict[str, Any] | None
+    result: Origin = None
 
 
 @dataclass
@@ -151,7 +152,8 @@ def _watched(model: nn.Module, recorders: list[_Recorder]) -> Iterator[None]:
             now = recorders[-1]
             steps = range(now.open.pop(), len(now.record.steps))
             inputs = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
-            now.record.calls.append(ModuleCall(name, steps, _recipe(inputs, output)))
+            result = now.origins.get(id(output)) if isinstance(output, Tensor) else None
+            now.record.calls.append(ModuleCall(name, steps, _recipe(inputs, output), result))
             if not name:
                 now.results = list(tensors_in(output))
 

@@ -1,0 +1,62 @@
+"""Experts: the parallel members of a mixture, which a router weighs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from secateur.groups.branches import find_experts
+from secateur.groups.groups import Groups
+from secateur.groups.leaving import from_branches
+from secateur.groups.record import record
+from secateur.groups.select import Ignore
+
+
+def experts(
+    model: nn.Module, example: Any, *, ignore: Ignore | str | nn.Module | type[nn.Module] = ()
+) -> Groups:
+    """Group the experts of mixtures: modules of one nn.ModuleList that work side by side.
+
+    A group is one expert: the parameters nearest to its output that make it zero, such as its last
+    projection with its bias. It is dead when these are zero. Removing it removes the whole expert;
+    the router stays as it is, with its output for the missing expert, so that the weights of the
+    others don't change, and what is routed to the missing one is zero. So removal is exact whatever
+    the router does (softmax over all, the best few, any normalisation).
+
+    Experts that the example never reaches, that are called more than once, or that share one
+    parameter for all of them, are refused by name. FLOPs are those of the example's routing.
+
+    Args:
+        model: any module; it runs in eval mode and is left as it was.
+        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
+        ignore: names, modules or module types whose experts stay.
+
+    Returns:
+        One group an expert, one layer a mixture: `Budget(at_least=1)` keeps one expert in each.
+
+    Raises:
+        ValueError: an unknown name in `ignore`, or no expert can be removed (the reasons are
+            listed).
+        RuntimeError: the model does not run on the example.
+
+    Example:
+        >>> import torch
+        >>> import secateur as sc
+        >>> class Mixture(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.router = nn.Linear(4, 3)
+        ...         self.experts = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        ...
+        ...     def forward(self, x):
+        ...         shares = self.router(x).softmax(-1).unbind(-1)
+        ...         outputs = [expert(x) for expert in self.experts]
+        ...         return sum(s.unsqueeze(-1) * y for s, y in zip(shares, outputs, strict=True))
+        >>> list(sc.experts(Mixture(), torch.ones(2, 4)).names)
+        ['experts.0', 'experts.1', 'experts.2']
+    """
+    trace, run = record(model, example)
+    return from_branches(
+        model, example, trace, list(find_experts(model, run)), kind="experts", ignore=ignore
+    )
