@@ -270,7 +270,7 @@ def _all_or_nothing(model: nn.Module) -> Iterator[None]:
 
 def _refuse_small(model: nn.Module) -> None:
     plan = getattr(model, "secateur", None)
-    if plan is not None and plan.kept:
+    if plan is not None and (plan.kept or plan.absent):
         raise ValueError("it is small already (its weights alone go in by load_state_dict)")
 
 

@@ -30,15 +30,16 @@ class _Following(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func not in _RESHAPES or kwargs:
-            return func(*args, **kwargs)
-        sizes = args[1:] if len(args) > 2 or isinstance(args[1], int) else tuple(args[1])
-        if isinstance(sizes[0] if sizes else None, torch.dtype) or any(
-            isinstance(size, int) and size == -1 for size in sizes
+        sizes = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
+        if (
+            func not in _RESHAPES
+            or kwargs
+            or not sizes
+            or isinstance(sizes[0], torch.dtype)
+            or any(isinstance(size, int) and size == -1 for size in sizes)
+            or math.prod(sizes) == args[0].numel()
         ):
-            return func(*args)
-        if math.prod(sizes) == args[0].numel():
-            return func(*args)
+            return func(*args, **kwargs)
         self.corrected = True
         place = -2 if len(sizes) > 1 and sizes[-1] == self.head_size else -1
         return func(args[0], (*sizes[:place], -1, *sizes[len(sizes) + place + 1 :]))
