@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from networks import ResNet, Transformer
 from secateur.integrations.inspect import inspect
 from secateur.integrations.options import KINDS, make_groups
 
+
+class Mixture(nn.Module):
+    """Three experts that a softmax weighs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(6, 3)
+        self.experts = nn.ModuleList(nn.Linear(6, 4) for _ in range(3))
+
+    def forward(self, x):
+        shares = self.router(x).softmax(-1)
+        return sum(shares[:, i : i + 1] * expert(x) for i, expert in enumerate(self.experts))
+
+
 EXAMPLES = {
+    "experts": (Mixture, torch.ones(2, 6)),
     "heads": (Transformer, torch.ones(1, 5, 8)),
     "neurons": (Transformer, torch.ones(1, 5, 8)),
 }

@@ -30,7 +30,15 @@ Kind = Callable[[nn.Module, Any, list[str]], Groups]
 KINDS: dict[str, Kind] = {
     **{
         kind.__name__: lambda model, example, ignore, kind=kind: kind(model, example, ignore=ignore)
-        for kind in (groups.filters, groups.neurons, groups.channels, groups.shapes, groups.heads)
+        for kind in (
+            groups.filters,
+            groups.neurons,
+            groups.channels,
+            groups.shapes,
+            groups.heads,
+            groups.layers,
+            groups.experts,
+        )
     },
     **{
         kind.__name__: lambda model, example, ignore, kind=kind: kind(model, ignore=ignore)
