@@ -17,9 +17,10 @@ from torch import nn
 
 import secateur as sc
 from secateur.budget.allowance import Allowance
-from secateur.groups.trace import as_call, tensors_in
+from secateur.groups.running import tensors_in
 from secateur.groups.trial import difference
 from secateur.measure import count_flops
+from secateur.measure.running import arguments
 from zoo.entry import Entry
 
 KINDS = ("filters", "neurons", "heads")
@@ -65,7 +66,7 @@ def disturb(model: nn.Module, example: Any) -> None:
 
     Many classes start with weights so small that the loss of a unit would hardly show.
     """
-    args, kwargs = as_call(example)
+    args, kwargs = arguments(example)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

@@ -13,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.groups import Groups
 from secateur.groups.removal import Removal, remove
-from secateur.groups.trace import as_call, evaluating, plain_kernels, trace
+from secateur.groups.running import plain_kernels, undisturbed
+from secateur.groups.trace import trace
 from secateur.groups.trial import difference
+from secateur.measure.running import arguments
 
 
 def some_dead(groups: Groups, seed: int, *, share: float = 0.5) -> np.ndarray:
@@ -44,9 +46,9 @@ def cut_out(model: nn.Module, groups: Groups, dead: np.ndarray) -> tuple[Removal
 
 def counted(model: nn.Module, example: Any) -> tuple[int, int]:
     """FLOPs of one run and parameters, as torch counts them."""
-    args, kwargs = as_call(example)
+    args, kwargs = arguments(example)
     counter = FlopCounterMode(display=False)
-    with evaluating(model), torch.no_grad(), plain_kernels(), counter:
+    with undisturbed(model), torch.no_grad(), plain_kernels(), counter:
         model(*args, **kwargs)
     return counter.get_total_flops(), sum(p.numel() for p in model.parameters())
 

@@ -18,7 +18,9 @@ import secateur as sc
 from groups.cuts import counted, cut_out, predicted, some_dead, zero
 from networks import images
 from secateur.groups import Groups
-from secateur.groups.removal import Plan, cut, remove
+from secateur.groups.plan import Plan
+from secateur.groups.removal import remove
+from secateur.groups.surgery import cut
 from secateur.groups.trial import difference
 
 

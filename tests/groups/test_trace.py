@@ -18,8 +18,9 @@ from groups.cuts import Apply, axes, some_dead, zero
 from networks import images
 from secateur.groups import Trace, trace
 from secateur.groups.removal import remove
-from secateur.groups.trace import as_call, evaluating, tensors_in
+from secateur.groups.running import tensors_in, undisturbed
 from secateur.groups.trial import difference
+from secateur.measure.running import arguments
 
 OUTPUT = "reaches an output of the model"
 
@@ -276,16 +277,16 @@ def test_an_error_of_the_model_itself_is_shown():
 def test_eval_mode_ends_with_the_context():
     model = nn.Sequential(nn.Dropout(), nn.ReLU())
     model[1].eval()
-    with evaluating(model):
+    with undisturbed(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == [True, True, False]
 
 
 def test_examples_are_tensors_tuples_or_keywords():
     x = torch.ones(1)
-    assert as_call(x) == ((x,), {})
-    assert as_call((x, 2)) == ((x, 2), {}) == as_call([x, 2])
-    assert as_call({"a": x}) == ((), {"a": x})
+    assert arguments(x) == ((x,), {})
+    assert arguments((x, 2)) == ((x, 2), {}) == arguments([x, 2])
+    assert arguments({"a": x}) == ((), {"a": x})
 
 
 # -- speed ----------------------------------------------------------------------------------------

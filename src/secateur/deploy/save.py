@@ -33,7 +33,8 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from secateur.deploy.files import write_atomically
-from secateur.groups.removal import Plan, cut
+from secateur.groups.plan import Plan
+from secateur.groups.surgery import cut
 
 FORMAT = "1"
 

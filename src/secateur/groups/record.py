@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.groups import rules
-from secateur.groups.trace import Trace, Tracer, tensors_in, trace
+from secateur.groups.running import tensors_in
+from secateur.groups.trace import Trace, Tracer, trace
 
 Origin = int | str | None  # the step that made a tensor, a parameter's name, or anything else
 

@@ -6,23 +6,21 @@ operators that cost FLOPs. Labels ride along the run under a dispatch mode (labe
 
 from __future__ import annotations
 
-import dataclasses
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.groups import rules
 from secateur.groups.attention import converted
 from secateur.groups.attributes import Sized, sizes_read
 from secateur.groups.labels import Labels, Operator, Tracked, components, varied
+from secateur.groups.running import plain_kernels, separate_steps, tensors_in, undisturbed
+from secateur.measure.running import arguments
 
 
 @dataclass(frozen=True)
@@ -137,13 +135,13 @@ def _run(
     model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., Tracer]
 ) -> tuple[set[int], tuple[Sized, ...]]:
     """Let labels ride along one run; returns the ids of the tensors that it used, and sizes."""
-    args, kwargs = as_call(example)
+    args, kwargs = arguments(example)
     for tensor in tensors_in((args, kwargs)):
         labels.put(tensor, [], is_data=True)
     mode = tracer(labels, {id(module): name for name, module in model.named_modules()})
     try:
         with (
-            evaluating(model),
+            undisturbed(model),
             converted(model),
             torch.no_grad(),
             plain_kernels(),
@@ -338,86 +336,3 @@ def _owner(parameter: str) -> str:
     """The module that a parameter belongs to, also where it is computed (parametrizations)."""
     name = parameter.partition(".parametrizations.")[0]
     return name if name != parameter else parameter.rpartition(".")[0] or parameter
-
-
-# -- running a model -------------------------------------------------------------------------------
-
-
-def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Turn example inputs into positional and keyword arguments."""
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    if isinstance(example, (tuple, list)):
-        return tuple(example), {}
-    return (example,), {}
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested containers, data classes and output objects."""
-    return _tensors_in(value, set())
-
-
-def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-        return
-    if id(value) in seen:  # an object that refers to itself
-        return
-    seen.add(id(value))
-    if isinstance(value, Mapping):
-        items = list(value.values())
-    elif isinstance(value, (tuple, list, set)):
-        items = list(value)
-    elif dataclasses.is_dataclass(value):
-        items = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
-    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
-        items = list(vars(value).values())
-    else:
-        return
-    for item in items:
-        yield from _tensors_in(item, seen)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards modes, buffers and random numbers are as they were before."""
-    modes = {module: module.training for module in model.modules()}
-    buffers = [
-        (module, name, tensor, None if tensor is None else tensor.clone())
-        for module in model.modules()
-        for name, tensor in module._buffers.items()
-    ]
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    model.eval()
-    try:
-        with torch.random.fork_rng(sorted(device.index for device in devices)):
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for module, name, tensor, before in buffers:
-            module._buffers[name] = tensor
-            if tensor is not None and before is not None and not torch.equal(tensor, before):
-                with torch.no_grad():
-                    tensor.copy_(before)
-
-
-@contextmanager
-def plain_kernels() -> Iterator[None]:
-    """Attention as matrix products, modules without fused fast paths: labels can follow."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-@contextmanager
-def separate_steps() -> Iterator[None]:
-    """Recurrent networks as matrix products, one after another: labels can follow."""
-    with warnings.catch_warnings():  # CPUs without TF32 are told that they have none
-        warnings.simplefilter("ignore")
-        with torch.backends.cudnn.flags(enabled=False), torch.backends.mkldnn.flags(enabled=False):
-            yield

@@ -18,8 +18,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_map
 
 from secateur.groups.groups import Groups
-from secateur.groups.removal import Plan, remove
-from secateur.groups.trace import as_call, evaluating, plain_kernels, tensors_in
+from secateur.groups.plan import Plan
+from secateur.groups.removal import remove
+from secateur.groups.running import plain_kernels, tensors_in, undisturbed
+from secateur.measure.running import arguments
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
@@ -35,7 +37,7 @@ def difference(model: nn.Module, other: nn.Module, example: Any) -> float:
         one is not a number.
     """
     worst = 0.0
-    with evaluating(model), evaluating(other), torch.no_grad(), plain_kernels():
+    with undisturbed(model), undisturbed(other), torch.no_grad(), plain_kernels():
         for position, (args, kwargs) in enumerate(_variations(example)):
             try:
                 expected = _outputs(model, args, kwargs)
@@ -69,7 +71,7 @@ def _gap(a: Tensor, b: Tensor) -> float:
 
 
 def _variations(example: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    call = as_call(example)
+    call = arguments(example)
     yield call
     sizes = {tensor.shape[0] for tensor in tensors_in(call) if tensor.ndim}
     if len(sizes) == 1:

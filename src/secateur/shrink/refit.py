@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from secateur.groups.removal import Plan
+from secateur.groups.plan import Plan
 from secateur.optim import Proximal
 
 Kept = dict[int, Tensor]  # dimension -> the indices that the small network still has

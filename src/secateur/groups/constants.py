@@ -1,0 +1,137 @@
+"""Constants that dead channels leave behind, as behind a sigmoid: folded into the next bias.
+
+In: a model and its dead groups. Out: what each layer reads on its dead inputs, and later the biases
+of the small model that take it over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from secateur.groups.coupling import Coupling
+from secateur.groups.plan import Plan
+from secateur.groups.running import plain_kernels, undisturbed
+from secateur.measure.running import arguments
+
+
+@dataclass
+class _Seen:
+    """The least and the largest value of each input channel of a layer over a run."""
+
+    low: Tensor
+    high: Tensor
+
+
+def _consumers(
+    model: nn.Module, coupling: Coupling, dead: np.ndarray
+) -> Iterator[tuple[str, nn.Module, np.ndarray]]:
+    """Layers that read dead channels: name, module, and the group of each input.
+
+    -1 where the input is alive, or all the weights that read it are zero.
+    """
+    padded = np.append(dead, False)
+    for slot in coupling.slots:
+        for name in slot.names:
+            owner, _, leaf = name.rpartition(".")
+            module = model.get_submodule(owner)
+            is_convolution = isinstance(module, _ConvNd) and module.groups == 1
+            if leaf == "weight" and (isinstance(module, nn.Linear) or is_convolution):
+                entries = slot.entries[0 if getattr(module, "transposed", False) else 1]
+                if entries is not None and padded[entries].any():
+                    dim = 0 if getattr(module, "transposed", False) else 1
+                    taps = module.weight.detach().movedim(dim, 0).flatten(1)  # pyright: ignore
+                    read = (taps != 0).any(1).cpu().numpy()
+                    yield owner, module, np.where(padded[entries] & read, entries, -1)
+
+
+def constants(
+    model: nn.Module, coupling: Coupling | None, example: Any, dead: np.ndarray
+) -> tuple[dict[str, Tensor], dict[int, str]]:
+    """What each layer reads on its dead inputs, and the dead groups that can't be folded."""
+    consumers = list(_consumers(model, coupling, dead)) if coupling else []
+    if not consumers:
+        return {}, {}
+    seen: dict[str, _Seen] = {}
+    hooks = [
+        module.register_forward_pre_hook(_watch(seen, name, module), with_kwargs=True)
+        for name, module, _ in consumers
+    ]
+    args, kwargs = arguments(example)
+    try:
+        with undisturbed(model), torch.no_grad(), plain_kernels():
+            model(*args, **kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    constants: dict[str, Tensor] = {}
+    refused: dict[int, str] = {}
+    for name, module, inputs in consumers:
+        if name not in seen:
+            continue  # called through a function: the numerical check has the last word
+        low, high = seen[name].low.cpu().numpy(), seen[name].high.cpu().numpy()
+        scale = max(1.0, float(np.abs(high).max(initial=0)), float(np.abs(low).max(initial=0)))
+        is_dead = inputs >= 0
+        changing = is_dead & (high - low > 1e-6 * scale)
+        for group in inputs[changing].tolist():
+            refused[group] = f"{name} reads a value from it that changes with the input"
+        constant = np.where(is_dead & ~changing, low, 0.0)
+        if _pads_with_zeros(module):
+            for group in inputs[is_dead & (constant != 0)].tolist():
+                refused[group] = f"{name} pads a constant of it with zeros"
+        elif constant.any():
+            constants[name] = torch.from_numpy(constant)
+    return constants, refused
+
+
+def _pads_with_zeros(module: nn.Module) -> bool:
+    """Whether a constant input reaches some outputs with fewer taps than others."""
+    if not isinstance(module, _ConvNd):
+        return False
+    if isinstance(module.padding, str):
+        has_padding = module.padding == "same" and any(size > 1 for size in module.kernel_size)
+    else:
+        has_padding = any(module.padding)
+    return module.transposed or (has_padding and module.padding_mode == "zeros")
+
+
+def _watch(seen: dict[str, _Seen], name: str, module: nn.Module) -> Any:
+    channel = -1 if isinstance(module, nn.Linear) else -len(module.weight.shape) + 1  # pyright: ignore
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = (args[0] if args else kwargs["input"]).movedim(channel, 0)
+        x = x.reshape(len(x), -1)
+        low, high = x.amin(1).double(), x.amax(1).double()
+        if name in seen:
+            low, high = torch.minimum(low, seen[name].low), torch.maximum(high, seen[name].high)
+        seen[name] = _Seen(low, high)
+
+    return hook
+
+
+def fold(
+    small: nn.Module, model: nn.Module, constants: dict[str, Tensor], plan: Plan, dead: np.ndarray
+) -> Iterator[str]:
+    """Add what removed inputs contributed to each layer's bias; yields the biases that are new."""
+    for name, constant in constants.items():
+        weight = model.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        taps = weight.detach().double()
+        taps = taps.sum(tuple(range(2, taps.ndim))) if taps.ndim > 2 else taps
+        removed = torch.ones(len(constant), dtype=torch.bool)
+        removed[list(plan.kept.get(f"{name}.weight", {}).get(1, range(len(constant))))] = False
+        shift = taps @ (constant * removed).to(taps.device)
+        kept = plan.kept.get(f"{name}.weight", {}).get(0)
+        shift = shift if kept is None else shift[list(kept)]
+        layer = small.get_submodule(name)
+        if layer.bias is None:
+            layer.bias = nn.Parameter(shift.to(weight.dtype))
+            yield f"{name}.bias"
+        else:
+            layer.bias.data += shift.to(weight.dtype)  # pyright: ignore

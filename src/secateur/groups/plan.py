@@ -1,0 +1,96 @@
+"""How a small model is cut out of a full-size one: which indices stay, which sizes change.
+
+In: a coupling and which groups are dead. Out: a `Plan`, which knows no tensor: it can be stored,
+and followed on any model of the full size (surgery.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from secateur.groups.absent import Recipe
+from secateur.groups.coupling import Coupling
+from secateur.groups.groups import Layer
+from secateur.groups.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a small model was cut out of a full-size one.
+
+    Attributes:
+        kept: for each parameter or buffer that was cut, the indices kept along each cut dimension.
+        biases: biases that the full-size model lacks and the small one needs.
+        groups: kind of group -> (groups kept, groups in all).
+        sizes: module -> the attributes of it that hold a size, with their new values.
+        reshaped: modules whose code has to follow the width of its heads, and the size of a head
+            (reshaping.py).
+        absent: modules that leave whole, and how the zeros look that they leave (absent.py).
+    """
+
+    kept: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
+    biases: tuple[str, ...] = ()
+    groups: dict[str, tuple[int, int]] = field(default_factory=dict)
+    sizes: Sizes = field(default_factory=dict)
+    reshaped: dict[str, int] = field(default_factory=dict)
+    absent: dict[str, Recipe] = field(default_factory=dict)
+
+    def meet(self, other: Plan) -> Plan:
+        """The plan that cuts what either cuts out of the same model; the groups are ours."""
+        kept = {name: dict(dims) for name, dims in self.kept.items()}
+        for name, dims in other.kept.items():
+            for dim, theirs in dims.items():
+                mine = kept.setdefault(name, {}).get(dim, theirs)
+                kept[name][dim] = tuple(sorted(set(mine) & set(theirs)))
+        return replace(self, kept=kept)
+
+    def after(self, earlier: Plan | None) -> Plan:
+        """The one plan that does what `earlier` and then this one do."""
+        if earlier is None:
+            return self
+        kept = {name: dict(dims) for name, dims in earlier.kept.items()}
+        for name, dims in self.kept.items():
+            if name in earlier.biases:
+                continue  # the full-size model lacks it; it is made at its final size
+            for dim, indices in dims.items():
+                before = kept.setdefault(name, {}).get(dim)
+                chosen = indices if before is None else tuple(before[i] for i in indices)
+                kept[name][dim] = chosen
+        groups = {
+            kind: (count, earlier.groups.get(kind, (0, total))[1])
+            for kind, (count, total) in self.groups.items()
+        }
+        sizes = {name: dict(values) for name, values in earlier.sizes.items()}
+        for name, values in self.sizes.items():
+            sizes.setdefault(name, {}).update(values)
+        biases = (*earlier.biases, *self.biases)
+        reshaped = {**earlier.reshaped, **self.reshaped}
+        absent = {**earlier.absent, **self.absent}
+        return Plan(kept, biases, {**earlier.groups, **groups}, sizes, reshaped, absent)
+
+
+def planned(coupling: Coupling | None, layers: Sequence[Layer], dead: np.ndarray) -> Plan:
+    """The plan that cuts the dead groups, bool of shape (m,), out of what `coupling` ties."""
+    padded = np.append(dead, False)  # the last entry answers for "no group" (-1)
+    kept: dict[str, dict[int, tuple[int, ...]]] = {}
+    for slot in coupling.slots if coupling else ():
+        for dim, entries in enumerate(slot.entries):
+            if entries is not None and padded[entries].any():
+                indices = tuple(np.flatnonzero(~padded[entries]).tolist())
+                for name in slot.names:
+                    kept.setdefault(name, {})[dim] = indices
+    counts: dict[str, tuple[int, int]] = {}
+    for layer in layers:
+        alive, total = counts.get(layer.kind, (0, 0))
+        left = int((~dead[layer.start : layer.stop]).sum())
+        counts[layer.kind] = (alive + left, total + len(layer))
+    sizes: dict[str, dict[str, int]] = {}
+    for size in coupling.sizes if coupling else ():
+        if padded[size.entries].any():
+            sizes.setdefault(size.module, {})[size.attribute] = int((~padded[size.entries]).sum())
+    leaving = [gone for gone in (coupling.absent if coupling else ()) if dead[gone.group]]
+    absent = {gone.module: gone.recipe for gone in leaving}
+    return Plan(kept, (), counts, sizes, absent=absent)

@@ -1,0 +1,81 @@
+"""How a model is run to be understood: in eval mode, without a trace of the run left on it.
+
+measure/running.py runs a model as its user would; here, attention and recurrence also take the
+plain kernels, which show every product.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from secateur.measure.running import evaluating, unfused_attention
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested containers, data classes and output objects."""
+    return _tensors_in(value, set())
+
+
+def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if id(value) in seen:  # an object that refers to itself
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        items = list(value.values())
+    elif isinstance(value, (tuple, list, set)):
+        items = list(value)
+    elif dataclasses.is_dataclass(value):
+        items = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
+        items = list(vars(value).values())
+    else:
+        return
+    for item in items:
+        yield from _tensors_in(item, seen)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards modes, buffers and random numbers are as they were before."""
+    buffers = [
+        (module, name, tensor, None if tensor is None else tensor.clone())
+        for module in model.modules()
+        for name, tensor in module._buffers.items()
+    ]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        with evaluating(model), torch.random.fork_rng(sorted(d.index for d in devices)):
+            yield
+    finally:
+        for module, name, tensor, before in buffers:
+            module._buffers[name] = tensor
+            if tensor is not None and before is not None and not torch.equal(tensor, before):
+                with torch.no_grad():
+                    tensor.copy_(before)
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Attention as matrix products, modules without fused fast paths: labels can follow."""
+    with unfused_attention(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@contextmanager
+def separate_steps() -> Iterator[None]:
+    """Recurrent networks as matrix products, one after another: labels can follow."""
+    with warnings.catch_warnings():  # CPUs without TF32 are told that they have none
+        warnings.simplefilter("ignore")
+        with torch.backends.cudnn.flags(enabled=False), torch.backends.mkldnn.flags(enabled=False):
+            yield

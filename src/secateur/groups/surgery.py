@@ -1,0 +1,133 @@
+"""Following a plan on a model: slice tensors, add biases, correct the sizes that modules store.
+
+In: a `Plan` and a full-size model. Out: the same model object, small.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from secateur.groups.absent import leave_out
+from secateur.groups.attention import convert, without_fast_path
+from secateur.groups.in_place import shrink_kernel
+from secateur.groups.plan import Plan
+from secateur.groups.reshaping import follow
+from secateur.groups.sizes import has_size, set_sizes
+
+
+def cut(model: nn.Module, plan: Plan) -> None:
+    """Follow a plan on `model`, in place: slice tensors, add biases, correct the modules' sizes.
+
+    Raises:
+        ValueError: the plan does not fit the model; nothing has been changed then.
+    """
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= dict(model.named_buffers(remove_duplicate=False))
+    for name, dims in plan.kept.items():
+        if name not in tensors:
+            raise ValueError(f"the plan cuts {name}, which {type(model).__name__} does not have")
+        for dim, indices in dims.items():
+            shape = tuple(tensors[name].shape)
+            if dim >= len(shape) or (indices and max(indices) >= shape[dim]):
+                raise ValueError(
+                    f"the plan does not fit {name}\n"
+                    f"  expected more than {max(indices, default=0)} entries along dim {dim}\n"
+                    f"  found    shape {shape}"
+                )
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name in plan.absent:
+        if name not in modules:
+            raise ValueError(
+                f"the plan leaves out {name}, which {type(model).__name__} does not have"
+            )
+    for name, values in plan.sizes.items():
+        for attribute in values:
+            if not has_size(modules.get(name), attribute):
+                raise ValueError(
+                    f"the plan sets {name}.{attribute}, which {type(model).__name__} does not have"
+                )
+    touched: dict[nn.Module, dict[str, tuple[int, ...]]] = {}
+    for name in plan.kept:
+        owner, _, leaf = name.rpartition(".")
+        if (
+            ".parametrizations." in f".{owner}"
+        ):  # the size belongs to the module that is computed for
+            owner, _, leaf = owner.rpartition("parametrizations.")
+        module = model.get_submodule(owner.rstrip("."))
+        touched.setdefault(module, {})[leaf] = tuple(getattr(module, leaf).shape)
+    made: dict[int, Tensor] = {}
+    for name, dims in plan.kept.items():
+        owner, _, leaf = name.rpartition(".")
+        old = tensors[name]
+        if id(old) not in made:
+            made[id(old)] = _sliced(old, dims)
+        setattr(model.get_submodule(owner), leaf, made[id(old)])
+    for module, shapes in touched.items():
+        _correct_sizes(module, shapes)
+    without_fast_path(model)
+    set_sizes(model, plan.sizes)
+    for name, size_inside in plan.reshaped.items():
+        follow(model.get_submodule(name), size_inside)
+    for name in plan.biases:
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        size = weight.shape[1] if isinstance(module, _ConvTransposeNd) else weight.shape[0]
+        setattr(module, leaf, nn.Parameter(weight.new_zeros(size)))
+    leave_out(model, plan.absent)
+
+
+def _sliced(tensor: Tensor, dims: dict[int, tuple[int, ...]]) -> Tensor:
+    data = tensor.detach()
+    for dim, indices in dims.items():
+        data = data.index_select(dim, torch.tensor(indices, dtype=torch.int64, device=data.device))
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(data, requires_grad=tensor.requires_grad)
+    return data
+
+
+_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}  # weight rows for each hidden unit
+
+
+def _correct_sizes(module: nn.Module, before: dict[str, tuple[int, ...]]) -> None:
+    """Sizes that a module of torch.nn stores beside its tensors follow the tensors."""
+    if isinstance(module, nn.MultiheadAttention):
+        convert(module)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, _ConvNd):
+        rows, inside = module.weight.shape[:2]
+        old_rows = before.get("weight", (rows,))[0]
+        shrink_kernel(module, before.get("weight", tuple(module.weight.shape))[2:])
+        module.groups = module.groups * rows // old_rows if module.groups > 1 else 1
+        sizes = (rows, inside * module.groups)
+        if module.transposed:
+            module.in_channels, module.out_channels = sizes
+        else:
+            module.out_channels, module.in_channels = sizes
+    elif isinstance(module, _NormBase):
+        for tensor in (module.weight, module.running_mean):
+            if tensor is not None:
+                module.num_features = tensor.shape[0]
+    elif isinstance(module, nn.GroupNorm):
+        old = module.num_channels
+        module.num_channels = module.weight.shape[0]
+        module.num_groups = module.num_groups * module.num_channels // old
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.shape[0]
+    elif isinstance(module, nn.RNNBase):
+        inputs, states = (module.get_parameter(f"weight_{end}_l0") for end in ("ih", "hh"))
+        module.input_size = inputs.shape[1]
+        module.hidden_size = inputs.shape[0] // _GATES[module.mode]
+        module.proj_size = states.shape[1] if module.proj_size else 0
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size = module.weight_ih.shape[1]
+        module.hidden_size = module.weight_hh.shape[1]
