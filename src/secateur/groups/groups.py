@@ -112,6 +112,7 @@ class Groups:
         refused: what can't be a group, with the reason: (name, channels, reason).
         example: the inputs that the model was traced on, or None.
         coarse: traced groups made of these finer ones, which are removed where all of it is zero.
+        model: the model that was traced, so that a budget can try out what a smaller one takes.
 
     Example:
         >>> import secateur as sc
@@ -127,6 +128,7 @@ class Groups:
     refused: tuple[tuple[str, int, str], ...] = ()
     example: Any = field(default=None, repr=False)
     coarse: Groups | None = field(default=None, repr=False)
+    model: nn.Module | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         sharing: dict[int, list[Member]] = {}
@@ -160,8 +162,9 @@ class Groups:
         coupling = _joined(self.coupling, other.coupling, offset)
         example = self.example if other.example is None else other.example
         coarse = self.coarse or other.coarse
+        model = self.model if other.model is None else other.model
         both = Groups(
-            self.members + moved, self.layers + layers, coupling, refused, example, coarse
+            self.members + moved, self.layers + layers, coupling, refused, example, coarse, model
         )
         if self.coupling is not None and other.coupling is not None:
             _refuse_twice(self.coupling, other.coupling)
@@ -270,7 +273,7 @@ class Groups:
             same = found is member.parameter
             members.append(member if same else member.of(found))
         coarse = None if self.coarse is None else self.coarse.on(model)
-        return replace(self, members=tuple(members), coarse=coarse)
+        return replace(self, members=tuple(members), coarse=coarse, model=model)
 
     # -- reading -----------------------------------------------------------------------------------
 

@@ -93,7 +93,7 @@ def _grouped(
         parts = tuple(branch.name for branch in mine)
         layers.append(Layer(name, kind, numbers[0], numbers[-1] + 1, producers, parts=parts))
     coupling = Coupling(slots, operations, absent=absent)
-    return Groups(tuple(members), tuple(layers), coupling, tuple(refused), example)
+    return Groups(tuple(members), tuple(layers), coupling, tuple(refused), example, model=model)
 
 
 def _holds(branch: Branch, names: Sequence[str]) -> bool:

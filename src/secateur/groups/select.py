@@ -66,6 +66,7 @@ def select(
 
 def _with_biases(groups: Groups, model: nn.Module, biases: Sequence[str]) -> Groups:
     """Count the biases that removal will add (to fold constants) among what the network costs."""
+    groups = replace(groups, model=model)
     if groups.coupling is None or not biases:
         return groups
     first = {name: slot.names[0] for slot in groups.coupling.slots for name in slot.names}
