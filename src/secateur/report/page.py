@@ -6,7 +6,7 @@ A `Run` flows in; a page flows out, with its drawings inline.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,46 +14,10 @@ from typing import Any
 from secateur.deploy.files import write_atomically
 from secateur.measure import format_seconds
 from secateur.report.charts import Series, bars, curves
+from secateur.report.markup import definitions, figure, good, page, section, table, words_table
 from secateur.report.run import Run
 from secateur.report.tables import NAMES, asked_rows, comparison_rows, format_score
 from secateur.report.widths import widths_svg
-
-STYLE = """
-:root{color-scheme:light dark;--page:#f6f8f7;--card:#fff;--ink:#1c2328;--soft:#5a666f;
---line:#d9dfe3;--kept:#0f7350;--bad:#b3261e}
-@media(prefers-color-scheme:dark){:root{--page:#11171a;--card:#192126;--ink:#e7ecef;--soft:#a3afb7;
---line:#36424a;--kept:#45c08b;--bad:#ff8a80}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);line-height:1.5;
-font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-main{max-width:880px;margin:0 auto;padding:40px 20px 64px}
-h1{font-size:30px;line-height:1.2;margin:0 0 6px;letter-spacing:-.01em}
-h2{font-size:19px;margin:0 0 4px}
-.lead{color:var(--soft);margin:0 0 28px}
-section{background:var(--card);border:1px solid var(--line);border-radius:12px;
-padding:22px 24px;margin:0 0 20px}
-section>p{color:var(--soft);margin:0 0 14px;font-size:15px}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;
-margin:0 0 20px}
-.fact{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px 18px}
-.fact b{display:block;font-size:26px;line-height:1.2;color:var(--kept);
-font-variant-numeric:tabular-nums}
-.fact span{color:var(--soft);font-size:14px}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;width:100%;font-size:15px;font-variant-numeric:tabular-nums}
-th,td{padding:7px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th{color:var(--soft);font-weight:600}tbody th{color:var(--ink);font-weight:400}
-th:first-child,td:first-child{text-align:left;padding-left:0}
-tr:last-child>*{border-bottom:0}
-.words td{text-align:left;white-space:normal;vertical-align:top}
-.words td:first-child{min-width:116px}
-.wide svg{max-width:none;width:100%;min-width:600px}
-.good{color:var(--kept);font-weight:600}.bad{color:var(--bad);font-weight:600}
-figure{margin:0}figcaption{font-weight:600;font-size:15px;margin:0 0 6px}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(320px,1fr));gap:26px}
-svg{max-width:100%;height:auto;display:block}
-footer{color:var(--soft);font-size:14px}
-"""
 
 
 def html(run: Run, path: str | os.PathLike[str]) -> Path:
@@ -84,21 +48,13 @@ def html(run: Run, path: str | os.PathLike[str]) -> Path:
         _training(run),
         _comparison(run),
         _checks(run),
-        _words("How it was made", run.settings, "Every option of the run."),
-        _words("Measured on", run.machine, "Latencies hold for this machine and these versions."),
-        _words("Files", run.files, "Beside this report."),
+        definitions("How it was made", run.settings, "Every option of the run."),
+        definitions(
+            "Measured on", run.machine, "Latencies hold for this machine and these versions."
+        ),
+        definitions("Files", run.files, "Beside this report."),
     ]
-    return write_atomically(path, _page(run.title, _lead(run), "".join(parts)))
-
-
-def _page(title: str, lead: str, body: str) -> str:
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
-        f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>{body}'
-        "<footer>Made by secateur. One file, no network needed.</footer></main></body></html>\n"
-    )
+    return write_atomically(path, page(run.title, _lead(run), "".join(parts)))
 
 
 def _lead(run: Run) -> str:
@@ -110,10 +66,6 @@ def _lead(run: Run) -> str:
         for line in run.asked
     ]
     return f"Trained once, ended at {' and '.join(words)}."
-
-
-def _section(title: str, lead: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2><p>{escape(lead)}</p>{body}</section>"
 
 
 def _facts(run: Run) -> str:
@@ -139,35 +91,16 @@ def _facts(run: Run) -> str:
     return f'<div class="facts">{"".join(cells)}</div>' if cells else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; cells are text, except those that already are markup from `_good`."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = ""
-    for row in rows:
-        cells = "".join(
-            f"<td>{cell if cell.startswith('<span') else escape(cell)}</td>" for cell in row[1:]
-        )
-        body += f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>'
-    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
-
-
-def _good(words: str, holds: bool) -> str:
-    return (
-        f'<span class="{"good" if holds else "bad"}">{"✓" if holds else "✗"} {escape(words)}</span>'
-    )
-
-
 def _asked(run: Run) -> str:
     if not run.asked:
         return ""
     rows = [
-        (*row[:4], _good(row[4], line.holds))
+        (*row[:4], good(row[4], line.holds))
         for line, row in zip(run.asked, asked_rows(run.asked), strict=True)
     ]
     head = ("measure", "full size", "asked", "reached", "of asked")
     lead = "Counted on the small network itself, independently of the training."
-    return _section("Asked and reached", lead, _table(head, rows))
+    return section("Asked and reached", lead, table(head, rows))
 
 
 def _widths(run: Run) -> str:
@@ -175,7 +108,7 @@ def _widths(run: Run) -> str:
         return ""
     kinds = " and ".join(dict.fromkeys(width.kind for width in run.widths))
     lead = f"Each bar is a layer at full size, to one scale; filled are the {kinds} kept."
-    return _section(
+    return section(
         "Layer by layer", lead, f'<figure class="scroll wide">{widths_svg(run.widths)}</figure>'
     )
 
@@ -183,7 +116,7 @@ def _widths(run: Run) -> str:
 def _comparison(run: Run) -> str:
     first, last = run.networks[0], run.networks[-1]
     head = ("", *(network.name for network in run.networks), f"{last.name} / {first.name}")
-    body = _table(head, comparison_rows(run.networks, run.metric))
+    body = table(head, comparison_rows(run.networks, run.metric))
     figures = ""
     for runtime, latencies in {
         "torch": [network.footprint.latency for network in run.networks],
@@ -194,13 +127,9 @@ def _comparison(run: Run) -> str:
         if len(rows) > 1:
             words = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in rows)
             picture = bars(rows, f"Latency in {runtime}: {words}", show=format_seconds)
-            figures += _figure(f"Latency in {runtime}", picture)
+            figures += figure(f"Latency in {runtime}", picture)
     lead = "Medians of repeated runs on the example inputs."
-    return _section("What it costs", lead, body + (f'<br><div class="pair">{figures}</div>'))
-
-
-def _figure(caption: str, picture: str) -> str:
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{picture}</figure>"
+    return section("What it costs", lead, body + (f'<br><div class="pair">{figures}</div>'))
 
 
 def _training(run: Run) -> str:
@@ -213,11 +142,11 @@ def _training(run: Run) -> str:
     losses = [Series("training", [(r["step"], r["loss"]) for r in steps])]
     if tests:
         losses.append(Series("held out", [(r["step"], r["held_out_loss"]) for r in tests]))
-    figures = _figure("Loss", curves(losses, "Loss over the steps of training", at=at))
+    figures = figure("Loss", curves(losses, "Loss over the steps of training", at=at))
     scores = [(r["step"], r[run.metric]) for r in tests if r.get(run.metric) is not None]
     if len(scores) > 1:
         percent = run.metric == "accuracy"
-        figures += _figure(
+        figures += figure(
             f"Held-out {run.metric}",
             curves(
                 [Series(f"held-out {run.metric}", scores)],
@@ -230,7 +159,7 @@ def _training(run: Run) -> str:
     if "spent" in steps[0]:
         figures += _budget_curves(run, steps, at)
     lead = "The budget presses harder until the groups are chosen; the survivors then train on."
-    return _section("Training", lead, f'<div class="pair">{figures}</div>')
+    return section("Training", lead, f'<div class="pair">{figures}</div>')
 
 
 def _budget_curves(run: Run, steps: list[Mapping[str, Any]], at: tuple[str, float] | None) -> str:
@@ -254,28 +183,12 @@ def _budget_curves(run: Run, steps: list[Mapping[str, Any]], at: tuple[str, floa
     title = "Groups kept and hardness over the steps of training"
     pressure = curves([kept, hard], title, at=at)
     caption = "Cost if it were cut now, of the full network"
-    return _figure(caption, cost) + _figure("Pressure", pressure)
+    return figure(caption, cost) + figure("Pressure", pressure)
 
 
 def _checks(run: Run) -> str:
     if not run.checks:
         return ""
-    rows = "".join(
-        f"<tr><td>{escape(check.what)}</td><td>{_good(check.found, check.holds)}</td></tr>"
-        for check in run.checks
-    )
+    rows = [(check.what, good(check.found, check.holds)) for check in run.checks]
     lead = "Verified on the networks and files of this run."
-    return _section("Checked", lead, _words_table(rows))
-
-
-def _words(title: str, facts: Mapping[str, str], lead: str) -> str:
-    if not facts:
-        return ""
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in facts.items()
-    )
-    return _section(title, lead, _words_table(rows))
-
-
-def _words_table(rows: str) -> str:
-    return f'<div class="scroll"><table class="words"><tbody>{rows}</tbody></table></div>'
+    return section("Checked", lead, words_table(rows))
