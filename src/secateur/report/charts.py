@@ -30,6 +30,7 @@ def curves(
     from_zero: bool = True,
     level: tuple[str, float] | None = None,
     at: tuple[str, float] | None = None,
+    dots: Sequence[tuple[float, float]] = (),
     size: tuple[int, int] = (372, 262),
 ) -> str:
     """Draw curves over one x axis.
@@ -42,6 +43,7 @@ def curves(
         from_zero: whether the y axis starts at 0.
         level: a dashed horizontal line, (words, y).
         at: a dashed vertical line, (words, x).
+        dots: single points (x, y), beside the curves.
         size: pixels.
 
     Returns:
@@ -50,8 +52,9 @@ def curves(
     Raises:
         ValueError: no points.
     """
-    xs = [x for one in series for x, _ in one.points]
-    ys = [y for one in series for _, y in one.points] + ([level[1]] if level else [])
+    places = [point for one in series for point in one.points] + list(dots)
+    xs = [x for x, _ in places]
+    ys = [y for _, y in places] + ([level[1]] if level else [])
     if not xs:
         raise ValueError(f"curves({title!r}): no points to draw")
     width, height = size
@@ -84,6 +87,9 @@ def curves(
     for i, one in enumerate(series):
         path = "L".join(f"{number(place_x(x))} {number(place_y(y))}" for x, y in one.points)
         body.append(f'<path class="curve c{i}" d="M{path}"/>')
+    for x, y in dots:
+        place = f'cx="{number(place_x(x))}" cy="{number(place_y(y))}"'
+        body.append(f'<circle class="k1" {place} r="3.5"/>')
     return drawing(width, height, title, [*_legend(series), *body])
 
 
