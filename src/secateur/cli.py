@@ -93,30 +93,10 @@ def parser() -> argparse.ArgumentParser:
 
     train = _command(commands, "train", _train, "train a model of your own to a budget")
     train.epilog = f"{BUDGET_HELP}\n\n{DATA_HELP}"
-    _add_model(train, required=True)
-    train.add_argument("--data", required=True, metavar="MODULE:FUNCTION", help="see below")
+    _add_training(train)
     train.add_argument("--budget", required=True, action="append", metavar="WHAT=AMOUNT")
-    train.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
-    train.add_argument("--epochs", required=True, type=int)
-    _add_groups(train)
-    train.add_argument("--optimizer", default="sgd", help="sgd (default) or adamw")
-    train.add_argument("--lr", type=float, help="default: 0.1 for sgd, 0.001 for adamw")
-    train.add_argument("--weight-decay", type=float, help="default: 0.0005 for sgd, 0.01 for adamw")
-    train.add_argument("--momentum", type=float, default=0.9, help="of sgd (default: 0.9)")
-    train.add_argument("--batch-size", type=int, help="handed to the data function as batch_size=")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--every", type=int, default=1, help="steps between proximal steps")
-    train.add_argument("--weights", default="auto", help="auto (default), curvature or a number")
-    train.add_argument(
-        "--freeze", type=float, default=0.7, help="share of the run after which groups are chosen"
-    )
-    train.add_argument(
-        "--at-least", type=int, default=1, help="groups that stay in every layer (default: 1)"
-    )
     _add_device(train)
-    train.add_argument(
-        "--checkpoint-every", default="5m", metavar="TIME|STEPS", help="30s, 5m (default), 500"
-    )
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
 
     inspect = _command(commands, "inspect", _inspect, "what can be removed, what can't, and why")
@@ -174,6 +154,35 @@ def _add_example(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--data", metavar="MODULE:FUNCTION", help="instead: first row of test data"
+    )
+
+
+def _add_training(command: argparse.ArgumentParser) -> None:
+    """What every run of `train` needs, but its budget and seed."""
+    _add_model(command, required=True)
+    command.add_argument("--data", required=True, metavar="MODULE:FUNCTION", help="see below")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    command.add_argument("--epochs", required=True, type=int)
+    _add_groups(command)
+    command.add_argument("--optimizer", default="sgd", help="sgd (default) or adamw")
+    command.add_argument("--lr", type=float, help="default: 0.1 for sgd, 0.001 for adamw")
+    command.add_argument(
+        "--weight-decay", type=float, help="default: 0.0005 for sgd, 0.01 for adamw"
+    )
+    command.add_argument("--momentum", type=float, default=0.9, help="of sgd (default: 0.9)")
+    command.add_argument(
+        "--batch-size", type=int, help="handed to the data function as batch_size="
+    )
+    command.add_argument("--every", type=int, default=1, help="steps between proximal steps")
+    command.add_argument("--weights", default="auto", help="auto (default), curvature or a number")
+    command.add_argument(
+        "--freeze", type=float, default=0.7, help="share of the run after which groups are chosen"
+    )
+    command.add_argument(
+        "--at-least", type=int, default=1, help="groups that stay in every layer (default: 1)"
+    )
+    command.add_argument(
+        "--checkpoint-every", default="5m", metavar="TIME|STEPS", help="30s, 5m (default), 500"
     )
 
 
