@@ -49,32 +49,60 @@ def test_a_group_is_one_position_in_every_filter():
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("padding", [0, 1, 2, 4])
-@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
-def test_zero_borders_shrink_the_kernel_and_the_padding(kind, stride, dilation, padding):
-    conv = kind(2, 3, 5, stride=stride, dilation=dilation, padding=padding)
-    model = nn.Sequential(tapped(conv, (2, 1), (1, 2)))
-    small, gap, _ = shrunk(model, images(2, 2, 13, 11))
-    cut = min(1, padding // dilation)  # as many as on the other side, if the padding allows it
-    assert gap <= 1e-6
-    assert small[0].kernel_size == (5 - 2 * cut, 5 - 2 * cut) == tuple(small[0].weight.shape[2:])
-    assert small[0].padding == (padding - cut * dilation,) * 2
+def test_zero_borders_shrink_the_kernel_whatever_the_padding(stride, dilation, padding):
+    conv = nn.Conv2d(2, 3, 5, stride=stride, dilation=dilation, padding=padding)
+    model = nn.Sequential(tapped(conv, (2, 1), (0, 2)))
+    small, gap, said = shrunk(model, images(2, 2, 13, 11))
+    assert gap <= 1e-6 and said == []
+    assert small[0].kernel_size == (2, 3) == tuple(small[0].weight.shape[2:])
+    assert small[0].padding_mode == "constant"  # what is added differs between the two sides
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("padding", [0, 1, 2, 4])
+@pytest.mark.parametrize(("first", "last"), [(2, 1), (1, 2), (0, 1), (1, 0)])
+def test_a_transposed_convolution_loses_what_its_output_padding_can_make_up_for(
+    stride, dilation, padding, first, last
+):
+    conv = nn.ConvTranspose1d(2, 3, 5, stride=stride, dilation=dilation, padding=padding)
+    model = nn.Sequential(tapped(conv, (first, last)))
+    small, gap, _ = shrunk(model, images(2, 2, 9))
+    possible = [
+        a + b
+        for a in range(first + 1)
+        for b in range(last + 1)
+        if padding >= a * dilation and 0 <= (b - a) * dilation < max(stride, dilation)
+    ]
+    assert gap <= 1e-6 and small[0].kernel_size == (5 - max(possible),)
 
 
 @pytest.mark.parametrize(
-    ("options", "kernel"),
+    ("options", "kernel", "mode"),
     [
-        ({"padding": "same"}, (3, 1)),
-        ({"padding": "same", "dilation": 2}, (3, 1)),
-        ({"padding": "valid"}, (5, 3)),
-        ({"padding": 2, "padding_mode": "reflect"}, (5, 3)),
-        ({"padding": (2, 0)}, (3, 3)),
+        ({"padding": "same"}, (3, 1), "zeros"),
+        ({"padding": "same", "dilation": 2}, (3, 1), "zeros"),
+        ({"padding": "valid"}, (3, 1), "constant"),
+        ({"padding": 2, "padding_mode": "reflect"}, (3, 1), "reflect"),
+        ({"padding": (1, 0), "padding_mode": "circular"}, (3, 3), "circular"),
+        ({"padding": (0, 1), "padding_mode": "replicate", "dilation": 2}, (5, 3), "replicate"),
+        ({"padding": (2, 1)}, (3, 1), "zeros"),
     ],
 )
-def test_padding_by_name_by_mode_and_by_axis(options, kernel):
+def test_padding_by_name_by_mode_and_by_axis(options, kernel, mode):
     model = nn.Sequential(tapped(nn.Conv2d(2, 3, (5, 3), **options), (1, 1), (1, 1)))
     small, gap, said = shrunk(model, images(2, 2, 9, 9))
-    assert gap <= 1e-6 and small[0].kernel_size == kernel
+    assert gap <= 1e-6 and small[0].kernel_size == kernel and small[0].padding_mode == mode
     assert bool(said) == (kernel != (3, 1))  # what stays is told
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}]
+)
+def test_one_side_goes_where_padding_has_a_name_or_a_mode(options):
+    model = nn.Sequential(tapped(nn.Conv2d(2, 3, (4, 3), **options), (1, 0), (0, 1)))
+    small, gap, said = shrunk(model, images(2, 2, 9, 9))
+    assert gap <= 1e-6 and small[0].kernel_size == (3, 2) and said == []
 
 
 def test_one_and_three_dimensions_and_depthwise_kernels():
@@ -145,20 +173,31 @@ def test_a_kernel_shared_by_two_convolutions_shrinks_as_far_as_both_can():
     tapped(model.near, (2, 2), (2, 2))
     small, gap, _ = shrunk(model, images(2, 2, 9, 9))
     assert gap <= 1e-6 and small.near.weight is small.far.weight
-    assert small.near.kernel_size == small.far.kernel_size == (3, 3)
-    assert (small.near.padding, small.far.padding) == ((1, 1), (0, 0))
+    assert small.near.kernel_size == small.far.kernel_size == (1, 1)
+    assert (small.near.padding, small.near.padding_mode) == ((0, 0), "zeros")
+    assert (small.far.padding, small.far.padding_mode) == ((-2, -2), "constant")
 
 
-def test_a_shrunk_kernel_is_saved_and_loaded_and_shrinks_again(tmp_path):
+def test_a_shrunk_kernel_is_saved_loaded_exported_and_shrinks_again(tmp_path):
     model = nn.Sequential(tapped(nn.Conv2d(2, 3, 7, padding=3), (1, 1), (2, 3)))
     example = images(2, 2, 9, 9)
     small, *_ = shrunk(model, example)
+    assert small[0].kernel_size == (5, 2) and small[0].padding_mode == "constant"
     tapped(small[0], (1, 1), (0, 0))
     smaller, gap, _ = shrunk(small, example)
-    assert gap <= 1e-6 and smaller[0].kernel_size == (3, 3) and smaller[0].padding == (1, 1)
+    assert gap <= 1e-6 and smaller[0].kernel_size == (3, 2)
     sc.save(smaller, tmp_path / "small.safetensors")
     loaded = sc.load(
         tmp_path / "small.safetensors", model=nn.Sequential(nn.Conv2d(2, 3, 7, padding=3))
     )
     assert difference(smaller, loaded, example) == 0
-    assert loaded[0].padding == (1, 1)
+    sc.export(smaller, example, tmp_path / "small.onnx")  # compares the two itself
+
+
+def test_an_even_rest_is_padded_by_one_number_again():
+    model = nn.Sequential(tapped(nn.Conv1d(2, 3, 7, padding=3), (1, 0)))
+    small, *_ = shrunk(model, images(2, 2, 9))
+    assert small[0].padding_mode == "constant"
+    smaller, gap, _ = shrunk(nn.Sequential(tapped(small[0], (0, 1))), images(2, 2, 9))
+    assert gap <= 1e-6
+    assert smaller[0].padding_mode == "zeros" and smaller[0].padding == (2,)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.groups.coupling import Coupling
+from secateur.groups.kernels import padding, pads_with_zeros
 from secateur.groups.plan import Plan
 from secateur.groups.running import plain_kernels, undisturbed
 from secateur.measure.running import arguments
@@ -94,11 +95,8 @@ def _pads_with_zeros(module: nn.Module) -> bool:
     """Whether a constant input reaches some outputs with fewer taps than others."""
     if not isinstance(module, _ConvNd):
         return False
-    if isinstance(module.padding, str):
-        has_padding = module.padding == "same" and any(size > 1 for size in module.kernel_size)
-    else:
-        has_padding = any(module.padding)
-    return module.transposed or (has_padding and module.padding_mode == "zeros")
+    adds = any(max(sides) > 0 for sides in padding(module))
+    return module.transposed or (adds and pads_with_zeros(module))
 
 
 def _watch(seen: dict[str, _Seen], name: str, module: nn.Module) -> Any:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import nn
 
 from secateur.groups.groups import Groups
+from secateur.groups.kernels import removable
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]  # tensor -> dimension -> the indices kept
 
@@ -45,11 +45,7 @@ def _taken(coarse: Groups, groups: Groups, dead: np.ndarray) -> np.ndarray:
 
 
 def borders(model: nn.Module, groups: Groups) -> dict[str, dict[int, tuple[int, ...]]]:
-    """The kernel positions to keep where a convolution's first and last ones are zero everywhere.
-
-    As many are cut on one side as on the other, and no more than the padding can make up for: the
-    output then keeps its size and position, with dilation x cut less padding on either side.
-    """
+    """The kernel positions to keep where a convolution's first or last ones are zero everywhere."""
     owners: dict[int, list[tuple[str, nn.Module]]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owner, _, leaf = name.rpartition(".")
@@ -61,41 +57,10 @@ def borders(model: nn.Module, groups: Groups) -> dict[str, dict[int, tuple[int, 
             weight = model.get_parameter(layer.producers[0])
             shared = owners[id(weight)]
             for axis, size in enumerate(weight.shape[2:]):
-                cut = min(_outside(weight, axis), *(_room(module, axis) for _, module in shared))
-                for name, _ in shared if cut else ():
-                    kept.setdefault(name, {})[axis + 2] = tuple(range(cut, size - cut))
+                first, last = removable(weight, axis, [module for _, module in shared])
+                for name, _ in shared if first + last else ():
+                    kept.setdefault(name, {})[axis + 2] = tuple(range(first, size - last))
     return kept
-
-
-def _outside(weight: Tensor, axis: int) -> int:
-    """How many positions along a kernel's axis are zero everywhere, counted from both ends."""
-    taps = weight.detach().movedim(axis + 2, 0).flatten(1).any(1)
-    if not bool(taps.any()):
-        return 0
-    used = taps.nonzero()
-    return min(int(used[0]), len(taps) - 1 - int(used[-1]))
-
-
-def _room(module: nn.Module, axis: int) -> int:
-    """By how many positions at each end the kernel may shrink."""
-    if not isinstance(module, _ConvNd) or module.padding_mode != "zeros":
-        return 0
-    if isinstance(module.padding, str):  # "same" follows the kernel by itself, "valid" can't
-        return module.kernel_size[axis] if module.padding == "same" else 0
-    return int(module.padding[axis]) // module.dilation[axis]
-
-
-def shrink_kernel(module: _ConvNd, old: tuple[int, ...]) -> None:
-    """Let a convolution's sizes follow its weight, whose kernel had the size `old`."""
-    new = tuple(module.weight.shape[2:])
-    if new == old:
-        return
-    module.kernel_size = new
-    if not isinstance(module.padding, str):
-        sizes = zip(module.padding, module.dilation, old, new, strict=True)
-        module.padding = tuple(
-            int(pad) - dilation * (before - after) // 2 for pad, dilation, before, after in sizes
-        )
 
 
 def staying(groups: Groups, dead: np.ndarray, kept: Kept) -> list[tuple[str, int, str]]:

@@ -31,9 +31,11 @@ def shapes(
 
     - an input channel none of whose positions is read, by this and every other layer that reads it,
       goes with what makes it (as in `channels`);
-    - the first and last rows or columns of a kernel that are zero everywhere go, as many on one
-      side as on the other, and with them dilation x cut of the padding: the output stays where it
-      is. Where there is less padding than that, or it isn't zeros, they stay.
+    - the first and last rows or columns of a kernel that are zero everywhere go, and with each one
+      `dilation` of the padding on its side: the output stays where it is. The two sides may lose
+      different numbers; where that is more than the padding, the input is cropped. Padding that
+      isn't zeros can't make up for more than there is of it, and a transposed convolution only for
+      what its output padding allows (kernels.py): there the rest stays.
 
     All other dead positions stay as zeros, and `shrink` says how many. A budget counts positions:
     `Budget(groups=0.5)`.

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur.groups.absent import leave_out
 from secateur.groups.attention import convert, without_fast_path
-from secateur.groups.in_place import shrink_kernel
+from secateur.groups.kernels import shrink_kernel
 from secateur.groups.plan import Plan
 from secateur.groups.reshaping import follow
 from secateur.groups.sizes import has_size, set_sizes
@@ -52,12 +52,11 @@ def cut(model: nn.Module, plan: Plan) -> None:
     touched: dict[nn.Module, dict[str, tuple[int, ...]]] = {}
     for name in plan.kept:
         owner, _, leaf = name.rpartition(".")
-        if (
-            ".parametrizations." in f".{owner}"
-        ):  # the size belongs to the module that is computed for
+        if ".parametrizations." in f".{owner}":  # the size is that of what is computed
             owner, _, leaf = owner.rpartition("parametrizations.")
         module = model.get_submodule(owner.rstrip("."))
-        touched.setdefault(module, {})[leaf] = tuple(getattr(module, leaf).shape)
+        shapes.setdefault(module, {})[leaf] = tuple(getattr(module, leaf).shape)
+        kept.setdefault(module, {}).setdefault(leaf, {}).update(dims)
     made: dict[int, Tensor] = {}
     for name, dims in plan.kept.items():
         owner, _, leaf = name.rpartition(".")
@@ -65,8 +64,8 @@ def cut(model: nn.Module, plan: Plan) -> None:
         if id(old) not in made:
             made[id(old)] = _sliced(old, dims)
         setattr(model.get_submodule(owner), leaf, made[id(old)])
-    for module, shapes in touched.items():
-        _correct_sizes(module, shapes)
+    for module, before in shapes.items():
+        _correct_sizes(module, before, kept[module])
     without_fast_path(model)
     set_sizes(model, plan.sizes)
     for name, size_inside in plan.reshaped.items():
@@ -93,7 +92,11 @@ def _sliced(tensor: Tensor, dims: dict[int, tuple[int, ...]]) -> Tensor:
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}  # weight rows for each hidden unit
 
 
-def _correct_sizes(module: nn.Module, before: dict[str, tuple[int, ...]]) -> None:
+def _correct_sizes(
+    module: nn.Module,
+    before: dict[str, tuple[int, ...]],
+    kept: dict[str, dict[int, tuple[int, ...]]],
+) -> None:
     """Sizes that a module of torch.nn stores beside its tensors follow the tensors."""
     if isinstance(module, nn.MultiheadAttention):
         convert(module)
@@ -102,7 +105,8 @@ def _correct_sizes(module: nn.Module, before: dict[str, tuple[int, ...]]) -> Non
     elif isinstance(module, _ConvNd):
         rows, inside = module.weight.shape[:2]
         old_rows = before.get("weight", (rows,))[0]
-        shrink_kernel(module, before.get("weight", tuple(module.weight.shape))[2:])
+        if "weight" in before:
+            shrink_kernel(module, before["weight"][2:], kept["weight"])
         module.groups = module.groups * rows // old_rows if module.groups > 1 else 1
         sizes = (rows, inside * module.groups)
         if module.transposed:
