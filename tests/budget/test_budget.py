@@ -183,7 +183,7 @@ def test_the_table_of_what_was_reached() -> None:
     assert str(reached).splitlines() == [
         "         full  asked  reached  of asked",
         "flops   4,000  1,000      990    99.00%",
-        "groups    570     60       61   101.67%",
+        "groups    570     60       61   101.67%  binds",
     ]
     assert not reached.holds
     assert [line.holds for line in reached] == [True, False]

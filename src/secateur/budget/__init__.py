@@ -4,6 +4,8 @@ from secateur.budget.allowance import Allowance
 from secateur.budget.blockwise import BlockwiseAllowance
 from secateur.budget.budget import Budget, Line, Reached
 from secateur.budget.costs import MEASURES, Cost, cost
+from secateur.budget.even import EvenAllowance
+from secateur.budget.reachable import Range, Reachable, reachable
 
 __all__ = [
     "MEASURES",
@@ -11,7 +13,11 @@ __all__ = [
     "BlockwiseAllowance",
     "Budget",
     "Cost",
+    "EvenAllowance",
     "Line",
+    "Range",
+    "Reachable",
     "Reached",
     "cost",
+    "reachable",
 ]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from secateur.budget.costs import Cost
+from secateur.budget.units import Units, least, ordered
 from secateur.envelope.firm import multipliers_at
 from secateur.groups import Layer
 
@@ -29,6 +31,7 @@ class Allowance:
         limits: measure -> the most that may be spent, absolute.
         layers: the ranges of groups in which `at_least` groups stay (or all, of a smaller one).
         at_least: how many groups stay in each layer.
+        steps: how many groups of each layer are chosen at a time (units.py); () for one by one.
 
     Example:
         >>> two_layers = (Layer("a", "neurons", 0, 2), Layer("b", "neurons", 2, 4))
@@ -42,6 +45,13 @@ class Allowance:
     limits: Mapping[str, float]
     layers: tuple[Layer, ...]
     at_least: int
+    steps: tuple[int, ...] = ()
+
+    even: ClassVar[bool] = False  # whether all layers keep the same share (per_layer.py)
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            object.__setattr__(self, "steps", (1,) * len(self.layers))
 
     def spent(self, multipliers: np.ndarray) -> dict[str, float]:
         """What `multipliers`, shape (m,), cost in each measure."""
@@ -71,8 +81,7 @@ class Allowance:
 
             u_j = clip((saliency_j / T - hardness) / (1 - hardness), 0, 1)
 
-        with the smallest threshold T at which every limit holds. The floor, `at_least` groups of
-        each layer, has u = 1.
+        with the smallest threshold T at which every limit holds. The floor has u = 1.
 
         Args:
             saliency: a_j sqrt(d_j / c_j), float64 of shape (m,), finite, 0 or more.
@@ -131,40 +140,37 @@ class Allowance:
         """Choose the groups to keep for good, bool of shape (m,).
 
         In the order of their saliency (ties by index), after each layer's floor: the longest prefix
-        that fits, then every later group that still fits. Never above a limit, and no group that
-        was left out would still fit.
+        that fits, then every later group that still fits. Never above a limit, and no group (with
+        steps: no unit of a layer) that was left out would still fit.
 
         Raises:
             ValueError: the saliency holds NaN or inf.
         """
         refuse_bad(saliency)
-        floor = self.floor(saliency)
-        order = np.argsort(np.where(floor, -np.inf, -saliency), kind="stable")
-        rank = np.empty(len(order), int)
-        rank[order] = np.arange(len(order))
-        low, high = int(floor.sum()), len(order)
+        units = ordered(saliency, self.floor(saliency), self.layers, self.steps, even=self.even)
+        low, high = 0, len(units)
         while low < high:  # the longest prefix that fits
             middle = (low + high + 1) // 2
-            if self.fits((rank < middle).astype(float)):
+            if self.fits(units.first(middle)):
                 low = middle
             else:
                 high = middle - 1
-        return self._filled((rank < low).astype(float), order[low:]) > 0
+        return self._filled(units.first(low), units, np.arange(low, len(units))) > 0
 
-    def _filled(self, kept: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    def _filled(self, kept: np.ndarray, units: Units, candidates: np.ndarray) -> np.ndarray:
         """Add whatever still fits, in the order of the candidates; costs only grow, so one pass."""
         while len(candidates):
             may_fit = np.ones(len(candidates), bool)
             for measure, cost in self.costs.items():  # a slope is the least that a group can cost
                 room = self.limits[measure] * (1 + ROUNDING) - cost(kept)
-                may_fit &= cost.gradient(kept)[candidates] <= room
+                may_fit &= units.sums(cost.gradient(kept))[candidates] <= room
             candidates = candidates[may_fit]
-            for position, group in enumerate(candidates):
-                kept[group] = 1
+            for position, unit in enumerate(candidates):
+                kept[units.groups(unit)] = 1
                 if self.fits(kept):
                     candidates = candidates[position + 1 :]
                     break
-                kept[group] = 0
+                kept[units.groups(unit)] = 0
             else:
                 break
         return kept
@@ -172,7 +178,7 @@ class Allowance:
     # -- the floor ---------------------------------------------------------------------------------
 
     def floor(self, saliency: np.ndarray) -> np.ndarray:
-        """The `at_least` groups of each layer that stay in any case, bool of shape (m,).
+        """The groups of each layer that stay in any case, bool of shape (m,).
 
         The strongest ones; where these are above a limit, the first layers take their cheapest
         groups instead, as many layers as it takes.
@@ -189,17 +195,24 @@ class Allowance:
         return strong
 
     def cheapest(self) -> np.ndarray:
-        """The least that can be kept: the cheapest `at_least` groups of each layer, (m,) bool."""
+        """The least that can be kept: the cheapest groups of each layer, (m,) bool."""
         return self._first_of_each(-self.slopes(np.ones(self.layers[-1].stop)))
 
     def _first_of_each(self, values: np.ndarray) -> np.ndarray:
-        """The `at_least` largest values of each layer, ties by index."""
+        """The largest values of each layer, as many as stay there, ties by index."""
         first = np.zeros(len(values), bool)
-        for layer in self.layers:
+        counts = least(self.layers, self.steps, self.at_least)
+        for layer, count in zip(self.layers, counts, strict=True):
             part = values[layer.start : layer.stop]
-            best = np.argsort(-part, kind="stable")[: self.at_least] if self.at_least > 1 else None
-            first[layer.start + (part.argmax() if best is None else best)] = True
+            best = np.argsort(-part, kind="stable")[:count] if count > 1 else part.argmax()
+            first[layer.start + best] = True
         return first
+
+    def most(self) -> np.ndarray:
+        """The most that can be kept: all groups, but for those that complete no unit, (m,) bool."""
+        none = np.zeros(self.layers[-1].stop)
+        units = ordered(none, self.cheapest(), self.layers, self.steps)
+        return units.first(len(units)) > 0
 
 
 def refuse_bad(saliency: np.ndarray) -> None:

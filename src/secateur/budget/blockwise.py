@@ -97,9 +97,13 @@ class BlockwiseAllowance:
 
     def cheapest(self) -> np.ndarray:
         """The least that can be kept, (m,) bool."""
-        kept = self.whole.cheapest()
-        for layer, (cheap,) in self._in_blocks(kept):
-            cheap[:] = np.arange(cheap.shape[1]) < _level(layer)
+        return self.patterned(self.whole.cheapest())
+
+    def patterned(self, kept: np.ndarray) -> np.ndarray:
+        """`kept`, bool of shape (m,), with the first n groups of every block instead."""
+        kept = kept.copy()
+        for layer, (mine,) in self._in_blocks(kept):
+            mine[:] = np.arange(mine.shape[1]) < _level(layer)
         return kept
 
     def relax(

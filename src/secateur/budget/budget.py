@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import nn
 from secateur.budget.allowance import Allowance
 from secateur.budget.blockwise import BlockwiseAllowance
 from secateur.budget.costs import MEASURES, cost, whole
+from secateur.budget.even import EvenAllowance
+from secateur.budget.units import steps
 from secateur.groups import Groups
 from secateur.measure import count_bytes, count_flops, count_params
 
@@ -49,6 +51,11 @@ class Reached:
         """Whether every measure is within what was asked."""
         return all(line.holds for line in self.lines)
 
+    @property
+    def binding(self) -> str:
+        """The measure that is nearest to what was asked: the one that decided."""
+        return max(self.lines, key=lambda line: line.reached / line.asked).measure
+
     def __iter__(self) -> Iterator[Line]:
         return iter(self.lines)
 
@@ -67,9 +74,11 @@ class Reached:
             for line in self.lines
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        binding = self.binding if len(self.lines) > 1 else None
         return "\n".join(
             f"{row[0]:<{widths[0]}}  "
             + "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+            + "  binds" * (row[0] == binding)
             for row in rows
         )
 
@@ -86,6 +95,10 @@ class Budget:
         flops: FLOPs of one run on the example inputs, two for a multiply and an add.
         params: parameters, tied ones counted once.
         bytes: bytes of parameters and buffers.
+        per_layer: every layer keeps the same share of its groups, the largest that the amounts
+            allow; by default the groups of all layers compete.
+        multiple_of: widths come out as multiples of this, such as 8, 16 or 32; a layer that is
+            narrower than one multiple stays as it is, and what has no width is left free.
         at_least: how many groups stay in every layer (all, of a smaller one), whatever the budget.
 
     Raises:
@@ -103,6 +116,8 @@ class Budget:
     flops: Amount | None = None
     params: Amount | None = None
     bytes: Amount | None = None
+    per_layer: bool = False
+    multiple_of: int = 1
     at_least: int = 1
     _full: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -121,11 +136,18 @@ class Budget:
                 )
         if not any(True for _ in self.amounts()):
             raise ValueError(f"Budget(): say how much of which measure: {', '.join(MEASURES)}")
-        whole = isinstance(self.at_least, Integral) and not isinstance(self.at_least, bool)
-        if not whole or self.at_least < 1:
+        if not _is_count(self.at_least):
             raise ValueError(
                 f"Budget(at_least={self.at_least!r}): an integer of 1 or more; a layer without any "
                 "group would cut the network in two"
+            )
+        if not _is_count(self.multiple_of):
+            raise ValueError(
+                f"Budget(multiple_of={self.multiple_of!r}): an integer of 1 or more, such as 8"
+            )
+        if not isinstance(self.per_layer, bool):
+            raise ValueError(
+                f"Budget(per_layer={self.per_layer!r}): True or False; the amounts say how much"
             )
 
     def amounts(self) -> Iterator[tuple[str, Amount]]:
@@ -136,8 +158,14 @@ class Budget:
 
     def __repr__(self) -> str:
         parts = [f"{measure}={amount}" for measure, amount in self.amounts()]
+        parts += ["per_layer=True"] if self.per_layer else []
+        parts += [f"multiple_of={self.multiple_of}"] if self.multiple_of != 1 else []
         parts += [f"at_least={self.at_least}"] if self.at_least != 1 else []
         return f"Budget({', '.join(parts)})"
+
+    def _floor(self) -> str:
+        rounded = f", multiple_of={self.multiple_of}" if self.multiple_of > 1 else ""
+        return f"at_least={self.at_least}{rounded}"
 
     def on(self, groups: Groups) -> Allowance | BlockwiseAllowance:
         """The budget in the units of one model, refused at once if it can't be reached.
@@ -152,22 +180,31 @@ class Budget:
         costs = {measure: cost(groups, measure) for measure, _ in self.amounts()}
         full = {measure: whole(groups, measure) for measure in costs}
         limits = {m: float(_absolute(m, amount, full[m])) for m, amount in self.amounts()}
-        allowance = Allowance(costs, limits, groups.layers, self.at_least)
-        smallest = allowance.spent(allowance.cheapest().astype(float))
-        least = {measure: round(spent) for measure, spent in smallest.items()}
+        kind = EvenAllowance if self.per_layer else Allowance
+        units = steps(groups, self.multiple_of)
+        allowance = kind(costs, limits, groups.layers, self.at_least, units)
         for measure, amount in self.amounts():
             if limits[measure] > full[measure]:
                 raise ValueError(
                     f"Budget({measure}={amount}): the whole network has only "
                     f"{full[measure]:,} {measure}; there is nothing to cut"
                 )
-            if limits[measure] < least[measure]:
+            alone = replace(allowance, costs={measure: costs[measure]})
+            least = round(alone.spent(alone.cheapest().astype(float))[measure])
+            if limits[measure] < least:
                 raise ValueError(
                     f"Budget({measure}={amount}): {limits[measure]:,.0f} {measure} can't be "
-                    f"reached; with at_least={self.at_least} in each of {len(groups.layers)} "
-                    f"layers the smallest is {least[measure]:,} of {full[measure]:,} "
-                    f"({measure}={math.ceil(1e4 * least[measure] / full[measure]) / 1e4:.4f})"
+                    f"reached; with {self._floor()} in each of {len(groups.layers)} "
+                    f"layers the smallest is {least:,} of {full[measure]:,} "
+                    f"({measure}={math.ceil(1e4 * least / full[measure]) / 1e4:.4f})"
                 )
+        smallest = allowance.cheapest().astype(float)
+        if not allowance.fits(smallest):
+            spent = allowance.spent(smallest)
+            raise ValueError(
+                f"{self}: each of these can be reached, but not all at once; the network that is "
+                f"smallest by all has {', '.join(f'{round(n):,} {m}' for m, n in spent.items())}"
+            )
         for measure, limit in limits.items():
             if limit == full[measure]:  # nothing need go, so no bias for folded constants comes
                 limits[measure] = max(limit, costs[measure](everything))
@@ -215,6 +252,10 @@ def _count(measure: str, model: nn.Module, example: Any, groups: Groups | None, 
     if plan is not None:
         return sum(kept for kept, _ in plan.groups.values())
     return full if groups is None else int(groups.on(model).alive().sum())
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _check(measure: str, amount: Any) -> None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from secateur import envelope
-from secateur.budget import Allowance, BlockwiseAllowance
+from secateur.budget import Allowance, BlockwiseAllowance, EvenAllowance
 from secateur.envelope.firm import factors
 from secateur.optim.weights import above_zero
 
@@ -86,17 +87,29 @@ def convex(
 
     Source: arXiv 2212.12921; `secateur.envelope.prox`.
     """
+    values, strength = torch.from_numpy(norms), torch.from_numpy(np.array(weights))
+    if isinstance(allowance, EvenAllowance):
+        return _convex_by_layer(allowance, values, strength, step)
     now = last.multipliers
     shares = {m: spent / allowance.limits[m] for m, spent in allowance.spent(now).items()}
     tightest = max(shares, key=lambda measure: shares[measure])
     cost, limit = allowance.costs[tightest], allowance.limits[tightest]
     costs = cost.gradient(now)
     level = float(limit - cost(now) + costs @ now)
-    values = torch.from_numpy(norms)
-    options = {
-        "step": step,
-        "weights": torch.from_numpy(np.array(weights)),
-        "costs": torch.from_numpy(above_zero(costs)),
-    }
+    options = {"step": step, "weights": strength, "costs": torch.from_numpy(above_zero(costs))}
     kept = Kept(envelope.multipliers(values, level, **options).numpy())
     return envelope.prox(values, level, **options).numpy(), kept
+
+
+def _convex_by_layer(
+    allowance: EvenAllowance, norms: Tensor, weights: Tensor, step: float
+) -> tuple[np.ndarray, Kept]:
+    """The sum of one envelope a layer, each with a level of its own, as the paper has it."""
+    factors, kept = torch.empty_like(norms), torch.empty_like(norms)
+    weights = weights.expand_as(norms)
+    for layer, level in zip(allowance.layers, allowance.levels.tolist(), strict=True):
+        part = slice(layer.start, layer.stop)
+        options = {"step": step, "weights": weights[part]}
+        factors[part] = envelope.prox(norms[part], level, **options)
+        kept[part] = envelope.multipliers(norms[part], level, **options)
+    return factors.numpy(), Kept(kept.numpy())
