@@ -24,9 +24,10 @@ def n_of_m(
     A group is one element of a weight, and m groups that read m consecutive inputs for the same
     output (and the same position of a kernel) form a block, which keeps exactly n. Inputs run along
     the second dimension, as in linear layers and convolutions; along the first in transposed
-    convolutions. Nothing is removed: training ends with n elements in every block and zeros
-    elsewhere, and `shrink` returns an equal copy and says so. Where the inputs are no multiple of
-    m, the last ones are in no group and stay; embeddings are left alone.
+    convolutions and in transformers' Conv1D; in stacked matrices of experts along the dimension
+    that their module says. Nothing is removed: training ends with n elements in every block and
+    zeros elsewhere, and `shrink` returns an equal copy and says so. Where the inputs are no
+    multiple of m, the last ones are in no group and stay; embeddings are left alone.
 
     The kind carries the level, so the budget repeats it and is checked: `Budget(groups=n / m)`. In
     a sum with other kinds, the budget is theirs: what it counts in groups includes the n of every
@@ -58,10 +59,21 @@ def n_of_m(
         owner = owners[name.rpartition(".")[0]]
         if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
             return "an embedding has no inputs"
-        dim = 0 if isinstance(owner, _ConvTransposeNd) else 1
+        dim = _input_dim(owner, weight)
         inputs = weight.shape[dim]
         if inputs < m:
             return f"it has {inputs} inputs, fewer than {m}"
         return Elements(name, weight, start, dim, inputs // m * m)
 
     return zeros_in_place(model, ignore, kind=f"{n}_of_{m}", member=member, blocks=(n, m))
+
+
+def _input_dim(owner: nn.Module, weight: nn.Parameter) -> int:
+    """The dimension of a module's weight along which its inputs run."""
+    if isinstance(owner, _ConvTransposeNd):
+        return 0
+    if tuple(weight.shape) == (getattr(owner, "nx", None), getattr(owner, "nf", None)):
+        return 0  # transformers' Conv1D stores (in, out), and these two sizes beside it
+    if weight.ndim == 3 and getattr(owner, "is_transposed", None) is False:
+        return 2  # transformers' stacked experts, each stored (out, in)
+    return 1
