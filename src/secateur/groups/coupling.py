@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from secateur.groups.norms import Norm
+
 NO_AXIS = np.array([-1])  # stands for an axis of an operator that no group cuts
 
 
@@ -74,6 +76,7 @@ class Coupling:
         added: biases that removal adds to fold constants: a weight and its output dimension each.
         sizes: attributes of modules that shrink with an axis.
         absent: modules that leave with a group.
+        norms: normalisations over axes that groups cut.
     """
 
     slots: tuple[Slot, ...]
@@ -81,6 +84,7 @@ class Coupling:
     added: tuple[tuple[str, int], ...] = ()
     sizes: tuple[Size, ...] = ()
     absent: tuple[Absence, ...] = ()
+    norms: tuple[Norm, ...] = ()
 
     def blank(self) -> Coupling:
         """The same model with no group anywhere."""
@@ -113,7 +117,13 @@ class Coupling:
         added = tuple(dict.fromkeys((*self.added, *other.added)))
         sizes = _join_sizes(self.sizes, other.sizes, offset)
         moved = tuple(replace(gone, group=gone.group + offset) for gone in other.absent)
-        return Coupling(slots, operations, added, sizes, self.absent + moved)
+        norms = {norm.module: norm for norm in self.norms}
+        for norm in other.norms:
+            before = norms[norm.module].entries if norm.module in norms else None
+            joined = _join(before, norm.entries, offset)
+            assert joined is not None
+            norms[norm.module] = replace(norm, entries=joined)
+        return Coupling(slots, operations, added, sizes, self.absent + moved, tuple(norms.values()))
 
     def matches(self, other: Coupling) -> bool:
         """Whether both come from the same model and example."""

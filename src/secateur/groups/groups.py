@@ -31,6 +31,7 @@ class Layer:
         normalised: a normalisation follows, so that the scale of its norms is arbitrary.
         blocks: (n, m) where n of every m consecutive groups stay, whatever the budget; or None.
         parts: the groups' own names, where they have any.
+        inexact: why the removal of its groups changes what is computed, or "".
     """
 
     name: str
@@ -41,6 +42,7 @@ class Layer:
     normalised: bool = False
     blocks: tuple[int, int] | None = None
     parts: tuple[str, ...] = ()
+    inexact: str = ""
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -304,6 +306,9 @@ class Groups:
             numbers = "  ".join(f"{row[i]:>{widths[i]}}" for i in (2, 3, 4))
             lines.append(f"{left}  {numbers}  {row[5]}".rstrip())
         lines.insert(1, "-" * max(map(len, lines)))
+        if any(layer.inexact for layer in self.layers):
+            lines.append("removed by shrink(..., exact=False) only:")
+            lines += [f"  {x.name} ({len(x)}): {x.inexact}" for x in self.layers if x.inexact]
         if self.refused:
             lines.append("not removable:")
             lines += [f"  {name} ({count}): {reason}" for name, count, reason in self.refused]

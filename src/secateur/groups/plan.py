@@ -14,6 +14,7 @@ import numpy as np
 from secateur.groups.absent import Recipe
 from secateur.groups.coupling import Coupling
 from secateur.groups.groups import Layer
+from secateur.groups.norms import Numbers
 from secateur.groups.sizes import Sizes
 
 
@@ -29,6 +30,9 @@ class Plan:
         reshaped: modules whose code has to follow the width of its heads, and the size of a head
             (reshaping.py).
         absent: modules that leave whole, and how the zeros look that they leave (absent.py).
+        norms: normalisation -> its attributes that have another value, such as eps (norms.py).
+        difference: by how much the small network's outputs differ, relative to their scale, where
+            it was not to be exact; the largest of several cuts.
     """
 
     kept: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
@@ -37,6 +41,8 @@ class Plan:
     sizes: Sizes = field(default_factory=dict)
     reshaped: dict[str, int] = field(default_factory=dict)
     absent: dict[str, Recipe] = field(default_factory=dict)
+    norms: Numbers = field(default_factory=dict)
+    difference: float = 0.0
 
     def meet(self, other: Plan) -> Plan:
         """The plan that cuts what either cuts out of the same model; the groups are ours."""
@@ -69,7 +75,12 @@ class Plan:
         biases = (*earlier.biases, *self.biases)
         reshaped = {**earlier.reshaped, **self.reshaped}
         absent = {**earlier.absent, **self.absent}
-        return Plan(kept, biases, {**earlier.groups, **groups}, sizes, reshaped, absent)
+        norms = {name: dict(values) for name, values in earlier.norms.items()}
+        for name, values in self.norms.items():
+            norms.setdefault(name, {}).update(values)
+        difference = max(earlier.difference, self.difference)
+        groups = {**earlier.groups, **groups}
+        return Plan(kept, biases, groups, sizes, reshaped, absent, norms, difference)
 
 
 def planned(coupling: Coupling | None, layers: Sequence[Layer], dead: np.ndarray) -> Plan:

@@ -22,6 +22,7 @@ from secateur.groups.constants import constants as find_constants
 from secateur.groups.constants import fold
 from secateur.groups.groups import Groups
 from secateur.groups.in_place import all_zero, borders, staying
+from secateur.groups.norms import numbers, rescale_
 from secateur.groups.plan import Plan, planned
 from secateur.groups.reshaping import only_needed
 from secateur.groups.running import plain_kernels, undisturbed
@@ -37,11 +38,13 @@ class Removal:
     Attributes:
         model: the small model.
         plan: how it was cut.
+        dead: the groups that left, bool of shape (m,).
         refused: groups that had to stay although they are dead: (layer, groups, reason).
     """
 
     model: nn.Module
     plan: Plan
+    dead: np.ndarray
     refused: tuple[tuple[str, int, str], ...] = ()
 
 
@@ -67,7 +70,11 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
         plan = plan.meet(planned(groups.coarse.coupling, (), unused))
     if groups.example is not None:
         plan = plan.meet(Plan(borders(model, groups)))
+    found = groups.coupling.norms if groups.coupling else ()
+    norms = [norm for norm in found if not is_inside(norm.module, plan.absent)]
+    plan = replace(plan, norms=numbers(model, norms, dead))
     small, plan = _cut_out(model, groups, plan, dead)
+    rescale_(small, norms, dead)
     _keep_weight_norms(small, model, plan)
     constants = {name: x for name, x in constants.items() if not is_inside(name, plan.absent)}
     plan = replace(plan, biases=tuple(fold(small, model, constants, plan, dead)))
@@ -76,7 +83,7 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
         (groups.layers[layer_ids[group]].name, reason) for group, reason in refused.items()
     )
     stay = [(name, n, why) for (name, why), n in report.items()]
-    return Removal(small, plan, (*stay, *staying(groups, dead, plan.kept)))
+    return Removal(small, plan, dead, (*stay, *staying(groups, dead, plan.kept)))
 
 
 def _cut_out(

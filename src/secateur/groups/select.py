@@ -6,7 +6,7 @@ In: a model, example inputs, and which axes a kind wants. Out: `Groups` that can
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from secateur.groups.coupling import NO_AXIS, Coupling, Operation, Size, Slot
 from secateur.groups.groups import Groups, Layer
 from secateur.groups.labels import Operator, compress, entries, varied
 from secateur.groups.members import Member
+from secateur.groups.norms import Norm
 from secateur.groups.trace import Axis, Trace, trace
 from secateur.groups.trial import try_removal
 
@@ -163,6 +164,16 @@ def _axes_of(operator: Operator, lookup: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(axes)
 
 
+def _norms(found: Trace, lookup: np.ndarray) -> Iterator[Norm]:
+    """The normalisations that follow the groups, each once."""
+    taken: set[str] = set()
+    for statistic in found.statistics:
+        entries = lookup[statistic.atoms]
+        if statistic.recipe and statistic.module not in taken and (entries >= 0).any():
+            taken.add(statistic.module)
+            yield Norm(statistic.module, statistic.dim, entries, statistic.recipe)
+
+
 def build(
     found: Trace,
     axes: Sequence[Axis],
@@ -182,6 +193,7 @@ def build(
                 start + len(axis),
                 axis.producers,
                 normalised="normalised" in axis.roles,
+                inexact=axis.inexact,
             )
         )
         start += len(axis)
@@ -216,5 +228,6 @@ def build(
         Size(module, attribute, line)
         for (module, attribute), line in groups_along(found.sizes, lookup).items()
     )
-    coupling = Coupling(tuple(slots), tuple(operations), sizes=sizes)
+    norms = tuple(_norms(found, lookup))
+    coupling = Coupling(tuple(slots), tuple(operations), sizes=sizes, norms=norms)
     return Groups(tuple(members), tuple(layers), coupling, refused, example)

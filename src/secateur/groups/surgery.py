@@ -49,8 +49,15 @@ def cut(model: nn.Module, plan: Plan) -> None:
                 raise ValueError(
                     f"the plan sets {name}.{attribute}, which {type(model).__name__} does not have"
                 )
-    touched: dict[nn.Module, dict[str, tuple[int, ...]]] = {}
-    for name in plan.kept:
+    for name, values in plan.norms.items():
+        for attribute in values:
+            if not hasattr(modules.get(name), attribute):
+                raise ValueError(
+                    f"the plan sets {name}.{attribute}, which {type(model).__name__} does not have"
+                )
+    shapes: dict[nn.Module, dict[str, tuple[int, ...]]] = {}
+    kept: dict[nn.Module, dict[str, dict[int, tuple[int, ...]]]] = {}
+    for name, dims in plan.kept.items():
         owner, _, leaf = name.rpartition(".")
         if ".parametrizations." in f".{owner}":  # the size is that of what is computed
             owner, _, leaf = owner.rpartition("parametrizations.")
@@ -68,6 +75,9 @@ def cut(model: nn.Module, plan: Plan) -> None:
         _correct_sizes(module, before, kept[module])
     without_fast_path(model)
     set_sizes(model, plan.sizes)
+    for name, values in plan.norms.items():
+        for attribute, value in values.items():
+            setattr(modules[name], attribute, value)
     for name, size_inside in plan.reshaped.items():
         follow(model.get_submodule(name), size_inside)
     for name in plan.biases:
@@ -120,7 +130,7 @@ def _correct_sizes(
     elif isinstance(module, nn.GroupNorm):
         old = module.num_channels
         module.num_channels = module.weight.shape[0]
-        module.num_groups = module.num_groups * module.num_channels // old
+        module.num_groups = max(module.num_groups * module.num_channels // old, 1)
     elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.Embedding):

@@ -20,6 +20,7 @@ from secateur.groups.attention import converted
 from secateur.groups.attributes import Sized, sizes_read
 from secateur.groups.labels import Labels, Operator, Tracked, components, varied
 from secateur.groups.running import plain_kernels, separate_steps, tensors_in, undisturbed
+from secateur.groups.statistics import Statistic, statistics
 from secateur.measure.running import arguments
 
 
@@ -34,6 +35,9 @@ class Axis:
         roles: how the axis is produced: "filter", "linear"; "attention" if a product of activations
             reads it.
         protected: why no channel of the axis may be removed, or "".
+        mixed: what a statistic does to its channels, or ""; `protected` says the same where nothing
+            else protects it (width.py).
+        inexact: why the removal of its channels changes what is computed, or "".
     """
 
     name: str
@@ -41,6 +45,8 @@ class Axis:
     producers: tuple[str, ...]
     roles: frozenset[str]
     protected: str = ""
+    mixed: str = ""
+    inexact: str = ""
 
     def __len__(self) -> int:
         return len(self.components)
@@ -59,6 +65,7 @@ class Trace:
         unknown: operators without a rule, with the number of calls.
         unreached: parameters that the run never used.
         sizes: attributes of modules that hold the size of an axis.
+        statistics: what is taken over axes whose channels it mixes.
     """
 
     tracked: tuple[Tracked, ...]
@@ -69,6 +76,7 @@ class Trace:
     unknown: Mapping[str, int]
     unreached: tuple[str, ...]
     sizes: tuple[Sized, ...] = ()
+    statistics: tuple[Statistic, ...] = ()
 
     def __str__(self) -> str:
         free = [axis for axis in self.axes if not axis.protected]
@@ -125,16 +133,15 @@ def trace(
     known: list[tuple[np.ndarray, np.ndarray]] = []
     while True:  # a label that turns out to be a head's is one from the beginning, the next time
         labels = Labels.of(model, keep=keep, pairs=known)
-        used, sizes = _run(model, example, labels, tracer or Tracer)
+        mode = _run(model, example, labels, tracer or Tracer)
         if all(len(pair[0]) == 0 for pair in labels.heads[len(known) :]):
-            return replace(_finish(labels, used), sizes=sizes)
+            found = _finish(labels, mode.used)
+            return replace(found, sizes=tuple(mode.sizes), statistics=tuple(mode.statistics))
         known = labels.heads
 
 
-def _run(
-    model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., Tracer]
-) -> tuple[set[int], tuple[Sized, ...]]:
-    """Let labels ride along one run; returns the ids of the tensors that it used, and sizes."""
+def _run(model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., Tracer]) -> Tracer:
+    """Let labels ride along one run; returns what watched it."""
     args, kwargs = arguments(example)
     for tensor in tensors_in((args, kwargs)):
         labels.put(tensor, [], is_data=True)
@@ -158,7 +165,7 @@ def _run(
         labels.protect(labels.planes(tensor), "reaches an output of the model")
     for tensor in tensors_in((args, kwargs)):
         labels.protect(labels.planes(tensor), "reaches an input of the model")
-    return mode.used, tuple(mode.sizes)
+    return mode
 
 
 class Tracer(TorchDispatchMode):
@@ -169,6 +176,7 @@ class Tracer(TorchDispatchMode):
         self.labels = labels
         self.names = names
         self.sizes: list[Sized] = []
+        self.statistics: list[Statistic] = []
         self.current = ""
         self.used: set[int] = set()
 
@@ -178,7 +186,10 @@ class Tracer(TorchDispatchMode):
         out = func(*args, **kwargs)
         call = rules.Call(func, args, kwargs, out)
         self.used.update(id(tensor) for tensor in call.inputs)
+        noted = len(self.labels.inexact)
         rules.apply(self.labels, call)
+        if len(self.labels.inexact) > noted:
+            self.statistics.extend(statistics(self.names, self.labels, noted))
         self.sizes.extend(sizes_read(self.names, self.labels, call))
         self.current = ""
         return out
@@ -202,14 +213,15 @@ def _straighten_choices(labels: Labels) -> None:
 def _finish(labels: Labels, used: set[int]) -> Trace:
     _straighten_choices(labels)
     component = components(labels.atom_count, labels.ties)
-    reasons = _reasons(labels, component)
+    reasons = _reasons(labels.protected, component)
+    mixed = _reasons(labels.inexact, component)
     produces = _produces(labels) | _among(component, labels.roles.get("shared", []))
     tracked = tuple(labels.tracked)
     return Trace(
         tracked=tracked,
         component=component,
         produces=produces,
-        axes=tuple(_axes(labels, component, produces, reasons, used)),
+        axes=tuple(_axes(labels, component, produces, reasons, mixed, used)),
         operators=tuple(labels.operators),
         unknown=dict(labels.unknown),
         unreached=tuple(
@@ -218,10 +230,10 @@ def _finish(labels: Labels, used: set[int]) -> Trace:
     )
 
 
-def _reasons(labels: Labels, component: np.ndarray) -> dict[int, str]:
-    """Why each protected component may not be removed (the first reason found)."""
+def _reasons(found: list[tuple[np.ndarray, str]], component: np.ndarray) -> dict[int, str]:
+    """Why each component may not be removed (the first reason found)."""
     reasons: dict[int, str] = {}
-    for atoms, reason in [*labels.protected, *labels.inexact]:
+    for atoms, reason in found:
         for number in np.unique(component[atoms]).tolist():
             reasons.setdefault(number, reason)
     return reasons
@@ -257,6 +269,7 @@ def _axes(
     component: np.ndarray,
     produces: np.ndarray,
     reasons: dict[int, str],
+    mixed: dict[int, str],
     used: set[int],
 ) -> Iterator[Axis]:
     """Components made by the same weights form an axis, in the order of the parameters.
@@ -274,8 +287,9 @@ def _axes(
         role: {int(n) for atoms in found for n in np.unique(axis_of[component[atoms]])}
         for role, found in labels.roles.items()
     }
-    is_protected = np.zeros(len(axis_of), bool)
-    is_protected[list(reasons)] = True
+    state = np.zeros(len(axis_of), int)  # 0: free, 1: only mixed by a statistic, 2: protected
+    state[list(mixed)] = 1
+    state[list(reasons)] = 2
     taken: set[str] = set()
     for number, slices in members.items():
         components = np.array(list(dict.fromkeys(n for _, ns in slices for n in ns.tolist())))
@@ -283,15 +297,17 @@ def _axes(
         names = [*map(_owner, made_by), *made_by, f"{made_by[0]}+{number}"]
         name = next(name for name in names if name not in taken)
         taken.add(name)
-        for mask in (~is_protected[components], is_protected[components]):
-            if mask.any():
-                part = components[mask]
+        for kind in range(3):
+            part = components[state[components] == kind]
+            if len(part):
+                first = int(part[0])
                 yield Axis(
                     name=name,
                     components=part,
                     producers=tuple(dict.fromkeys(item.name for item, _ in slices)),
                     roles=frozenset(role for role, axes in roles.items() if number in axes),
-                    protected=reasons.get(int(part[0]), ""),
+                    protected=reasons.get(first) or mixed.get(first, ""),
+                    mixed=next(filter(None, map(mixed.get, part.tolist())), ""),
                 )
 
 

@@ -62,7 +62,7 @@ def _statistics_norm(labels: Labels, call: Call) -> None:
         planes = _along(labels, x, 1, [call.argument("weight"), call.argument("bias")])
         labels.mark_role("normalised", planes)
         for plane in planes:
-            if varied(plane) == (1,):
+            if varied(plane) == (1,) and groups > 1:
                 members = plane.reshape(groups, -1)
                 labels.tie(members[:, :1], members)
             else:
