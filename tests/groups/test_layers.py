@@ -60,12 +60,37 @@ class Parallel(nn.Module):
         return self.head((self.mlp(y) + self.attention(y) + x).mean(1))
 
 
+class Widening(nn.Module):
+    """Shortcuts of three kinds: pooled and filled with zeros, cut out and filled, projected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU(),
+                nn.Conv2d(b, b, 3, padding=1), nn.BatchNorm2d(b),
+            )
+            for a, b in ((4, 6), (6, 8), (8, 10))
+        )  # fmt: skip
+        self.project = nn.Conv2d(8, 10, 1, 2)
+        self.head = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.branches[0](x) + F.pad(F.avg_pool2d(x, 2), (0, 0, 0, 0, 1, 1))
+        x = self.branches[1](x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
+        x = (self.branches[2](x) + self.project(x)).relu()
+        return self.head(x.mean((2, 3)))
+
+
 MODELS = {
     "deep": (Deep, X, 6),
     "fused attention": (lambda: Stream(Fused()), X, 2),
     "parallel branches": (Parallel, X, 2),
-    "basic blocks": (networks.ResNet, images(2, 3, 16, 16), 1),
-    "bottlenecks": (lambda: networks.ResNet50(4, (2, 3)), images(2, 3, 32, 32), 3),
+    "basic blocks": (networks.ResNet, images(2, 3, 16, 16), 3),
+    "bottlenecks": (lambda: networks.ResNet50(4, (2, 3)), images(2, 3, 32, 32), 5),
+    "shortcuts without weights": (lambda: Widening(), images(2, 3, 16, 16), 3),
     "inverted residual": (networks.MobileNet, images(2, 3, 16, 16), 1),
     "layer scale": (networks.Scaled, images(2, 3, 8, 8), 1),
     "mixer": (networks.Mixer, images(2, 3, 16, 16), 2),
@@ -125,7 +150,7 @@ def test_the_nearest_parameters_make_a_branch_zero():
     zeros = {
         name: sc.layers(make(), x).layers[0].producers for name, (make, x, _) in MODELS.items()
     }
-    assert zeros["basic blocks"] == ("layer1.bn2.bias", "layer1.bn2.weight")
+    assert zeros["basic blocks"][:2] == ("layer1.bn2.bias", "layer1.bn2.weight")
     assert zeros["layer scale"] == ("gamma",)
     assert zeros["inverted residual"] == ("project.1.bias", "project.1.weight")
 
@@ -155,6 +180,57 @@ def test_budgets_in_flops_are_met_together_with_heads_and_neurons(tmp_path: Path
             assert more > share * full or more == count_flops(small, X)  # within a dead branch
         loaded = sc.load(sc.save(small, tmp_path / "small.safetensors"), model=Deep())
         assert difference(small, loaded, X) == 0
+
+
+def test_a_dead_branch_beside_a_projection_leaves_the_projection(tmp_path: Path):
+    x = images(2, 3, 32, 32)
+    model = networks.warm(networks.ResNet50(4, (2, 3)), x)
+    groups = sc.layers(model, x)
+    assert [name for name in groups.names if name.startswith("stages.2.")] == ["stages.2.bn3"]
+    small = sc.shrink(*zero(model, groups, np.arange(5) == 2))
+    block = small.stages[2]
+    gone = {name for name, module in block.named_modules() if isinstance(module, Absent)}
+    assert gone == {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3"}
+    assert isinstance(block.shortcut[0], nn.Conv2d)
+    zeroed = zero(model, groups, np.arange(5) == 2)[0]
+    other = images(3, 3, 40, 24)  # zeros follow the size of the picture
+    torch.testing.assert_close(small(other), zeroed(other))
+    loaded = sc.load(
+        sc.save(small, tmp_path / "small.safetensors"), model=networks.ResNet50(4, (2, 3))
+    )
+    assert difference(small, loaded.eval(), x) == 0
+    sc.export(small, x, tmp_path / "small.onnx")
+
+
+def test_layers_and_channels_leave_together():
+    """A stream that lost channels meets zeros that are as narrow."""
+    torch.manual_seed(0)
+    x = images(2, 3, 32, 32)
+    model = networks.warm(networks.ResNet50(4, (2, 3)), x)
+    groups = sc.layers(model, x) + sc.channels(model, x)
+    assert any(layer.name == "stages.1.conv1" for layer in groups.layers)  # the stream
+    for seed in range(3):
+        dead = some_dead(groups, seed)
+        removal, gap = cut_out(model, groups, dead)
+        assert removal.refused == () and gap <= 1e-5
+        assert predicted(groups, dead) == counted(removal.model, x)
+        assert removal.model.head.in_features == 16
+
+
+def test_sums_of_equals_are_no_branches():
+    """Two projections side by side, and a mask that is added: neither is a shortcut."""
+    model = Apply(
+        lambda m, x: m.last((m.a(x) + m.b(x)).relu()),
+        a=nn.Linear(6, 6), b=nn.Linear(6, 6), last=nn.Linear(6, 2),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="no removable layers"):
+        sc.layers(model, images(3, 6))
+    masked = Apply(
+        lambda m, x, mask: m.last(m.b(m.a(x).relu()) + mask),
+        a=nn.Linear(6, 8), b=nn.Linear(8, 6), last=nn.Linear(6, 2),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="no removable layers"):
+        sc.layers(masked, (images(3, 6), images(3, 6)))
 
 
 def test_a_shallow_model_is_exported_trains_on_and_shrinks_again(tmp_path: Path):

@@ -9,9 +9,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-# {"kind": "tensor", "tuple" or "list", "like": [[input, dimension, size]]}: like that input but for
-# the size of one dimension, where it isn't None; null in place of the three stands for None
+from secateur.groups.kernels import padding
+
+# {"kind": "tensor", "tuple" or "list", "like": [[input, dimensions, sizes]]}: like that input but
+# for the sizes of these dimensions (one of each, lists, or null), of which [stride, offset] stands
+# for (size + offset) // stride; null instead of the three is None
 Recipe = Mapping[str, Any]
 
 
@@ -44,19 +48,34 @@ def is_inside(name: str, modules: Iterable[str]) -> bool:
     return any(f"{name}.".startswith(f"{outer}.") for outer in modules)
 
 
+def known_by_class(module: nn.Module) -> Recipe | None:
+    """How the zeros of a convolution look, whatever the size of the picture."""
+    if not isinstance(module, _ConvNd) or module.transposed:
+        return None
+    dims: list[int] = [1]
+    sizes: list[Any] = [module.out_channels]
+    sides = zip(padding(module), module.kernel_size, module.stride, module.dilation, strict=True)
+    for dim, ((before, behind), kernel, stride, dilation) in enumerate(sides, start=2):
+        dims.append(dim)
+        sizes.append([stride, before + behind - dilation * (kernel - 1) - 1 + stride])
+    return {"kind": "tensor", "like": [[0, dims, sizes]]}
+
+
 def _as_wide_as(module: nn.Module, recipe: Recipe) -> Recipe:
     """A layer may have lost channels besides: its zeros are as wide as it is."""
     if isinstance(module, nn.Linear):
         position = recipe["like"][0][0]
-        return {**recipe, "like": [[position, -1, module.weight.shape[0]]]}
-    return recipe
+        return {**recipe, "like": [[position, -1, module.out_features]]}
+    return known_by_class(module) or recipe
 
 
 def _zeros(inputs: list[Tensor], like: list[Any]) -> Tensor:
-    position, dim, size = like
+    position, dims, sizes = like
+    if not isinstance(dims, list):
+        dims, sizes = ([], []) if dims is None else ([dims], [sizes])
     shape = list(inputs[position].shape)
-    if dim is not None:
-        shape[dim] = size
+    for dim, size in zip(dims, sizes, strict=True):
+        shape[dim] = size if isinstance(size, int) else (shape[dim] + size[1]) // size[0]
     return inputs[position].new_zeros(shape)
 
 

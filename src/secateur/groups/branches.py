@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.groups.absent import known_by_class
 from secateur.groups.record import ModuleCall, Origin, Record, Step
 
 _PASSING = {  # zero where the first argument is zero
@@ -30,6 +31,12 @@ _PRODUCTS = {
     "baddbmm": ("batch2", "batch1"), "convolution": ("weight",), "mul": ("other", "self"),
 }  # fmt: skip
 _BIAS = {"addmm": "self", "baddbmm": "self", "convolution": "bias"}
+_WEIGHED = {"mm", "addmm", "bmm", "baddbmm", "convolution", "_grouped_mm"}
+_SHORT = {  # what a shortcut may be made of, besides one product
+    *_PASSING, *_NORMS, *_WEIGHED, "add", "avg_pool1d", "avg_pool2d", "avg_pool3d", "cat",
+    "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "max_pool2d_with_indices", "constant_pad_nd",
+    "upsample_nearest2d", "upsample_bilinear2d",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,9 @@ def find_branches(model: nn.Module, run: Record) -> Iterator[Branch]:
         if step.name != "add" or len(step.inputs) != 2 or step.shapes[0] != step.shapes[1]:
             continue
         for stream, branch in (step.inputs, step.inputs[::-1]):
-            if not isinstance(branch, int) or not ancestors.has(branch, stream):
+            if not isinstance(branch, int) or not (
+                ancestors.has(branch, stream) or _is_shortcut(run, ancestors, stream, branch)
+            ):
                 continue
             for summand in _summands(run, ancestors, branch):
                 zero = _zero(run, summand)
@@ -78,6 +87,21 @@ def find_branches(model: nn.Module, run: Record) -> Iterator[Branch]:
                     taken |= zero.parameters
                     yield _branch(model, run, zero, dead, dead - unread)
             break
+
+
+def _is_shortcut(run: Record, ancestors: _Ancestors, origin: Origin, branch: int) -> bool:
+    """Whether a summand is a projection of what `branch` reads, too, which is more than that."""
+    products = 0
+    while isinstance(origin, int) and not ancestors.has(branch, origin):
+        step = run.steps[origin]
+        products += step.name in _WEIGHED
+        sources = [source for source in step.inputs if ancestors.reads_input(source)]
+        if step.name not in _SHORT or products > 1 or len(set(sources)) != 1:
+            return False
+        origin = sources[0]
+    if not isinstance(origin, int) or (run.steps[origin].name == "input" and not products):
+        return False  # a mask, as far as one can tell
+    return ancestors.products_between(origin, branch) > 1
 
 
 def _summands(run: Record, ancestors: _Ancestors, origin: int) -> Iterator[int]:
@@ -205,13 +229,13 @@ def _branch(model: nn.Module, run: Record, zero: _Zero, dead: set[int], freed: s
         if (
             name
             and counts[name] == 1
-            and call.output is not None
+            and (output := call.output or known_by_class(model.get_submodule(name))) is not None
             and any(number in freed for number in call.steps)
             and all(number in dead for number in call.steps)
             and not any(f"{name}.".startswith(f"{outer}.") for outer in absent)
             and _has_its_own(model, name)
         ):
-            absent[name] = call.output
+            absent[name] = dict(output)
             inside = (run.steps[number].operators for number in call.steps)
             operators.update(number for found in inside for number in found)
     around = [
@@ -237,13 +261,27 @@ class _Ancestors:
 
     def __init__(self, run: Record) -> None:
         self._masks: list[int] = []
-        for step in run.steps:
+        self._inputs = self._products = 0
+        for number, step in enumerate(run.steps):
             mask = 0
             for origin in step.inputs:
                 if isinstance(origin, int):
                     mask |= self._masks[origin] | (1 << origin)
             self._masks.append(mask)
+            self._inputs |= (step.name == "input") << number
+            self._products |= (step.name in _WEIGHED) << number
 
     def has(self, step: int, origin: Origin) -> bool:
         """Whether a step depends on what another one made."""
         return isinstance(origin, int) and bool(self._masks[step] >> origin & 1)
+
+    def reads_input(self, origin: Origin) -> bool:
+        """Whether a tensor is one of the model's inputs, or computed from them."""
+        return isinstance(origin, int) and bool(self._with(origin) & self._inputs)
+
+    def products_between(self, origin: int, step: int) -> int:
+        """How many products a step depends on, itself included, that `origin` does not."""
+        return (self._with(step) & ~self._with(origin) & self._products).bit_count()
+
+    def _with(self, step: int) -> int:
+        return self._masks[step] | (1 << step)
