@@ -16,6 +16,7 @@ from secateur.groups import (
     neurons,
     shapes,
     weights,
+    width,
 )
 from secateur.measure import Footprint, measure
 from secateur.optim import Constant, Homotopy, Proximal
@@ -49,4 +50,5 @@ __all__ = [
     "shapes",
     "shrink",
     "weights",
+    "width",
 ]

@@ -24,10 +24,16 @@ class Mixture(nn.Module):
         return sum(shares[:, i : i + 1] * expert(x) for i, expert in enumerate(self.experts))
 
 
+def normalised() -> nn.Module:
+    """A stream of six channels under an RMSNorm."""
+    return nn.Sequential(nn.Linear(4, 6), nn.RMSNorm(6), nn.Linear(6, 2))
+
+
 EXAMPLES = {
     "experts": (Mixture, torch.ones(2, 6)),
     "heads": (Transformer, torch.ones(1, 5, 8)),
     "neurons": (Transformer, torch.ones(1, 5, 8)),
+    "width": (normalised, torch.ones(2, 4)),
 }
 
 

@@ -15,6 +15,8 @@ once; its metadata has four keys, all strings:
         sizes       {module: {attribute that holds a size: its value}}; may be missing
         reshaped    {module whose code follows the width of its heads: size of a head}; likewise
         absent      {module that left whole: how its zeros look (groups/absent.py)}; likewise
+        norms       {normalisation: {attribute such as eps: its number, or a list}}; likewise
+        difference  by how much the outputs changed, where they weren't to be equal; likewise
         aliases     {name of a tied tensor: the name that it is stored under}
 """
 
@@ -173,6 +175,8 @@ def _plan_to_json(plan: Plan, aliases: dict[str, str]) -> str:
             "sizes": plan.sizes,
             "reshaped": plan.reshaped,
             "absent": plan.absent,
+            "norms": plan.norms,
+            "difference": plan.difference,
             "aliases": aliases,
         }
     )
@@ -224,10 +228,19 @@ def _plan_from_metadata(
             },
             {str(name): int(size) for name, size in raw.get("reshaped", {}).items()},
             {str(name): dict(recipe) for name, recipe in raw.get("absent", {}).items()},
+            {
+                str(name): {str(attribute): _number(value) for attribute, value in values.items()}
+                for name, values in raw.get("norms", {}).items()
+            },
+            float(raw.get("difference", 0.0)),
         )
         return plan, {str(name): str(stored) for name, stored in raw["aliases"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"{path} holds a damaged plan: {error!r}") from error
+
+
+def _number(given: float | list[int]) -> float | tuple[int, ...]:
+    return tuple(map(int, given)) if isinstance(given, list) else float(given)
 
 
 def _indices(given: list[int]) -> tuple[int, ...]:

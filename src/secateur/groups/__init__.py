@@ -15,6 +15,7 @@ from secateur.groups.neurons import neurons
 from secateur.groups.shapes import shapes
 from secateur.groups.trace import Trace, trace
 from secateur.groups.weights import weights
+from secateur.groups.width import width
 
 __all__ = [
     "Coupling",
@@ -34,4 +35,5 @@ __all__ = [
     "shapes",
     "trace",
     "weights",
+    "width",
 ]

@@ -79,7 +79,8 @@ def numbers(model: nn.Module, norms: Iterable[Norm], dead: np.ndarray) -> Number
         kept = norm.kept(dead)
         if len(kept) < len(norm.entries):
             module = model.get_submodule(norm.module)
-            values = dict(_shapes(module, norm.dim, len(norm.entries), len(kept)))
+            values: dict[str, float | tuple[int, ...]] = {}
+            values.update(_shapes(module, norm.dim, len(norm.entries), len(kept)))
             if norm.recipe.epsilon:
                 ratio = len(norm.entries) / len(kept)
                 eps = epsilon(module, norm.recipe.epsilon)

@@ -38,6 +38,7 @@ KINDS: dict[str, Kind] = {
             groups.heads,
             groups.layers,
             groups.experts,
+            groups.width,
         )
     },
     **{

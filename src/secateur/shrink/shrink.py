@@ -6,12 +6,14 @@ In: a trained model and its groups. Out: a small copy, checked against the zeroe
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
 
-from secateur.groups import Groups
+from secateur.groups import Groups, Layer
 from secateur.groups.in_place import tied
+from secateur.groups.norms import whole
 from secateur.groups.removal import Removal, remove
 from secateur.groups.trial import difference, tolerance
 
@@ -20,7 +22,7 @@ class ShrinkError(RuntimeError):
     """The small network would not have computed what the zeroed one does; nothing was changed."""
 
 
-def shrink(model: nn.Module, groups: Groups) -> nn.Module:
+def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module:
     """Cut the dead groups out of a copy of a model.
 
     A group is dead where all of its parameters are exactly zero. Before it is returned, the small
@@ -29,25 +31,36 @@ def shrink(model: nn.Module, groups: Groups) -> nn.Module:
 
         max |small - model| <= 1e-5 * max |model|    (float32; 1e-9 float64, 2e-2 and 1e-1 halves)
 
+    With `exact=False`, groups may leave although a LayerNorm takes its mean over them (`width`).
+    The same comparison is then made with these LayerNorms at full size, where missing channels are
+    zeros, so that nothing but their mean can differ. By how much the outputs differ is measured:
+
+        max |small - model| / max |model|
+
+    It holds for the inputs that were compared, and is no bound for others: judge the small network
+    by its score on test data, and train it on.
+
     Args:
         model: the trained model, or another copy of it (an average of its weights); left as it was.
         groups: its groups. What a kind that does not trace (`weights`, `blocks`) has zeroed stays
             in place, as zeros.
+        exact: whether the small network has to compute what `model` does.
 
     Returns:
         A smaller module of the same class, in the same mode and on the same device, without
         gradients. Its attribute `secateur` holds the plan that `save` writes down. With no dead
         group it is an equal copy. Its parameters are new: training goes on with a new optimizer, or
-        with the old one after `refit`.
+        with the old one after `refit`. `small.secateur.difference` is the measured difference, 0
+        where the removal was exact.
 
     Raises:
-        ShrinkError: the outputs differ by more than rounding explains, or the small network does
-            not run.
+        ShrinkError: the outputs differ by more than rounding explains, the small network does not
+            run, or groups are dead that can't be removed exactly, and `exact` is True.
         ValueError: the groups belong to another model, or all the groups of a layer are dead.
 
     Warns:
         UserWarning: groups that are dead but couldn't be removed exactly, or leave zeros that
-            nothing can be cut out of, by layer and reason.
+            nothing can be cut out of, by layer and reason; and the measured difference.
 
     Example:
         >>> import torch
@@ -65,11 +78,21 @@ def shrink(model: nn.Module, groups: Groups) -> nn.Module:
     groups = groups.on(model)
     dead = ~groups.alive().cpu().numpy()
     _refuse_what_cannot_be_cut(groups, dead)
+    if exact:
+        _refuse_what_is_inexact(groups, dead)
     removal = _checked_removal(model, groups, dead)
     for layer, count, reason in removal.refused:
         warnings.warn(f"{count} dead groups of {layer} stay in the network: {reason}", stacklevel=2)
-    small = removal.model
-    small.secateur = removal.plan.after(getattr(model, "secateur", None))  # pyright: ignore
+    small, plan = removal.model, removal.plan
+    if _inexact(groups, removal.dead):
+        found = difference(model, small, groups.example)
+        warnings.warn(
+            f"the small network's outputs differ by {found:.1e} of their scale on the groups' "
+            "example inputs and on random ones, because LayerNorm's mean is over fewer channels",
+            stacklevel=2,
+        )
+        plan = replace(plan, difference=found)
+    small.secateur = plan.after(getattr(model, "secateur", None))  # pyright: ignore
     return small
 
 
@@ -89,6 +112,21 @@ def _refuse_what_cannot_be_cut(groups: Groups, dead: np.ndarray) -> None:
         )
 
 
+def _inexact(groups: Groups, dead: np.ndarray) -> list[Layer]:
+    """The layers that lose groups which can't be removed exactly."""
+    return [x for x in groups.layers if x.inexact and dead[x.start : x.stop].any()]
+
+
+def _refuse_what_is_inexact(groups: Groups, dead: np.ndarray) -> None:
+    for layer in _inexact(groups, dead):
+        count = int(dead[layer.start : layer.stop].sum())
+        raise ShrinkError(
+            f"{count} dead groups of {layer.name} can't be removed exactly: {layer.inexact}\n"
+            "  shrink(model, groups, exact=False) removes them and measures the difference; with "
+            "nn.RMSNorm in place of nn.LayerNorm the removal would be exact. The model is unchanged"
+        )
+
+
 def _checked_removal(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
     advice = (
         "the model is unchanged. Make the groups anew if the model's code has changed since; "
@@ -98,7 +136,9 @@ def _checked_removal(model: nn.Module, groups: Groups, dead: np.ndarray) -> Remo
         removal = remove(model, groups, dead)
         if groups.example is None:
             return removal  # made without running the model: an equal copy
-        found = difference(model, removal.model, groups.example)
+        norms = groups.coupling.norms if groups.coupling else ()
+        with whole(removal.model, model, norms, removal.dead):
+            found = difference(model, removal.model, groups.example)
     except Exception as error:
         raise ShrinkError(
             f"{type(model).__name__} does not run on the groups' example inputs, whole or without "
