@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ import secateur as sc
 from budget.cases import NETWORKS, network
 from secateur.budget import MEASURES, cost
 from secateur.budget.costs import whole
+from secateur.groups import Groups, Layer
+from secateur.groups.coupling import Coupling, Operation, Slot
 from secateur.groups.removal import remove
 
 SHARES = (0.2, 0.5, 0.9)
@@ -93,3 +96,18 @@ def test_unknown_measures_and_untraced_groups_are_refused() -> None:
     with pytest.raises(ValueError, match=r"flops needs groups that were traced.*groups= only"):
         cost(groups, "flops")
     assert cost(groups, "groups")(np.array([1.0, 0.0])) == 1
+
+
+def test_what_several_groups_share_goes_with_the_last_of_them():
+    """A norm that two branches read, inside one of three groups that hold it alone."""
+    slot = Slot(("norm",), (5,), 4, True, (None,), within=((0, 1), (2,)))
+    coupling = Coupling((slot,), (Operation("mm", 6, (), within=((0, 1),)),))
+    groups = Groups((), (Layer("layers", "layers", 0, 3),), coupling)
+    params, flops = cost(groups, "params"), cost(groups, "flops")
+    for kept in itertools.product((0.0, 1.0), repeat=3):
+        a, b, c = kept
+        assert params(np.array(kept)) == 5 * max(a, b) * c
+        assert flops(np.array(kept)) == 6 * max(a, b)
+    half = np.array([0.5, 0.25, 1.0])
+    assert params(half) == pytest.approx(5 * (1 - 0.5 * 0.75))
+    np.testing.assert_allclose(params.gradient(half), [5 * 0.75, 5 * 0.5, 5 * 0.625])

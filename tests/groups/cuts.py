@@ -80,14 +80,14 @@ def predicted(groups: Groups, dead: np.ndarray) -> tuple[int, int]:
     flops = sum(
         o.flops
         * np.prod([alive[entries].mean() for entries in o.entries])
-        * alive[[*o.within, -1]].all()
+        * all(alive[list(together)].any() for together in o.within)
         for o in groups.coupling.operations
     )
     params = 0
     for slot in groups.coupling.slots:
         sizes = zip(slot.shape, slot.entries, strict=True)
         kept = [size if entries is None else alive[entries].sum() for size, entries in sizes]
-        inside = alive[[*slot.within, -1]].all()
+        inside = all(alive[list(together)].any() for together in slot.within)
         params += int(np.prod(kept)) if slot.is_parameter and inside else 0
     slots = {slot.names[0]: slot for slot in groups.coupling.slots}
     for name, dim in groups.coupling.added:  # biases that take up constants

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations, product
 
 import numpy as np
 
@@ -158,24 +159,35 @@ def _terms(coupling: Coupling, measure: str) -> Iterator[Term]:
         for operation in coupling.operations:
             cut = [entries for entries in operation.entries if (entries >= 0).any()]
             size = np.prod([len(entries) for entries in cut])
-            yield operation.flops / size, (*cut, *_each(operation.within))
+            yield from _present(operation.flops / size, cut, operation.within)
         return
     for slot in coupling.slots:
         if measure == "bytes" or slot.is_parameter:
-            grouped = tuple(entries for entries in slot.entries if entries is not None)
+            grouped = [entries for entries in slot.entries if entries is not None]
             rest = [size for size, e in zip(slot.shape, slot.entries, strict=True) if e is None]
             unit = slot.itemsize if measure == "bytes" else 1
-            yield float(np.prod(rest) * unit), (*grouped, *_each(slot.within))
+            yield from _present(float(np.prod(rest) * unit), grouped, slot.within)
     slots = {slot.names[0]: slot for slot in coupling.slots}
     for name, dim in coupling.added:
         slot = slots[name]
         entries = slot.entries[dim]
         unit = slot.itemsize if measure == "bytes" else 1
-        rows = (entries,) if entries is not None else ()
+        rows = [entries] if entries is not None else []
         rate = float(unit if rows else unit * slot.shape[dim])
-        yield rate, (*rows, *_each(slot.within))
+        yield from _present(rate, rows, slot.within)
 
 
-def _each(groups: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """An axis of width 1 for each of `groups`."""
-    return (np.array([group]) for group in groups)
+def _present(
+    rate: float, axes: list[np.ndarray], within: tuple[tuple[int, ...], ...]
+) -> Iterator[Term]:
+    """The terms of what is there while each set of `within` has a living group.
+
+    A set lives by 1 - prod (1 - u) = sum over its non-empty subsets of (-1)^(size - 1) prod u.
+    """
+    subsets = [
+        [part for size in range(1, len(groups) + 1) for part in combinations(groups, size)]
+        for groups in within
+    ]
+    for parts in product(*subsets):
+        sign = (-1) ** sum(len(part) - 1 for part in parts)
+        yield sign * rate, (*axes, *(np.array([group]) for part in parts for group in part))

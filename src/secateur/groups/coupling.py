@@ -22,7 +22,7 @@ NO_AXIS = np.array([-1])  # stands for an axis of an operator that no group cuts
 class Slot:
     """A parameter or buffer, and along each dimension the group of every index (None: no group).
 
-    `within` names groups that hold the whole of it: it goes when one of them does.
+    `within` names groups that hold the whole of it, in sets: it goes when all of one set do.
     """
 
     names: tuple[str, ...]
@@ -30,7 +30,7 @@ class Slot:
     itemsize: int
     is_parameter: bool
     entries: tuple[np.ndarray | None, ...]
-    within: tuple[int, ...] = ()
+    within: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Operation:
 
     FLOPs shrink with each axis: they are flops x the product of the kept fractions. The axes come
     in an order of the operator's own, those that nothing cuts as `NO_AXIS`, so that two kinds of
-    groups can be put together. `within` names groups that hold the whole operator.
+    groups can be put together. `within` names groups that hold the whole operator, as in `Slot`.
     """
 
     name: str
     flops: int
     entries: tuple[np.ndarray, ...]
-    within: tuple[int, ...] = ()
+    within: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Size:
 
 @dataclass(frozen=True)
 class Absence:
-    """A module that leaves with a group, and how the zeros look that it leaves behind."""
+    """A module that leaves when all of some groups do, and what takes its place (absent.py)."""
 
-    group: int
+    groups: tuple[int, ...]
     module: str
     recipe: Mapping[str, Any]
 
@@ -75,7 +75,7 @@ class Coupling:
         operations: every operator that costs FLOPs.
         added: biases that removal adds to fold constants: a weight and its output dimension each.
         sizes: attributes of modules that shrink with an axis.
-        absent: modules that leave with a group.
+        absent: modules that leave with groups.
         norms: normalisations over axes that groups cut.
     """
 
@@ -102,7 +102,7 @@ class Coupling:
             replace(
                 a,
                 entries=_join_all(a.entries, b.entries, None, offset),
-                within=a.within + tuple(group + offset for group in b.within),
+                within=a.within + tuple(_moved(together, offset) for together in b.within),
             )
             for a, b in zip(self.slots, other.slots, strict=True)
         )
@@ -110,13 +110,13 @@ class Coupling:
             replace(
                 a,
                 entries=_join_all(a.entries, b.entries, NO_AXIS, offset),
-                within=a.within + tuple(group + offset for group in b.within),
+                within=a.within + tuple(_moved(together, offset) for together in b.within),
             )
             for a, b in zip(self.operations, other.operations, strict=True)
         )
         added = tuple(dict.fromkeys((*self.added, *other.added)))
         sizes = _join_sizes(self.sizes, other.sizes, offset)
-        moved = tuple(replace(gone, group=gone.group + offset) for gone in other.absent)
+        moved = tuple(replace(gone, groups=_moved(gone.groups, offset)) for gone in other.absent)
         norms = {norm.module: norm for norm in self.norms}
         for norm in other.norms:
             before = norms[norm.module].entries if norm.module in norms else None
@@ -132,6 +132,10 @@ class Coupling:
         ] and [(o.name, o.flops) for o in self.operations] == [
             (o.name, o.flops) for o in other.operations
         ]
+
+
+def _moved(groups: tuple[int, ...], offset: int) -> tuple[int, ...]:
+    return tuple(group + offset for group in groups)
 
 
 def _join_sizes(a: tuple[Size, ...], b: tuple[Size, ...], offset: int) -> tuple[Size, ...]:

@@ -197,8 +197,9 @@ class Groups:
                     spread = int(np.prod(slot.shape)) // len(entries)
                     found = entries[entries >= 0]
                     total += spread * np.bincount(found, minlength=len(self))
-            if slot.is_parameter and slot.within:
-                total[list(slot.within)] += int(np.prod(slot.shape))
+            alone = [together[0] for together in slot.within if len(together) == 1]
+            if slot.is_parameter and alone:
+                total[alone] += int(np.prod(slot.shape))
         own = np.zeros(len(self))
         for member in self.members if (total == 0).any() else ():
             spread = member.parameter.numel() // max(member.ids.numel(), 1)

@@ -98,7 +98,8 @@ def tied(groups: Groups) -> np.ndarray:
     """Which groups the coupling knows, bool of shape (m,)."""
     tied = np.zeros(len(groups) + 1, bool)
     for slot in groups.coupling.slots if groups.coupling else ():
-        tied[list(slot.within)] = True
+        for together in slot.within:
+            tied[list(together)] = True
         for entries in slot.entries:
             if entries is not None:
                 tied[entries] = True  # -1 marks the last entry, which is cut off

@@ -24,6 +24,7 @@ from secateur.groups.select import build, ignored_names, kept_by, nothing_found
 from secateur.groups.trace import Trace
 from secateur.groups.trial import try_removal
 
+Sets = tuple[tuple[int, ...], ...]
 Found = Sequence[tuple[str, Branch]]  # the layer that a branch belongs to, and the branch
 
 
@@ -81,7 +82,7 @@ def _grouped(
         for n, operation in enumerate(blank.operations)
     )
     absent = tuple(
-        Absence(group, module, recipe)
+        Absence((group,), module, recipe)
         for group, branch in enumerate(branches)
         for module, recipe in branch.absent.items()
     )
@@ -100,5 +101,5 @@ def _holds(branch: Branch, names: Sequence[str]) -> bool:
     return all(is_inside(name, branch.absent) for name in names)
 
 
-def _where(branches: Sequence[Branch], holds: Callable[[Branch], bool]) -> tuple[int, ...]:
-    return tuple(group for group, branch in enumerate(branches) if holds(branch))
+def _where(branches: Sequence[Branch], holds: Callable[[Branch], bool]) -> Sets:
+    return tuple((group,) for group, branch in enumerate(branches) if holds(branch))

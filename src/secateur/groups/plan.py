@@ -102,6 +102,7 @@ def planned(coupling: Coupling | None, layers: Sequence[Layer], dead: np.ndarray
     for size in coupling.sizes if coupling else ():
         if padded[size.entries].any():
             sizes.setdefault(size.module, {})[size.attribute] = int((~padded[size.entries]).sum())
-    leaving = [gone for gone in (coupling.absent if coupling else ()) if dead[gone.group]]
+    absences = coupling.absent if coupling else ()
+    leaving = [gone for gone in absences if dead[list(gone.groups)].all()]
     absent = {gone.module: gone.recipe for gone in leaving}
     return Plan(kept, (), counts, sizes, absent=absent)
