@@ -71,11 +71,10 @@ def test_a_multiple_is_a_count(bad: object) -> None:
 
 
 def test_the_floor_is_whole_units_or_the_whole_layer() -> None:
-    layers = (Layer("a", "filters", 0, 20), Layer("b", "filters", 20, 26))
-    assert least(layers, (8, 8), 1) == (8, 6)
-    assert least(layers, (8, 8), 9) == (16, 6)
-    assert least(layers, (8, 8), 17) == (20, 6)  # all stay where even 16 are too few
-    assert least(layers, (1, 1), 3) == (3, 3)
+    assert least((20, 6), (8, 8), 1) == (8, 6)
+    assert least((20, 6), (8, 8), 9) == (16, 6)
+    assert least((20, 6), (8, 8), 17) == (20, 6)  # all stay where even 16 are too few
+    assert least((20, 6), (1, 1), 3) == (3, 3)
 
 
 def test_units_are_chosen_by_what_they_are_worth_together() -> None:

@@ -18,7 +18,7 @@ import secateur as sc
 )
 def test_the_hardness_rises_to_one_and_stays(steps: int, freeze: float, power: float) -> None:
     schedule = sc.Homotopy(steps, freeze, power)
-    at = schedule.freeze_step
+    at = schedule.freeze_steps[0]
     assert freeze * steps <= at < freeze * steps + 1 or at == 1
     assert at <= steps
     values = [schedule(step) for step in (0, at // 3, at // 2, at - 1, at, at + 1, 2 * steps)]
@@ -59,3 +59,29 @@ def test_values_out_of_bounds_are_refused(options: dict[str, Any], message: str)
 def test_lambdas_out_of_bounds_are_refused(lam: Any) -> None:
     with pytest.raises(ValueError, match=r"Constant\(lam=.*\): a finite number, 0 or more"):
         sc.Constant(lam)
+
+
+def test_each_stage_rises_and_freezes_on_its_own() -> None:
+    schedule = sc.Homotopy(100, freeze=0.5, power=1, stages=3)
+    assert schedule.ends == (50, 75, 100)
+    assert schedule.freeze_steps == (25, 63, 88)
+    assert [schedule.stage(step) for step in (1, 50, 51, 75, 76, 100, 200)] == [0, 0, 1, 1, 2, 2, 2]
+    assert [schedule(step) for step in (0, 25, 50, 51, 63, 75, 76, 88, 100, 200)] == [
+        *(0, 1, 1, 1 / 13, 1, 1, 1 / 13, 1, 1, 1)
+    ]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 7, 64, 1001])
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+def test_every_stage_freezes_before_it_ends(steps: int, stages: int) -> None:
+    if steps < stages + 1 and stages > 1:
+        with pytest.raises(ValueError, match=f"too few for {stages} stages"):
+            sc.Homotopy(steps, stages=stages)
+        return
+    schedule = sc.Homotopy(steps, stages=stages)
+    assert len(set(schedule.ends)) == stages
+    assert schedule.ends[-1] == steps
+    starts = (0, *schedule.ends)
+    for start, freeze, end in zip(starts, schedule.freeze_steps, schedule.ends, strict=False):
+        assert start < freeze <= end
+        assert schedule(freeze) == 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -32,6 +32,7 @@ class Allowance:
         layers: the ranges of groups in which `at_least` groups stay (or all, of a smaller one).
         at_least: how many groups stay in each layer.
         steps: how many groups of each layer are chosen at a time (units.py); () for one by one.
+        live: the groups that may stay, bool of shape (m,); None for all.
 
     Example:
         >>> two_layers = (Layer("a", "neurons", 0, 2), Layer("b", "neurons", 2, 4))
@@ -46,12 +47,17 @@ class Allowance:
     layers: tuple[Layer, ...]
     at_least: int
     steps: tuple[int, ...] = ()
+    live: np.ndarray | None = None
 
     even: ClassVar[bool] = False  # whether all layers keep the same share (per_layer.py)
 
     def __post_init__(self) -> None:
         if not self.steps:
             object.__setattr__(self, "steps", (1,) * len(self.layers))
+
+    def restricted(self, live: np.ndarray) -> Allowance:
+        """The same budget where only some groups, bool of shape (m,), may stay."""
+        return replace(self, live=live)
 
     def spent(self, multipliers: np.ndarray) -> dict[str, float]:
         """What `multipliers`, shape (m,), cost in each measure."""
@@ -147,7 +153,7 @@ class Allowance:
             ValueError: the saliency holds NaN or inf.
         """
         refuse_bad(saliency)
-        units = ordered(saliency, self.floor(saliency), self.layers, self.steps, even=self.even)
+        units = self._units(saliency, self.floor(saliency))
         low, high = 0, len(units)
         while low < high:  # the longest prefix that fits
             middle = (low + high + 1) // 2
@@ -201,7 +207,12 @@ class Allowance:
     def _first_of_each(self, values: np.ndarray) -> np.ndarray:
         """The largest values of each layer, as many as stay there, ties by index."""
         first = np.zeros(len(values), bool)
-        counts = least(self.layers, self.steps, self.at_least)
+        if self.live is None:
+            sizes = [len(layer) for layer in self.layers]
+        else:
+            values = np.where(self.live, values, -np.inf)
+            sizes = [int(self.live[layer.start : layer.stop].sum()) for layer in self.layers]
+        counts = least(sizes, self.steps, self.at_least)
         for layer, count in zip(self.layers, counts, strict=True):
             part = values[layer.start : layer.stop]
             best = np.argsort(-part, kind="stable")[:count] if count > 1 else part.argmax()
@@ -210,9 +221,12 @@ class Allowance:
 
     def most(self) -> np.ndarray:
         """The most that can be kept: all groups, but for those that complete no unit, (m,) bool."""
-        none = np.zeros(self.layers[-1].stop)
-        units = ordered(none, self.cheapest(), self.layers, self.steps)
+        units = self._units(np.zeros(self.layers[-1].stop), self.cheapest())
         return units.first(len(units)) > 0
+
+    def _units(self, saliency: np.ndarray, floor: np.ndarray) -> Units:
+        """The units in the order in which they are chosen, after the floor."""
+        return ordered(saliency, floor, self.layers, self.steps, live=self.live, even=self.even)
 
 
 def refuse_bad(saliency: np.ndarray) -> None:

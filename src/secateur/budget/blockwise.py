@@ -72,6 +72,14 @@ class BlockwiseAllowance:
             limits["groups"] -= fixed
         return cls(whole, replace(whole, costs=costs, limits=limits), layers)
 
+    def restricted(self, live: np.ndarray) -> BlockwiseAllowance:
+        """The same budget where only some groups, bool of shape (m,), may stay.
+
+        Blocks keep what they kept: their n of every m are the same in every budget.
+        """
+        rest = None if self.rest is None else self.rest.restricted(live)
+        return replace(self, whole=self.whole.restricted(live), rest=rest)
+
     @property
     def costs(self) -> Mapping[str, Cost]:
         """Measure -> cost."""

@@ -67,17 +67,14 @@ def _channels(groups: Groups, layer: Layer) -> int:
     return (max if layer.kind == "heads" else min)(found, default=0)
 
 
-def least(layers: Sequence[Layer], steps: Sequence[int], at_least: int) -> tuple[int, ...]:
-    """How many groups stay in each layer in any case.
+def least(sizes: Sequence[int], steps: Sequence[int], at_least: int) -> tuple[int, ...]:
+    """How many groups stay in each layer of `sizes` groups in any case.
 
     `at_least`, rounded up to whole units; all, of a layer that has no more or is narrower than one
     unit.
     """
-    found = []
-    for layer, step in zip(layers, steps, strict=True):
-        count = -(-at_least // step) * step
-        found.append(count if count <= len(layer) else len(layer))
-    return tuple(found)
+    rounded = [-(-at_least // step) * step for step in steps]
+    return tuple(min(size, count) for size, count in zip(sizes, rounded, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +117,7 @@ def ordered(
     layers: Sequence[Layer],
     steps: Sequence[int],
     *,
+    live: np.ndarray | None = None,
     even: bool = False,
 ) -> Units:
     """Put groups into units, and the units into the order in which they are chosen.
@@ -131,25 +129,27 @@ def ordered(
         floor: the groups that stay in any case, bool of shape (m,).
         layers: the layers of the groups.
         steps: the groups in a unit of each layer.
+        live: the groups that may be chosen, bool of shape (m,); all by default.
         even: order the units by the share of their layer that is kept with them, so that all layers
             keep the same share; within a layer by worth.
     """
-    number = np.full(len(worth), -1)
+    number = np.where(floor, -1, len(worth))
+    open_ = ~floor if live is None else live & ~floor
     keys, count = [np.empty(0)], 0
     for layer, step in zip(layers, steps, strict=True):
-        free = layer.start + np.flatnonzero(~floor[layer.start : layer.stop])
+        part = slice(layer.start, layer.stop)
+        free = layer.start + np.flatnonzero(open_[part])
         free = free[np.argsort(-worth[free], kind="stable")]
         whole = len(free) // step
         units = free[: whole * step].reshape(whole, step)
-        number[free] = np.iinfo(number.dtype).max
         number[units] = count + np.arange(whole)[:, None]
-        kept = len(layer) - len(free) + step * np.arange(1, whole + 1)
+        kept = int(floor[part].sum()) + step * np.arange(1, whole + 1)
         square = np.hypot.reduce(worth[units], axis=1) / np.sqrt(step)
         keys.append(kept / len(layer) if even else -square)
         count += whole
     rank = np.empty(count, int)
     rank[np.argsort(np.concatenate(keys), kind="stable")] = np.arange(count)
     in_unit = (number >= 0) & (number < count)
-    number[number >= count] = count
+    number[~in_unit & ~floor] = count
     number[in_unit] = rank[number[in_unit]]
     return Units(number, count)

@@ -6,7 +6,9 @@ the groups that the budget affords, all others zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from secateur.budget import BlockwiseAllowance, Budget
+from secateur.budget import Allowance, BlockwiseAllowance, Budget
 from secateur.groups import Groups
 from secateur.optim.gradients import refuse_bad
 from secateur.optim.penalties import Kept, convex, firm, saliency
@@ -49,10 +51,14 @@ class Proximal(Optimizer):
     optimizer's state too) and the others train on.
     The proximal step is Euclidean, also after an adaptive optimizer's step.
 
+    With several budgets, each smaller than the one before, one run gives a network for each: when
+    training has settled on a budget (`settled`), the network can be shrunk; then the next stage
+    begins, and the groups that are left compete for the next budget.
+
     Args:
         optimizer: any optimizer of torch.optim or in its style; it owns state and param_groups.
         groups: which parameters live and die together; all must be in the optimizer.
-        budget: what may be kept; refused at once if it can't be reached.
+        budget: what may be kept; refused at once if it can't be reached. Or several, descending.
         steps: optimizer steps in the whole run, for the default schedule `Homotopy(steps)`.
         schedule: a `Homotopy`, or `Constant(lam)` with penalty="envelope"; instead of steps.
         penalty: "firm", or "envelope": the paper's convex penalty, which shrinks what it keeps and
@@ -64,8 +70,8 @@ class Proximal(Optimizer):
         every: take the proximal step after every so many steps; the freeze is never late.
 
     Raises:
-        ValueError: no steps, a budget out of reach, a grouped parameter that isn't optimized, or
-            options that don't go together.
+        ValueError: no steps, a budget out of reach, budgets that don't descend, a grouped parameter
+            that isn't optimized, or options that don't go together.
 
     Example:
         >>> import secateur as sc
@@ -88,7 +94,7 @@ class Proximal(Optimizer):
         self,
         optimizer: Optimizer,
         groups: Groups,
-        budget: Budget,
+        budget: Budget | Sequence[Budget],
         *,
         steps: int | None = None,
         schedule: Homotopy | Constant | None = None,
@@ -97,21 +103,24 @@ class Proximal(Optimizer):
         weights: Any = "auto",
         every: int = 1,
     ) -> None:
-        _check_parts(optimizer, groups, budget, every)
+        one = isinstance(budget, Budget) or not isinstance(budget, Sequence)
+        self.budgets: tuple[Budget, ...] = (budget,) if one else tuple(budget)  # pyright: ignore
+        _check_parts(optimizer, groups, self.budgets, every)
         self.optimizer = optimizer
         super().__setstate__({})  # hooks and profiling, without parameters of our own
         self.groups = groups
-        self.budget = budget
         self.penalty = penalty
         self.every = every
-        self.schedule = _schedule(penalty, steps, schedule, lam)
+        self.schedule = _schedule(penalty, steps, schedule, lam, len(self.budgets))
         self.weighting = weighting(weights, groups)
-        self.allowance = budget.on(groups)
+        self._allowances = _descending(self.budgets, groups)
+        self.allowance = self._allowances[0]
         if penalty == "envelope" and isinstance(self.allowance, BlockwiseAllowance):
             raise ValueError(
                 "penalty='envelope' has one level for all; n of every m needs the firm penalty"
             )
         self.steps_taken = 0
+        self.frozen = False
         self._last = Kept(np.ones(len(groups)))
         self._support: Support | None = None
 
@@ -130,9 +139,19 @@ class Proximal(Optimizer):
         return self.schedule(self.steps_taken) if self.penalty == "firm" else 0.0
 
     @property
-    def frozen(self) -> bool:
-        """Whether the groups have been chosen."""
-        return self._support is not None
+    def stage(self) -> int:
+        """Which of the budgets is being trained to, or was last, from 0."""
+        return self.schedule.stage(max(self.steps_taken, 1))
+
+    @property
+    def budget(self) -> Budget:
+        """The budget of this stage."""
+        return self.budgets[self.stage]
+
+    @property
+    def settled(self) -> bool:
+        """Whether the last step was the last one of its stage: the network can be shrunk now."""
+        return self.frozen and self.steps_taken in self.schedule.ends
 
     @property
     def spent(self) -> dict[str, float]:
@@ -162,7 +181,7 @@ class Proximal(Optimizer):
                 "learning rate above 0"
             )
         moved = {p: _wide(p).sub_(_wide(p.grad), alpha=lr) for p, lr in rates.items()}
-        if self._support is not None:
+        if self.frozen:
             factors = self._last.multipliers
         else:
             squares = summed(self.groups, lambda m: moved.get(m.parameter, m.parameter.detach()))
@@ -194,25 +213,37 @@ class Proximal(Optimizer):
         else:
             loss = self.optimizer.step(self._watched(closure))
         self.steps_taken += 1
+        if self.frozen and self.steps_taken - 1 in self.schedule.ends[:-1]:
+            self._thaw()
         if self._support is not None:
             self._support.clear_parameters_()
-        elif self.penalty == "firm" and self.schedule(self.steps_taken) >= 1:
-            self.freeze_()
-        elif self.steps_taken % self.every == 0:
-            self._prox_()
+        if not self.frozen:
+            if self.penalty == "firm" and self.schedule(self.steps_taken) >= 1:
+                self.freeze_()
+            elif self.steps_taken % self.every == 0:
+                self._prox_()
         return loss
 
     def freeze_(self) -> None:
-        """Choose the groups now, within the budget, and keep this choice to the end."""
+        """Choose the groups now, within the budget, and keep this choice to the stage's end."""
         norms = self._norms()
         worth = saliency(self.allowance, norms, self.weighting(norms), self._last.multipliers)
         self._keep(self.allowance.choose(worth))
 
     def _keep(self, kept: np.ndarray) -> None:
+        self.frozen = True
         self._last = Kept(kept.astype(float))
         self._support = Support(self.groups, kept)
         self._support.clear_parameters_()
         self._support.clear_state_(self.state)
+
+    def _thaw(self) -> None:
+        """Begin the next stage: what is dead stays dead, what is left competes again."""
+        self.frozen = False
+        self._restrict(self.stage, self._last.multipliers > 0)
+
+    def _restrict(self, stage: int, live: np.ndarray) -> None:
+        self.allowance = self._allowances[stage].restricted(live)
 
     def _see_gradients(self, evaluation: int = 1) -> None:
         """Refuse bad gradients, let the weighting see good ones, keep dead entries from moving."""
@@ -222,7 +253,7 @@ class Proximal(Optimizer):
         refuse_bad(self.param_groups, ((m.name, m.parameter) for m in self.groups.members), where)
         if self._support is not None:
             self._support.clear_gradients_()
-        elif evaluation == 1:
+        if not self.frozen and evaluation == 1:
             self.weighting.observe(self.groups)
 
     def _watched(self, closure: Closure) -> Closure:
@@ -323,6 +354,7 @@ class Proximal(Optimizer):
             "multipliers": torch.from_numpy(self._last.multipliers.copy()),
             "threshold": self._last.threshold,
             "frozen": self.frozen,
+            "live": None if self._support is None else torch.from_numpy(self._support.kept.copy()),
             "weighting": self.weighting.state_dict(),
         }
 
@@ -332,6 +364,7 @@ class Proximal(Optimizer):
             "optimizer": type(self.optimizer).__name__,
             "layers": [(layer.name, layer.kind, len(layer)) for layer in self.groups.layers],
             "penalty": self.penalty,
+            "budgets": len(self.budgets),
             "weights": type(self.weighting).__name__,
         }
 
@@ -363,7 +396,13 @@ class Proximal(Optimizer):
         self.steps_taken = int(ours["steps_taken"])
         multipliers = ours["multipliers"].cpu().double().numpy().copy()
         self._last = Kept(multipliers, ours["threshold"])
-        self._support = Support(self.groups, multipliers > 0) if ours["frozen"] else None
+        self.frozen = ours["frozen"]
+        live = None if ours["live"] is None else ours["live"].cpu().numpy()
+        self._support = None if live is None else Support(self.groups, live)
+        if live is None or self.frozen:
+            self.allowance = self._allowances[self.stage]
+        else:
+            self._restrict(self.stage, live)
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
 
@@ -372,15 +411,16 @@ class Proximal(Optimizer):
         return {name: value for name, value in vars(self).items() if name in _COPIED}
 
     def __repr__(self) -> str:
+        budgets = ", then ".join(map(str, self.budgets))
         return (
-            f"Proximal({self.budget}, {len(self.groups)} groups, penalty={self.penalty!r}, "
+            f"Proximal({budgets}, {len(self.groups)} groups, penalty={self.penalty!r}, "
             f"{self.schedule})\naround {self.optimizer!r}"
         )
 
 
 _COPIED = (
-    *("optimizer", "groups", "budget", "penalty", "every", "schedule", "weighting", "allowance"),
-    *("steps_taken", "_last", "_support"),
+    *("optimizer", "groups", "budgets", "penalty", "every", "schedule", "weighting", "allowance"),
+    *("steps_taken", "frozen", "_allowances", "_last", "_support"),
 )
 
 
@@ -391,16 +431,18 @@ def _wide(tensor: Tensor | None) -> Tensor:
     return tensor.detach().to(dtype, copy=True)
 
 
-def _check_parts(optimizer: Any, groups: Any, budget: Any, every: int) -> None:
+def _check_parts(optimizer: Any, groups: Any, budgets: tuple[Any, ...], every: int) -> None:
     if not isinstance(optimizer, Optimizer) or isinstance(optimizer, Proximal):
         raise TypeError(
             "Proximal wraps an optimizer such as torch.optim.SGD(model.parameters(), lr=0.1), got "
             f"{type(optimizer).__name__}"
         )
-    if not isinstance(groups, Groups) or not isinstance(budget, Budget):
+    wrong = [budget for budget in budgets if not isinstance(budget, Budget)]
+    if not isinstance(groups, Groups) or wrong or not budgets:
+        found = ", ".join(type(budget).__name__ for budget in wrong or budgets) or "nothing"
         raise TypeError(
-            "Proximal(optimizer, groups, budget): expected Groups and a Budget, got "
-            f"{type(groups).__name__} and {type(budget).__name__}"
+            "Proximal(optimizer, groups, budget): expected Groups and a Budget (or a list of "
+            f"them), got {type(groups).__name__} and {found}"
         )
     if not isinstance(every, Integral) or every < 1:
         raise ValueError(f"every={every!r}: expected a number of steps, an integer of 1 or more")
@@ -413,8 +455,24 @@ def _check_parts(optimizer: Any, groups: Any, budget: Any, every: int) -> None:
         )
 
 
+def _descending(
+    budgets: Sequence[Budget], groups: Groups
+) -> tuple[Allowance | BlockwiseAllowance, ...]:
+    """The budgets in the units of the groups; each must be smaller than the one before."""
+    found = tuple(budget.on(groups) for budget in budgets)
+    for (one, before), (other, after) in itertools.pairwise(zip(budgets, found, strict=True)):
+        same = before.limits.keys() == after.limits.keys()
+        falls = same and all(after.limits[m] <= limit for m, limit in before.limits.items())
+        if not falls or after.limits == before.limits:
+            raise ValueError(
+                f"several budgets of one run descend, in the same measures: after {one} comes a "
+                f"smaller one, not {other}"
+            )
+    return found
+
+
 def _schedule(
-    penalty: str, steps: int | None, schedule: Any, lam: float | None
+    penalty: str, steps: int | None, schedule: Any, lam: float | None, stages: int
 ) -> Homotopy | Constant:
     if penalty not in ("firm", "envelope"):
         raise ValueError(f"penalty={penalty!r}: expected 'firm' or 'envelope'")
@@ -424,6 +482,10 @@ def _schedule(
         found = Constant(lam) if lam is not None else schedule
         if not isinstance(found, Constant):
             raise ValueError("penalty='envelope' needs lam=, or schedule=Constant(lam)")
+        if stages > 1:
+            raise ValueError(
+                "penalty='envelope' reaches one budget at best; several in one run need 'firm'"
+            )
         return found
     if lam is not None:
         raise ValueError(
@@ -434,7 +496,9 @@ def _schedule(
             raise ValueError(
                 "Proximal: say how long training is, steps=epochs * len(loader), or pass schedule="
             )
-        return Homotopy(steps)
+        return Homotopy(steps, stages=stages)
     if not isinstance(schedule, Homotopy):
         raise ValueError(f"penalty='firm' needs a Homotopy schedule, got {type(schedule).__name__}")
-    return schedule
+    if schedule.stages not in (1, stages):
+        raise ValueError(f"{schedule} has {schedule.stages} stages for {stages} budgets")
+    return replace(schedule, stages=stages)

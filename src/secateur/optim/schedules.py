@@ -6,9 +6,14 @@ penalty's strength (`Constant`).
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import ClassVar
+
+FIRST = 2  # how many times as long the first of several stages is: it starts from scratch
 
 
 @dataclass(frozen=True)
@@ -18,11 +23,14 @@ class Homotopy:
         hardness(t) = (t / (freeze * steps)) ** power    for t < freeze * steps, and 1 from there on
 
     At hardness 1 the groups are chosen and stay chosen; the survivors train on to the end.
+    With several stages (one a budget, see `Proximal`) each has such a rise of its own; the first
+    is `FIRST` times as long as each of the others.
 
     Args:
-        steps: optimizer steps in the whole run.
+        steps: optimizer steps in the whole run, all stages together.
         freeze: the share of the run after which the groups are chosen, in (0, 1].
         power: above 1, the pressure starts gently; 1 is a straight line.
+        stages: how many networks the run yields, 1 or more.
 
     Raises:
         ValueError: a value out of its bounds.
@@ -31,6 +39,8 @@ class Homotopy:
         >>> schedule = Homotopy(steps=1000)
         >>> schedule(0), round(schedule(350), 3), schedule(700)
         (0.0, 0.125, 1.0)
+        >>> Homotopy(steps=1000, stages=3).ends
+        (500, 750, 1000)
 
     Source: own; math.md, section 3.
     """
@@ -38,24 +48,43 @@ class Homotopy:
     steps: int
     freeze: float = 0.7
     power: float = 3.0
+    stages: int = 1
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.steps, Integral) and not isinstance(self.steps, bool)
-        if not whole or self.steps < 1:
-            raise ValueError(f"Homotopy(steps={self.steps!r}): an integer of 1 or more")
+        for name in ("steps", "stages"):
+            value = getattr(self, name)
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if not whole or value < 1:
+                raise ValueError(f"Homotopy({name}={value!r}): an integer of 1 or more")
+        if self.steps < self.stages + 1 and self.stages > 1:
+            raise ValueError(f"Homotopy(steps={self.steps}): too few for {self.stages} stages")
         if not 0 < self.freeze <= 1:
             raise ValueError(f"Homotopy(freeze={self.freeze}): a share of the run in (0, 1]")
         if not (math.isfinite(self.power) and self.power > 0):
             raise ValueError(f"Homotopy(power={self.power}): a number above 0")
 
     @property
-    def freeze_step(self) -> int:
-        """The number of steps after which the groups are chosen."""
-        return max(1, math.ceil(self.freeze * self.steps))
+    def ends(self) -> tuple[int, ...]:
+        """The step at which each stage ends."""
+        part = self.steps / (FIRST - 1 + self.stages)
+        inner = (math.floor((FIRST + i) * part) for i in range(self.stages - 1))
+        return (*inner, self.steps)
+
+    def stage(self, step: int) -> int:
+        """The stage, from 0, that step number `step` (from 1) belongs to."""
+        return min(bisect_left(self.ends, step), self.stages - 1)
+
+    @property
+    def freeze_steps(self) -> tuple[int, ...]:
+        """The number of steps after which the groups are chosen, for each stage."""
+        spans = itertools.pairwise((0, *self.ends))
+        return tuple(start + max(1, math.ceil(self.freeze * (end - start))) for start, end in spans)
 
     def __call__(self, step: int) -> float:
         """The hardness after `step` steps."""
-        return min(1.0, step / self.freeze_step) ** self.power
+        stage = self.stage(step)
+        start = self.ends[stage - 1] if stage else 0
+        return min(1.0, (step - start) / (self.freeze_steps[stage] - start)) ** self.power
 
 
 @dataclass(frozen=True)
@@ -79,6 +108,12 @@ class Constant:
     def __post_init__(self) -> None:
         if not isinstance(self.lam, Real) or not (math.isfinite(self.lam) and self.lam >= 0):
             raise ValueError(f"Constant(lam={self.lam!r}): a finite number, 0 or more")
+
+    ends: ClassVar[tuple[int, ...]] = (0,)  # there is one stage, and no end to it
+
+    def stage(self, step: int) -> int:
+        """0: there is one stage."""
+        return 0
 
     def __call__(self, step: int) -> float:
         """Lambda, whatever the step."""

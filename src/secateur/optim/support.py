@@ -24,6 +24,7 @@ class Support:
     """
 
     def __init__(self, groups: Groups, kept: np.ndarray) -> None:
+        self.kept = kept
         factors = groups.pad(torch.from_numpy(kept))
         masks: dict[int, tuple[Tensor, Tensor]] = {}
         for member in groups.members:
