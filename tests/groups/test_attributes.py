@@ -91,6 +91,26 @@ def test_one_size_of_two_axes_stays():
         sc.neurons(model, (images(2, 3),))
 
 
+def test_of_two_axes_the_one_that_is_written_down_counts():
+    """As in GPT-2, where a square layer also flattens its input, by the size that this has."""
+
+    class Flattened(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width, self.weight = 8, nn.Parameter(torch.randn(8, 8))
+
+        def forward(self, x):
+            shape = (*x.shape[:-1], self.width)
+            return (x.view(-1, x.size(-1)) @ self.weight).view(shape)
+
+    model = nn.Sequential(nn.Linear(3, 8), nn.GELU(), Flattened(), nn.GELU(), nn.Linear(8, 2))
+    x = images(2, 5, 3)
+    small = shrunk(model, sc.neurons(model, x, ignore="0"))
+    assert small[2].width == 4 and small[2].weight.shape == (8, 4)
+    both = shrunk(model, sc.neurons(model, x))
+    assert both[2].width == 4 and both[2].weight.shape == (4, 4)
+
+
 def test_a_number_that_only_meets_the_size_in_a_product_stays():
     """A product of matrices reshapes its operands to sizes that nobody wrote down."""
 

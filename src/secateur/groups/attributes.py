@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,11 +41,13 @@ class Sized:
     Attributes:
         module, attribute: where it is.
         atoms: the atoms at each index of the axis, shape (size, any).
+        written: whether the line that asks for the size names the attribute, or a variable with it.
     """
 
     module: str
     attribute: str
     atoms: np.ndarray
+    written: bool = True
 
 
 def sizes_read(names: dict[int, str], labels: Labels, call: Call) -> Iterator[Sized]:
@@ -56,17 +59,25 @@ def sizes_read(names: dict[int, str], labels: Labels, call: Call) -> Iterator[Si
     """
     if call.name not in TAKE_SIZES or not (axes := list(_labelled_axes(labels, call))):
         return
-    module, mentioned, line = _running()
+    module, mentioned, line, variables = _running()
     name = names.get(id(module))
     if module is None or name is None or _is_torch_s_own(module):
         return
     if call.name != "slice" and not ASK_FOR_SIZES.search(line):
         return  # a product of matrices reshapes its operands, too
+    words = set(re.findall(r"\w+", line))
+    numbers = {n for word in words for n in _integers(variables.get(word))}
     for attribute, value in vars(module).items():
         if type(value) is int and attribute in mentioned:
             for atoms in axes:
                 if len(atoms) == value:
-                    yield Sized(name, attribute, atoms)
+                    yield Sized(name, attribute, atoms, attribute in words or value in numbers)
+
+
+def _integers(value: Any) -> tuple[int, ...]:
+    """A variable that is a size, or several."""
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return tuple(item for item in values if type(item) is int)
 
 
 def _labelled_axes(labels: Labels, call: Call) -> Iterator[np.ndarray]:
@@ -88,20 +99,25 @@ def _labelled_axes(labels: Labels, call: Call) -> Iterator[np.ndarray]:
                     yield plane.movedim(dim, 0).reshape(size, -1).numpy()
 
 
-def _running() -> tuple[nn.Module | None, set[str], str]:
-    """The innermost module that is being called, the names in its code, and the line it is at."""
+def _running() -> tuple[nn.Module | None, set[str], str, dict[str, Any]]:
+    """The innermost module that is being called, the names in its code, the line it is at, and the
+    variables there.
+    """
     mentioned: set[str] = set()
-    line = ""
+    line, variables = "", {}
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "_call_impl":
             module = frame.f_locals.get("self")
-            return (module if isinstance(module, nn.Module) else None), mentioned, line
+            found = module if isinstance(module, nn.Module) else None
+            return found, mentioned, line, variables
         if not frame.f_code.co_filename.startswith(LIBRARIES):
             mentioned.update(frame.f_code.co_names)
-            line = line or linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+            if not line:
+                line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+                variables = frame.f_locals
         frame = frame.f_back
-    return None, mentioned, line
+    return None, mentioned, line, variables
 
 
 def _is_torch_s_own(module: nn.Module) -> bool:
@@ -114,11 +130,14 @@ def _is_torch_s_own(module: nn.Module) -> bool:
 def groups_along(sizes: tuple[Sized, ...], lookup: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
     """For each attribute, the group of every index of its axis (-1: none), shape (size,).
 
-    An attribute that is the size of several axes that shrink differently is left as it is: the
-    trial removal then says whether that works.
+    An attribute that is the size of several axes that shrink differently is left as it is, unless
+    only one of them asks for it in so many words: the trial removal then says whether that works.
     """
     found: dict[tuple[str, str], np.ndarray | None] = {}
+    written = {(item.module, item.attribute) for item in sizes if item.written}
     for item in sizes:
+        if not item.written and (item.module, item.attribute) in written:
+            continue
         groups = lookup[item.atoms]
         line = np.where((groups == groups[:, :1]).all(1), groups[:, 0], -1)
         key = (item.module, item.attribute)
