@@ -83,3 +83,12 @@ def test_overlaps_with_stored_ids_are_seen():
         first + second
     free = Groups((Member("weight", model.weight, column.roll(1)),), (Layer("w", "custom", 0, 1),))
     assert len(first + free) == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_looking_at_elements_does_not_change_them(dtype):
+    weight = nn.Parameter(torch.tensor([[3.0, -0.5], [2.0, 0.0]], dtype=dtype))
+    groups = Groups((Elements("w", weight),), (Layer("w", "weights", 0, 4),))
+    assert groups.norms().tolist() == [3.0, 0.5, 2.0, 0.0]
+    assert groups.alive().tolist() == [True, True, True, False]
+    assert weight.tolist() == [[3.0, -0.5], [2.0, 0.0]]

@@ -5,10 +5,12 @@ In: a parameter and the number of its first group. Out: what `Member` gives, wit
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from secateur.groups.members import Member
+from secateur.groups.members import PIECE, Member
 
 
 class Elements(Member):
@@ -48,15 +50,19 @@ class Elements(Member):
     size: int
 
     @property
+    def has_gaps(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return False  # as far as scaling goes: it never asks for the factor of such elements
+
+    @property
     def stop(self) -> int:
         return self.start + self.view(self.parameter).numel()
 
     @property
     def ids(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The group of every element, int64 in the parameter's shape; made when it is read."""
-        ids = torch.full(self.parameter.shape, -1, device=self.parameter.device)
+        ids = torch.full(self.parameter.shape, -1)
         grouped = self.view(ids)
-        grouped.copy_(torch.arange(self.start, self.stop, device=ids.device).view(grouped.shape))
+        grouped.copy_(torch.arange(self.start, self.stop).view(grouped.shape))
         return ids
 
     def moved(self, offset: int) -> Elements:
@@ -72,20 +78,24 @@ class Elements(Member):
     def to(self, device: torch.device) -> None:
         """Nothing is kept beside the parameter."""
 
-    def reduce(self, order: float, tensor: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        magnitudes = self._values(tensor).abs()
-        return torch.arange(self.start, self.stop, device=magnitudes.device), magnitudes
-
     def add_squares_(self, total: Tensor, tensor: Tensor | None = None) -> None:
-        total[self.start : self.stop] += self._values(tensor).to(total).square_()
+        for first, values in self._in_order(tensor):
+            total[first : first + len(values)] += values.to(total).square()
 
     def raise_(self, peak: Tensor) -> None:
-        mine = peak[self.start : self.stop]
-        torch.maximum(mine, self._values().abs().to(peak), out=mine)
+        for first, values in self._in_order():
+            mine = peak[first : first + len(values)]
+            torch.maximum(mine, values.to(peak).abs(), out=mine)
 
-    def _values(self, tensor: Tensor | None = None) -> Tensor:
-        values = self.view(self.parameter.detach() if tensor is None else tensor).reshape(-1)
-        return values.to(torch.promote_types(values.dtype, torch.float32))
+    def _in_order(self, tensor: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+        """The grouped elements piece by piece: the first one's group, and values of shape (n,)."""
+        values = self.view(self.parameter.detach() if tensor is None else tensor)
+        values = values.view(-1) if values.is_contiguous() else values
+        rows = max(PIECE * len(values) // max(values.numel(), 1), 1)
+        first = self.start
+        for piece in values.split(rows):
+            yield first, piece.reshape(-1)
+            first += piece.numel()
 
     def spread(self, factors: Tensor) -> Tensor:
         spread = factors[-1].expand(self.parameter.shape).clone()
@@ -96,7 +106,12 @@ class Elements(Member):
     def scale_(self, factors: Tensor, tensor: Tensor | None = None) -> None:
         target = self.parameter.detach() if tensor is None else tensor
         mine = factors[self.start : self.stop].to(target.device)
-        if target.device.type == "cpu" and not bool((mine != 1).any()):
+        if target.device.type == "cpu" and mine.numel() and _all_one(mine):
             return
         grouped = self.view(target)
         grouped.mul_(mine.to(target.dtype).view(grouped.shape))
+
+
+def _all_one(factors: Tensor) -> bool:
+    low, high = factors.aminmax()
+    return bool((low == 1) & (high == 1))

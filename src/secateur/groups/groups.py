@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from secateur.groups.coupling import Coupling
 from secateur.groups.members import Member
+from secateur.measure.running import unwrapped
 
 
 @dataclass(frozen=True)
@@ -242,9 +243,10 @@ class Groups:
                 f"scale_: expected one factor for each of {len(self)} groups, "
                 f"shape ({len(self)},); got {tuple(factors.shape)}"
             )
-        padded = self.pad(factors)
+        if any(member.has_gaps for member in self.members):
+            factors = self.pad(factors)
         for member in self.members:
-            member.scale_(padded)
+            member.scale_(factors)
         return self
 
     def pad(self, factors: Tensor) -> Tensor:
@@ -262,6 +264,7 @@ class Groups:
         Raises:
             ValueError: a parameter is missing there or has another shape.
         """
+        model = unwrapped(model)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         members = []
         for member in self.members:

@@ -6,10 +6,13 @@ in it, and the parameter scaled by one factor per group.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+PIECE = 1 << 17  # elements: what has to be copied is copied piece by piece
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +33,7 @@ class Member:
     parameter: Tensor
     ids: Tensor
     shape: tuple[int, ...] | None = None
-    _flat: Tensor = field(init=False, repr=False)  # ids as a vector
-    _valid: Tensor | None = field(init=False, repr=False)  # positions in it that are in a group
+    has_gaps: bool = field(init=False, repr=False)  # whether an element is in no group
     _shared: tuple[int, ...] = field(init=False, repr=False)  # dimensions along which ids are equal
 
     def __post_init__(self) -> None:
@@ -43,12 +45,9 @@ class Member:
                 f"group ids of {self.name} do not broadcast against it\n"
                 f"  ids       {tuple(self.ids.shape)}\n  parameter {shape}"
             )
-        flat = self.ids.reshape(-1).contiguous()
-        valid = None if bool((flat >= 0).all()) else (flat >= 0).nonzero().squeeze(1)
         sizes = zip(self.ids.shape, shape, strict=True)
         shared = tuple(dim for dim, (mine, whole) in enumerate(sizes) if mine != whole)
-        object.__setattr__(self, "_flat", flat)
-        object.__setattr__(self, "_valid", valid)
+        object.__setattr__(self, "has_gaps", bool((self.ids < 0).any()))
         object.__setattr__(self, "_shared", shared)
 
     @property
@@ -71,32 +70,94 @@ class Member:
 
     def to(self, device: torch.device) -> None:
         """Keep the ids beside the parameter."""
-        for name in ("ids", "_flat", "_valid"):
-            value = getattr(self, name)
-            if value is not None and value.device != device:
-                object.__setattr__(self, name, value.to(device))
+        if self.ids.device != device:
+            object.__setattr__(self, "ids", self.ids.to(device))
 
-    def reduce(self, order: float, tensor: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Vector norms of the parameter (or a tensor of its shape), one for each grouped id entry.
+    def add_squares_(self, total: Tensor, tensor: Tensor | None = None) -> None:
+        """Add the square of each group's norm to its entry of `total`, (groups,), in place."""
+        for ids, norms in self._reduced(2, tensor):
+            total.index_add_(0, ids.to(total.device), norms.to(total).square_())
 
-        Half precision accumulates in float32.
+    def raise_(self, peak: Tensor) -> None:
+        """Raise entries of `peak`, (groups,), to their groups' largest magnitudes, in place."""
+        for ids, norms in self._reduced(torch.inf):  # unlike a square, it can't underflow
+            peak.scatter_reduce_(0, ids.to(peak.device), norms.to(peak), "amax")
 
-        Returns:
+    def spread(self, factors: Tensor) -> Tensor:
+        """The factor of every element's group: broadcasts against the parameter.
+
+        `factors` has shape (groups + 1,): its last entry is the factor of what is in no group.
+        """
+        self.to(factors.device)
+        return self._as_parameter(factors[self.ids])
+
+    def scale_(self, factors: Tensor, tensor: Tensor | None = None) -> None:
+        """Multiply the parameter (or a tensor of its shape) in place by its groups' factors.
+
+        `factors` has shape (groups + 1,): its last entry, 1, is the factor of what is in no group.
+        (groups,) is enough where every element is in a group.
+        """
+        target = self.parameter.detach() if tensor is None else tensor
+        self.to(target.device)
+        factors = factors.to(target.device)
+        if self.shape is not None and not _can_view(target, self.shape):
+            target.mul_(self._as_parameter(factors[self.ids].to(target.dtype)))
+            return
+        for ids, piece in self._pieces(self.view(target), copies=False):
+            mine = factors[ids]
+            if target.device.type == "cpu" and not bool((mine != 1).any()):
+                continue  # spares a pass over memory; an accelerator would have to wait
+            piece.mul_(mine.to(target.dtype))
+
+    def _as_parameter(self, mine: Tensor) -> Tensor:
+        return mine if self.shape is None else mine.expand(self.shape).reshape(self.parameter.shape)
+
+    def _pieces(self, values: Tensor, *, copies: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Slices of `values` along the longest dimension, with their ids.
+
+        All in one where nothing large will be copied: neither the values nor one number an id.
+        """
+        if max(values.numel() if copies else 0, self.ids.numel()) <= PIECE:
+            yield self.ids, values
+            return
+        dim = max(range(values.ndim), key=values.shape.__getitem__)
+        size = max(PIECE * values.shape[dim] // values.numel(), 1)
+        for start in range(0, values.shape[dim], size):
+            length = min(size, values.shape[dim] - start)
+            same = dim in self._shared
+            yield (
+                self.ids if same else self.ids.narrow(dim, start, length),
+                values.narrow(dim, start, length),
+            )
+
+    def _reduced(
+        self, order: float, tensor: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Vector norms of the parameter (or a tensor of its shape), one for each id entry.
+
+        Half precision accumulates in float32. A CPU casts all of it before it reduces: then, and
+        where nothing is reduced, piece by piece.
+
+        Yields:
             (ids, norms): both of shape (entries,); an id may appear several times.
         """
         values = self.view(self.parameter.detach() if tensor is None else tensor)
         self.to(values.device)
         dtype = torch.promote_types(values.dtype, torch.float32)
+        copies = values.dtype != dtype and values.device.type == "cpu"
+        for ids, piece in self._pieces(values, copies=copies):
+            found = self._norms(piece, order, dtype).reshape(-1)
+            ids = ids.reshape(-1)
+            grouped = ids >= 0 if self.has_gaps else slice(None)
+            yield ids[grouped], found[grouped]
+
+    def _norms(self, values: Tensor, order: float, dtype: torch.dtype) -> Tensor:
         if not self._shared:
-            found = values.to(dtype).abs()
-        else:
-            found = torch.linalg.vector_norm(values, order, dim=self._shared, dtype=dtype)
-            if order == 2 and values.device.type == "cpu" and self._leaves_range(values, found):
-                found = torch.linalg.vector_norm(values.double(), order, dim=self._shared)
-        found = found.reshape(-1)
-        if self._valid is None:
-            return self._flat, found
-        return self._flat[self._valid], found[self._valid]
+            return values.to(dtype).abs()
+        found = torch.linalg.vector_norm(values, order, dim=self._shared, dtype=dtype)
+        if order == 2 and values.device.type == "cpu" and self._leaves_range(values, found):
+            return torch.linalg.vector_norm(values.double(), order, dim=self._shared)
+        return found
 
     def _leaves_range(self, values: Tensor, norms: Tensor) -> bool:
         """Whether a float32 square has under- or overflown (an accelerator is not made to wait)."""
@@ -106,36 +167,10 @@ class Member:
         peak = torch.linalg.vector_norm(values, torch.inf, dim=self._shared, dtype=norms.dtype)
         return bool((doubtful & (peak > 0) & peak.isfinite()).any())
 
-    def add_squares_(self, total: Tensor, tensor: Tensor | None = None) -> None:
-        """Add the square of each group's norm to its entry of `total`, (groups,), in place."""
-        ids, norms = self.reduce(2, tensor)
-        total.index_add_(0, ids.to(total.device), norms.to(total).square_())
 
-    def raise_(self, peak: Tensor) -> None:
-        """Raise entries of `peak`, (groups,), to their groups' largest magnitudes, in place."""
-        ids, norms = self.reduce(torch.inf)  # unlike a square, a magnitude can't underflow
-        peak.scatter_reduce_(0, ids.to(peak.device), norms.to(peak), "amax")
-
-    def spread(self, factors: Tensor) -> Tensor:
-        """The factor of every element's group: broadcasts against the parameter.
-
-        `factors` has shape (groups + 1,): its last entry is the factor of what is in no group.
-        """
-        self.to(factors.device)
-        return self._as_parameter(factors[self._flat])
-
-    def _as_parameter(self, mine: Tensor) -> Tensor:
-        mine = mine.reshape(self.ids.shape)
-        return mine if self.shape is None else mine.expand(self.shape).reshape(self.parameter.shape)
-
-    def scale_(self, factors: Tensor, tensor: Tensor | None = None) -> None:
-        """Multiply the parameter (or a tensor of its shape) in place by its groups' factors.
-
-        `factors` has shape (groups + 1,): its last entry, 1, is the factor of what is in no group.
-        """
-        target = self.parameter.detach() if tensor is None else tensor
-        self.to(target.device)
-        mine = factors.to(target.device)[self._flat]
-        if target.device.type == "cpu" and not bool((mine != 1).any()):
-            return  # spares a pass over memory; asking an accelerator would cost more than it saves
-        target.mul_(self._as_parameter(mine.to(target.dtype)))
+def _can_view(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    try:
+        tensor.view(shape)
+    except RuntimeError:
+        return False
+    return True
