@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from secateur.groups.admission import admitted
 from secateur.groups.groups import Groups
 from secateur.groups.select import Ignore, select
 from secateur.groups.trace import Axis, Trace
@@ -45,6 +46,7 @@ def channels(
         >>> groups, groups.refused[-1]
         (Groups(8: 2 8), ('0', 3, "no weight makes it: the model's input keeps its shape"))
     """
+    model = admitted(model)
     return select(
         model,
         example,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from secateur.groups.admission import admitted
 from secateur.groups.groups import Groups, Layer
 from secateur.groups.members import Member
 
@@ -33,6 +34,7 @@ def custom(model: nn.Module, ids: Mapping[str, Tensor]) -> Groups:
         >>> groups.norms().shape
         torch.Size([2])
     """
+    model = admitted(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     members = []
     for name, tensor in ids.items():

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.groups.admission import admitted
 from secateur.groups.groups import Groups, Layer
 from secateur.groups.members import Member
 from secateur.groups.select import ignored_names
@@ -40,6 +41,7 @@ def zeros_in_place(
         ValueError: an unknown name in `ignore`, or no weight can be grouped (the reasons are
             listed).
     """
+    model = admitted(model)
     ignored = ignored_names(model, ignore)
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

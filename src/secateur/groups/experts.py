@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.groups.admission import admitted
 from secateur.groups.branches import find_experts
 from secateur.groups.groups import Groups
 from secateur.groups.leaving import from_branches
@@ -56,6 +57,7 @@ def experts(
         >>> list(sc.experts(Mixture(), torch.ones(2, 4)).names)
         ['experts.0', 'experts.1', 'experts.2']
     """
+    model = admitted(model)
     trace, run = record(model, example)
     return from_branches(
         model, example, trace, list(find_experts(model, run)), kind="experts", ignore=ignore

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.groups.admission import admitted
 from secateur.groups.branches import find_branches
 from secateur.groups.groups import Groups
 from secateur.groups.leaving import from_branches
@@ -49,6 +50,7 @@ def layers(
         >>> list(sc.layers(model, torch.ones(1, 5, 16)).names)
         ['self_attn', 'linear2']
     """
+    model = admitted(model)
     trace, run = record(model, example)
     found = [("layers", branch) for branch in find_branches(model, run)]
     return from_branches(model, example, trace, found, kind="layers", ignore=ignore)

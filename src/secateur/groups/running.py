@@ -47,7 +47,11 @@ def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards modes, buffers and random numbers are as they were before."""
+    """Eval mode inside; afterwards modes, buffers and random numbers are as they were before.
+
+    Inside, the model's own Python runs, not what torch.compile made of it; inference mode is off,
+    in which no operator shows itself; and autocast casts anew, so that it keeps no cast of ours.
+    """
     buffers = [
         (module, name, tensor, None if tensor is None else tensor.clone())
         for module in model.modules()
@@ -55,14 +59,32 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     ]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     try:
-        with evaluating(model), torch.random.fork_rng(sorted(d.index for d in devices)):
+        with (
+            evaluating(model),
+            torch.random.fork_rng(sorted(d.index for d in devices)),
+            torch.inference_mode(False),
+            torch.compiler.set_stance("force_eager"),
+            _without_autocast_s_memory(),
+        ):
             yield
     finally:
         for module, name, tensor, before in buffers:
             module._buffers[name] = tensor
-            if tensor is not None and before is not None and not torch.equal(tensor, before):
-                with torch.no_grad():
-                    tensor.copy_(before)
+            if tensor is None or before is None or tensor.is_meta or torch.equal(tensor, before):
+                continue
+            with torch.no_grad():
+                tensor.copy_(before)
+
+
+@contextmanager
+def _without_autocast_s_memory() -> Iterator[None]:
+    """Autocast keeps casts of weights: made without gradients they would spoil training."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 @contextmanager

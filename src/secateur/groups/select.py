@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from secateur.groups.admission import admitted
 from secateur.groups.attributes import groups_along
 from secateur.groups.coupling import NO_AXIS, Coupling, Operation, Size, Slot
 from secateur.groups.groups import Groups, Layer
@@ -41,6 +42,7 @@ def select(
 
     `view` turns the trace before it is read (to the side of what reads the axes).
     """
+    model = admitted(model)
     ignored = ignored_names(model, ignore)
     found = view(trace(model, example, keep=keep))
     refused: list[tuple[str, int, str]] = []

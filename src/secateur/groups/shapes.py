@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_map
 
+from secateur.groups.admission import admitted
 from secateur.groups.channels import channels
 from secateur.groups.eligible import zeros_in_place
 from secateur.groups.groups import Groups
@@ -59,6 +60,7 @@ def shapes(
         >>> sc.shrink(model, groups)[0]
         Conv2d(1, 4, kernel_size=(1, 3), stride=(1, 1), padding=(0, 1))
     """
+    model = admitted(model)
     owners = dict(model.named_modules())
 
     def member(name: str, weight: nn.Parameter, start: int) -> Member | None:

@@ -16,12 +16,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.groups import rules
+from secateur.groups.admission import admitted, beside
 from secateur.groups.attention import converted
 from secateur.groups.attributes import Sized, sizes_read
 from secateur.groups.labels import Labels, Operator, Tracked, components, varied
 from secateur.groups.running import plain_kernels, separate_steps, tensors_in, undisturbed
 from secateur.groups.statistics import Statistic, statistics
-from secateur.measure.running import arguments
+from secateur.measure.running import arguments, check_devices
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def trace(
     """Find the coupled axes of `model` by letting labels ride along a run on `example`.
 
     Args:
-        model: any module; it runs in eval mode without gradients and is left as it was.
+        model: any module; it runs in eval mode without gradients and is left as it was. On the meta
+            device nothing is computed, and no memory is needed.
         example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
         keep: which axis may be cut where the same labels lie along the heads and the head size of
             an attention: "inner" is the head size, "batch" the heads.
@@ -118,7 +120,9 @@ def trace(
 
     Raises:
         RuntimeError: the model fails on the example; the message names the operator.
-        ValueError: `keep` is neither.
+        TypeError: a part of the model is scripted or quantized.
+        ValueError: `keep` is neither; model and example are on different devices; a parameter has
+            no plain values that could be trained.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
@@ -130,6 +134,7 @@ def trace(
     """
     if keep not in ("inner", "batch"):
         raise ValueError(f"trace(keep={keep!r}): expected 'inner' or 'batch'")
+    model = admitted(model)
     known: list[tuple[np.ndarray, np.ndarray]] = []
     while True:  # a label that turns out to be a head's is one from the beginning, the next time
         labels = Labels.of(model, keep=keep, pairs=known)
@@ -142,7 +147,7 @@ def trace(
 
 def _run(model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., Tracer]) -> Tracer:
     """Let labels ride along one run; returns what watched it."""
-    args, kwargs = arguments(example)
+    args, kwargs = arguments(beside(model, example))
     for tensor in tensors_in((args, kwargs)):
         labels.put(tensor, [], is_data=True)
     mode = tracer(labels, {id(module): name for name, module in model.named_modules()})
@@ -157,6 +162,7 @@ def _run(model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., T
         ):
             outputs = model(*args, **kwargs)
     except Exception as error:
+        check_devices(model, (args, tuple(kwargs.values())))
         raise RuntimeError(
             f"tracing {type(model).__name__} failed in {mode.current or 'its own code'}: {error}\n"
             "  the model is unchanged; check that model(*example) runs in eval mode"

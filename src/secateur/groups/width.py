@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from secateur.groups.admission import admitted
 from secateur.groups.groups import Groups
 from secateur.groups.norms import Recipe
 from secateur.groups.recipes import find_recipe
@@ -64,6 +65,7 @@ def width(
           (2): Linear(in_features=4, out_features=2, bias=True)
         )
     """
+    model = admitted(model)
     return select(
         model,
         example,

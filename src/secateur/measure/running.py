@@ -47,6 +47,25 @@ def arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside torch.compile's, DataParallel's and DistributedDataParallel's shells.
+
+    Their parameters are the inner model's own, under longer names.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> unwrapped(nn.DataParallel(net)) is net
+        True
+    """
+    while True:
+        inner = getattr(model, "_orig_mod", None)  # torch.compile
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
 def forward(model: nn.Module, example: Example) -> Callable[[], Any]:
     """Return a function without arguments that runs the model once on the example.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur.groups.plan import Plan
+from secateur.measure.running import unwrapped
 from secateur.optim import Proximal
 
 Kept = dict[int, Tensor]  # dimension -> the indices that the small network still has
@@ -55,6 +56,7 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
     """
     if isinstance(optimizer, Proximal):
         optimizer = optimizer.optimizer
+    model = unwrapped(model)
     names = {parameter: name for name, parameter in model.named_parameters()}
     parameters = dict(small.named_parameters())
     added = parameters.keys() - set(names.values())

@@ -9,6 +9,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import nn
 
 from secateur.groups import Groups, Layer
@@ -16,6 +17,7 @@ from secateur.groups.in_place import tied
 from secateur.groups.norms import whole
 from secateur.groups.removal import Removal, remove
 from secateur.groups.trial import difference, tolerance
+from secateur.measure.running import unwrapped
 
 
 class ShrinkError(RuntimeError):
@@ -42,6 +44,7 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
 
     Args:
         model: the trained model, or another copy of it (an average of its weights); left as it was.
+            Shells of torch.compile or for several devices are left out of the small network.
         groups: its groups. What a kind that does not trace (`weights`, `blocks`) has zeroed stays
             in place, as zeros.
         exact: whether the small network has to compute what `model` does.
@@ -75,6 +78,7 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
           (2): Linear(in_features=3, out_features=2, bias=True)
         )
     """
+    model = unwrapped(model)
     groups = groups.on(model)
     dead = ~groups.alive().cpu().numpy()
     _refuse_what_cannot_be_cut(groups, dead)
@@ -127,6 +131,7 @@ def _refuse_what_is_inexact(groups: Groups, dead: np.ndarray) -> None:
         )
 
 
+@torch.inference_mode(False)  # whose tensors could not be trained
 def _checked_removal(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
     advice = (
         "the model is unchanged. Make the groups anew if the model's code has changed since; "

@@ -17,7 +17,8 @@ def _run_on_plane(call: Call, source: Tensor, plane: Tensor) -> list[Tensor]:
     flat, tree = tree_flatten((call.args, call.kwargs))
     keeps_sizes = call.name in ("t", "numpy_T", "transpose", "permute", "movedim", "unsqueeze")
     full = plane if keeps_sizes else plane.expand(source.shape).contiguous()
-    full = full.to(source.device) + 1  # what the operator fills with zeros becomes "no atom"
+    full = full if source.is_meta else full.to(source.device)  # labels have values, always
+    full = full + 1  # what the operator fills with zeros becomes "no atom"
     for kind in (torch.int64, torch.float64):  # some kernels only take floating point
         swapped = [full.to(kind) if leaf is source else leaf for leaf in flat]
         args, kwargs = tree_unflatten(swapped, tree)
