@@ -101,7 +101,8 @@ def test_of_two_axes_the_one_that_is_written_down_counts():
 
         def forward(self, x):
             shape = (*x.shape[:-1], self.width)
-            return (x.view(-1, x.size(-1)) @ self.weight).view(shape)
+            x = x.view(-1, x.size(-1)) @ self.weight
+            return x.view(shape)
 
     model = nn.Sequential(nn.Linear(3, 8), nn.GELU(), Flattened(), nn.GELU(), nn.Linear(8, 2))
     x = images(2, 5, 3)
