@@ -104,12 +104,15 @@ def test_of_two_axes_the_one_that_is_written_down_counts():
             x = x.view(-1, x.size(-1)) @ self.weight
             return x.view(shape)
 
-    model = nn.Sequential(nn.Linear(3, 8), nn.GELU(), Flattened(), nn.GELU(), nn.Linear(8, 2))
+    def network() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(3, 8), nn.GELU(), Flattened(), nn.GELU(), nn.Linear(8, 2))
+
     x = images(2, 5, 3)
-    small = shrunk(model, sc.neurons(model, x, ignore="0"))
-    assert small[2].width == 4 and small[2].weight.shape == (8, 4)
-    both = shrunk(model, sc.neurons(model, x))
-    assert both[2].width == 4 and both[2].weight.shape == (4, 4)
+    for ignored, shape in (["0"], (8, 4)), ([], (4, 4)), (["2"], (4, 8)):
+        model = network()
+        small = shrunk(model, sc.neurons(model, x, ignore=ignored))
+        assert small[2].weight.shape == shape
+        assert small[2].width == shape[1]
 
 
 def test_a_number_that_only_meets_the_size_in_a_product_stays():
