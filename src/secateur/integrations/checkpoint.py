@@ -82,12 +82,22 @@ def check_same(path: str | os.PathLike[str], expected: Mapping[str, Any], found:
     Raises:
         CheckpointError: they differ; the message lines up what was found with what was asked.
     """
-    found = found if isinstance(found, Mapping) else {}
-    names = [n for n in {**expected, **found} if expected.get(n) != found.get(n)]
-    if names:
-        width = max(map(len, names))
-        lines = [f"  {n:<{width}}  then {found.get(n)!s}, now {expected.get(n)!s}" for n in names]
+    lines = differences(expected, found)
+    if lines:
         raise CheckpointError(
             f"{path} belongs to a run with other settings; resume with those, "
             "or train into another folder\n" + "\n".join(lines)
         )
+
+
+def differences(expected: Mapping[str, Any], found: Any) -> list[str]:
+    """What differs between settings, a line each, what was found first.
+
+    Example:
+        >>> differences({"epochs": 3, "seed": 0}, {"epochs": 5, "seed": 0})
+        ['  epochs  then 5, now 3']
+    """
+    found = found if isinstance(found, Mapping) else {}
+    names = [n for n in {**expected, **found} if expected.get(n) != found.get(n)]
+    width = max(map(len, names), default=0)
+    return [f"  {n:<{width}}  then {found.get(n)!s}, now {expected.get(n)!s}" for n in names]
