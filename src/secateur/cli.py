@@ -27,7 +27,8 @@ The current folder is importable."""
 
 BUDGET_HELP = """\
 Amounts: a share (flops=25% or flops=0.25), or an absolute number (flops=120M, params=1.5M,
-bytes=2MiB, groups=60). Several, separated by commas or by repeating --budget, must all hold."""
+bytes=2MiB, groups=60). Several, separated by commas or by repeating --budget, must all hold.
+Several amounts of one measure (flops=50%,25%,10%) are a frontier, one network each, in one run."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -180,6 +181,12 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--at-least", type=int, default=1, help="groups that stay in every layer (default: 1)"
+    )
+    command.add_argument(
+        "--multiple-of", type=int, default=1, metavar="N", help="widths in multiples, such as 8"
+    )
+    command.add_argument(
+        "--per-layer", action="store_true", help="the same share of every layer's groups"
     )
     command.add_argument(
         "--checkpoint-every", default="5m", metavar="TIME|STEPS", help="30s, 5m (default), 500"
@@ -335,10 +342,16 @@ def _watched() -> Iterator[Callable[[str, int, int, str], None]]:
 
 
 def _show(run: Run) -> None:
-    from secateur.report.tables import asked_table, checks_table, comparison_table
+    from secateur.report.tables import (
+        asked_table,
+        checks_table,
+        comparison_table,
+        frontier_table,
+    )
 
     _print(
         asked_table(run.asked),
+        *([frontier_table(run.frontier, run.metric)] if run.frontier else []),
         comparison_table(run.networks, run.metric),
         checks_table(run.checks),
     )

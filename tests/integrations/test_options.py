@@ -55,6 +55,45 @@ def test_what_is_no_budget_is_answered_with_what_to_write(text, words):
         options.parse_budget([text])
 
 
+@pytest.mark.parametrize(
+    ("texts", "budgets"),
+    [
+        (["flops=50%,25%,10%"], [{"flops": 0.5}, {"flops": 0.25}, {"flops": 0.1}]),
+        (["groups=60,30"], [{"groups": 60}, {"groups": 30}]),
+        (
+            ["flops=50%,25%", "bytes=2MiB"],
+            [{"flops": 0.5, "bytes": 2 * 1024**2}, {"flops": 0.25, "bytes": 2 * 1024**2}],
+        ),
+        (
+            ["flops=50%,25%,params=60%,30%"],
+            [{"flops": 0.5, "params": 0.6}, {"flops": 0.25, "params": 0.3}],
+        ),
+    ],
+)
+def test_several_amounts_are_several_budgets(texts, budgets):
+    found = options.parse_budgets(texts, multiple_of=8, per_layer=True)
+    assert found == tuple(sc.Budget(**b, multiple_of=8, per_layer=True) for b in budgets)
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["flops=50%,25%,params=30%,20%,10%"], "2 of flops, 3 of params; give every measure"),
+        (["flops=50%,groups"], "groups of what"),
+        (["25%,flops=50%"], "25% of what"),
+        (["flops=50%,25"], "write flops=25% for a share"),
+    ],
+)
+def test_budgets_that_make_no_list_are_refused(texts, words):
+    with pytest.raises(ValueError, match=words):
+        options.parse_budgets(texts)
+
+
+def test_several_budgets_are_refused_where_one_is_expected():
+    with pytest.raises(ValueError, match=r"several budgets where one is expected"):
+        options.parse_budget(["flops=50%,25%"])
+
+
 def test_a_pair_that_disagrees_is_refused_by_the_budget():
     model = mine.make_model()
     groups = sc.filters(model, torch.ones(1, 1, 6, 6))

@@ -57,6 +57,7 @@ class Loop:
         steps_between: write a checkpoint every so many steps; instead of seconds.
         settings: what makes this run this run; a checkpoint with others is refused.
         watch: called after every step with (step, steps, words about how it goes).
+        settled: called when training has settled on a budget that others follow.
 
     Raises:
         ValueError: epochs < 1.
@@ -85,6 +86,7 @@ class Loop:
         steps_between: int | None = None,
         settings: Mapping[str, Any] | None = None,
         watch: Callable[[int, int, str], None] = lambda step, steps, words: None,
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
         if epochs < 1:
             raise ValueError(f"epochs={epochs}: an integer of 1 or more")
@@ -95,6 +97,7 @@ class Loop:
             dict(settings or {}),
             watch,
         )
+        self.settled = settled
         self.path = Path(path) if path is not None else None
         self.seconds, self.steps_between = seconds, steps_between
         self.history: list[dict[str, Any]] = []
@@ -124,6 +127,8 @@ class Loop:
             while self.epoch < self.epochs:
                 for batch in self._remaining_batches():
                     self._train_on(batch)
+                    if isinstance(self.optimizer, Proximal) and self.optimizer.settled:
+                        self.settled()
                     self._pause(signals)
                 record = self._test(signals)
                 self.history.append(record)

@@ -49,40 +49,82 @@ KINDS: dict[str, Kind] = {
 DEFAULTS = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.01)}  # learning rate, weight decay
 
 
-def parse_budget(texts: Sequence[str], *, at_least: int = 1) -> Budget:
-    """Read a budget: comma-separated MEASURE=AMOUNT, a share or an absolute number.
+def parse_budgets(
+    texts: Sequence[str], *, at_least: int = 1, multiple_of: int = 1, per_layer: bool = False
+) -> tuple[Budget, ...]:
+    """Read a budget, or several for one run: comma-separated MEASURE=AMOUNT.
 
     Args:
-        texts: such as ["flops=25%", "params=1.5M,bytes=2MiB"]. The same measure as a share and as
-            an absolute number is a pair, which must agree.
+        texts: such as ["flops=25%", "params=1.5M,bytes=2MiB"]: shares or absolute numbers. The same
+            measure as a share and as an absolute number is a pair, which must agree. Several
+            amounts of a measure, "flops=50%,25%,10%", are budgets of networks one after another;
+            a measure with one amount has it in all of them.
         at_least: how many groups stay in every layer.
+        multiple_of: of which widths are multiples.
+        per_layer: whether all layers keep the same share.
 
     Raises:
         ValueError: a measure, number or unit that isn't known; it says what to write.
 
     Example:
-        >>> parse_budget(["flops=25%", "params=1.5M"])
-        Budget(flops=0.25, params=1500000)
-        >>> parse_budget(["25"])
+        >>> parse_budgets(["flops=25%", "params=1.5M"])
+        (Budget(flops=0.25, params=1500000),)
+        >>> parse_budgets(["flops=50%,25%"])
+        (Budget(flops=0.5), Budget(flops=0.25))
+        >>> parse_budgets(["25"])
         Traceback (most recent call last):
         ValueError: --budget 25: 25 of what? write MEASURE=AMOUNT, such as flops=25% or ...
     """
-    amounts: dict[str, list[float | int]] = {}
-    for text in (part.strip() for words in texts for part in words.split(",")):
-        measure, equals, amount = text.partition("=")
-        measure = measure.strip().lower()
-        if not equals:
-            raise ValueError(
-                f"--budget {text}: {text} of what? write MEASURE=AMOUNT, such as flops=25% or "
-                f"params=1.5M; measures are {', '.join(MEASURES)}"
-            )
-        if measure not in MEASURES:
-            raise ValueError(
-                f"--budget {text}: unknown measure {measure!r}; measures are {', '.join(MEASURES)}"
-            )
-        amounts.setdefault(measure, []).append(_amount(measure, amount.strip(), text))
-    pairs = {measure: _pair(measure, given) for measure, given in amounts.items()}
-    return Budget(**pairs, at_least=at_least)
+    stages: dict[str, list[Any]] = {}
+    for words in texts:
+        last = ""  # the measure that an amount alone continues
+        for text in (part.strip() for part in words.split(",")):
+            measure, equals, amount = text.partition("=")
+            measure = measure.strip().lower()
+            if not equals:
+                if not last or measure in MEASURES:
+                    raise ValueError(
+                        f"--budget {text}: {text} of what? write MEASURE=AMOUNT, such as flops=25% "
+                        f"or params=1.5M; measures are {', '.join(MEASURES)}"
+                    )
+                stages[last].append([_amount(last, text, f"{last}={text}")])
+                continue
+            if measure not in MEASURES:
+                raise ValueError(
+                    f"--budget {text}: unknown measure {measure!r}; measures are "
+                    f"{', '.join(MEASURES)}"
+                )
+            last = measure
+            found = _amount(measure, amount.strip(), text)
+            if measure in stages:
+                stages[measure][-1].append(found)
+            else:
+                stages[measure] = [[found]]
+    counts = {measure: len(amounts) for measure, amounts in stages.items()}
+    most = max(counts.values())
+    if any(count not in (1, most) for count in counts.values()):
+        words = ", ".join(f"{count} of {measure}" for measure, count in counts.items())
+        raise ValueError(
+            f"--budget: {words}; give every measure as many amounts as there are networks, or one"
+        )
+    options = {"at_least": at_least, "multiple_of": multiple_of, "per_layer": per_layer}
+    budgets: list[Budget] = []
+    for stage in range(most):
+        amounts = {m: _pair(m, given[min(stage, len(given) - 1)]) for m, given in stages.items()}
+        budgets.append(Budget(**amounts, **options))
+    return tuple(budgets)
+
+
+def parse_budget(texts: Sequence[str], **options: Any) -> Budget:
+    """Read one budget; see `parse_budgets`.
+
+    Raises:
+        ValueError: also where there are several.
+    """
+    budget, *more = parse_budgets(texts, **options)
+    if more:
+        raise ValueError(f"--budget {', '.join(texts)}: several budgets where one is expected")
+    return budget
 
 
 def _amount(measure: str, amount: str, text: str) -> float | int:

@@ -6,21 +6,25 @@ the report and the facts.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
+from secateur.budget import Budget
 from secateur.integrations import options
 from secateur.integrations.data import Data
 from secateur.integrations.finish import finish
 from secateur.integrations.loop import Loop
 from secateur.integrations.rng import seed_all
 from secateur.optim import Homotopy, Proximal
-from secateur.report import Run, html
+from secateur.report import Point, Run, html
 
 CHECKPOINT, FACTS, REPORT = "checkpoint", "run.json", "report.html"
+STAGE = "network-{}"  # the folder of a network on the way to the last one
 
 Watch = Callable[[str, int, int, str], None]  # what is being done, done, of how much, how it goes
 
@@ -43,6 +47,8 @@ class Settings:
     every: int = 1
     weights: str = "auto"
     freeze: float = 0.7
+    per_layer: bool = False
+    multiple_of: int = 1
     at_least: int = 1
     ignore: tuple[str, ...] = ()
 
@@ -51,7 +57,7 @@ class Settings:
         return {
             name.replace("_", " "): ", ".join(value) if isinstance(value, tuple) else str(value)
             for name, value in asdict(self).items()
-            if value not in (None, ())
+            if value not in (None, (), False)
         }
 
 
@@ -69,7 +75,8 @@ def train(
     Args:
         settings: the run.
         folder: gets the checkpoint, metrics.jsonl, small.safetensors, small.onnx, run.json and
-            report.html.
+            report.html; with several budgets these are the last one's, and the folders network-1,
+            network-2, ... inside get those of the networks before.
         resume: go on from the folder's checkpoint.
         device: such as "cpu" or "cuda".
         checkpoint_every: "30s", "5m", or a number of steps.
@@ -82,7 +89,12 @@ def train(
         Interrupted: a signal asked to stop; the checkpoint has been written.
         ValueError: settings that don't fit, or a folder that already holds a run.
     """
-    budget = options.parse_budget(settings.budget, at_least=settings.at_least)
+    budgets = options.parse_budgets(
+        settings.budget,
+        at_least=settings.at_least,
+        multiple_of=settings.multiple_of,
+        per_layer=settings.per_layer,
+    )
     interval = options.parse_interval(checkpoint_every)
     path = folder / CHECKPOINT
     if resume and not path.exists():
@@ -100,40 +112,71 @@ def train(
     inner = options.make_optimizer(
         model, settings.optimizer, settings.lr, settings.weight_decay, settings.momentum
     )
+    schedule = Homotopy(steps, freeze=settings.freeze, stages=len(budgets))
     optimizer = Proximal(
         inner,
         groups,
-        budget,
-        schedule=Homotopy(steps, freeze=settings.freeze),
+        budgets,
+        schedule=schedule,
         weights=options.parse_weights(settings.weights),
         every=settings.every,
     )
+
+    def write(place: Path, *, points: tuple[Point, ...] = ()) -> Run:
+        """Write down the network as it is now, trained to the budget of its stage."""
+        _, run = finish(
+            model,
+            groups,
+            optimizer.budget,
+            data,
+            place,
+            title=f"{type(model).__name__}, trained to {_words(optimizer.budget)}",
+            history=tuple(loop.history),
+            settings=settings.words(),
+            watch=lambda words: watch(words, 0, 0, ""),
+        )
+        run = replace(run, frontier=(*points, Point.of(run)) if points else ())
+        run.write(place / FACTS)
+        html(run, place / REPORT)
+        return run
+
+    def write_stage() -> None:
+        if optimizer.stage < len(budgets) - 1:
+            write(folder / STAGE.format(optimizer.stage + 1))
+
     loop = Loop(
         model,
         optimizer,
         data,
         epochs=settings.epochs,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+        scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(schedule)),
         seed=settings.seed,
         path=path,
         settings=asdict(settings),
         watch=lambda done, total, words: watch("training", done, total, words),
+        settled=write_stage,
         **interval,  # pyright: ignore[reportArgumentType]
     )
     if resume:
         loop.resume()
     loop.run()
-    _, run = finish(
-        model,
-        groups,
-        budget,
-        data,
-        folder,
-        title=f"{type(model).__name__}, trained to {', '.join(settings.budget)}",
-        history=tuple(loop.history),
-        settings=settings.words(),
-        watch=lambda words: watch(words, 0, 0, ""),
-    )
-    run.write(folder / FACTS)
-    html(run, folder / REPORT)
-    return run
+    earlier = (folder / STAGE.format(number) for number in range(1, len(budgets)))
+    return write(folder, points=tuple(Point.of(Run.read(place / FACTS)) for place in earlier))
+
+
+def _words(budget: Budget) -> str:
+    return repr(budget).removeprefix("Budget(").removesuffix(")")
+
+
+def cosine(schedule: Homotopy) -> Callable[[int], float]:
+    """The learning rate's factor after a number of steps: from 1 to 0 along a cosine.
+
+    In each of several stages anew, so that every network is one of a finished training.
+    """
+    spans = tuple(itertools.pairwise((0, *schedule.ends)))
+
+    def factor(steps: int) -> float:
+        start, end = spans[schedule.stage(steps + 1)]
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (steps - start) / (end - start))))
+
+    return factor

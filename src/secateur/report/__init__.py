@@ -2,17 +2,19 @@
 
 from secateur.report.machine import machine
 from secateur.report.page import html
-from secateur.report.run import Check, Network, Run, Width, widths
-from secateur.report.tables import asked_table, comparison_table
+from secateur.report.run import Check, Network, Point, Run, Width, widths
+from secateur.report.tables import asked_table, comparison_table, frontier_table
 from secateur.report.widths import widths_svg
 
 __all__ = [
     "Check",
     "Network",
+    "Point",
     "Run",
     "Width",
     "asked_table",
     "comparison_table",
+    "frontier_table",
     "html",
     "machine",
     "widths",

@@ -16,7 +16,13 @@ from secateur.measure import format_seconds
 from secateur.report.charts import Series, bars, curves
 from secateur.report.markup import definitions, figure, good, page, section, table, words_table
 from secateur.report.run import Run
-from secateur.report.tables import NAMES, asked_rows, comparison_rows, format_score
+from secateur.report.tables import (
+    NAMES,
+    asked_rows,
+    comparison_rows,
+    format_score,
+    frontier_rows,
+)
 from secateur.report.widths import widths_svg
 
 
@@ -44,6 +50,7 @@ def html(run: Run, path: str | os.PathLike[str]) -> Path:
     parts = [
         _facts(run),
         _asked(run),
+        _frontier(run),
         _widths(run),
         _training(run),
         _comparison(run),
@@ -101,6 +108,32 @@ def _asked(run: Run) -> str:
     head = ("measure", "full size", "asked", "reached", "of asked")
     lead = "Counted on the small network itself, independently of the training."
     return section("Asked and reached", lead, table(head, rows))
+
+
+def _frontier(run: Run) -> str:
+    """The networks that one run gave: accuracy against cost."""
+    if not run.frontier:
+        return ""
+    measure = run.frontier[0].lines[0].measure
+    name = NAMES.get(measure, measure)
+    places = [(100 * p.lines[0].reached / p.lines[0].full, p.score) for p in run.frontier]
+    words = ", ".join(f"{x:.1f}% {format_score(y, run.metric)}" for x, y in places)
+    picture = curves(
+        [Series("", places)],
+        f"Test {run.metric} against {name} kept: {words}",
+        x_name=f"% of the {name}",
+        show=lambda score: format_score(score, run.metric),
+        from_zero=False,
+        dots=places,
+    )
+    lead = "One run gave all of these; each network is a part of the one before."
+    head = ("asked", "reached", f"test {run.metric}")
+    return section(
+        "The frontier",
+        lead,
+        table(head, frontier_rows(run.frontier, run.metric))
+        + figure(f"Test {run.metric} against cost", picture),
+    )
 
 
 def _widths(run: Run) -> str:

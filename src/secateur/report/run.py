@@ -60,6 +60,25 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Point:
+    """One of several networks that a run gave: its budget, what it reached, how well it does."""
+
+    lines: tuple[Line, ...]
+    score: float
+
+    @classmethod
+    def of(cls, run: Run) -> Point:
+        """The last network of a run.
+
+        Raises:
+            ValueError: it has no score.
+        """
+        if run.networks[-1].score is None:
+            raise ValueError(f"{run.title}: the network was not tested")
+        return cls(run.asked, run.networks[-1].score)
+
+
+@dataclass(frozen=True)
 class Run:
     """What there is to tell about a run.
 
@@ -76,6 +95,7 @@ class Run:
         settings: option -> value, as text.
         machine: from `secateur.report.machine`.
         files: what lies beside the report: name -> what it is.
+        frontier: the networks that the run gave on the way, largest first, and this one.
     """
 
     title: str
@@ -88,6 +108,7 @@ class Run:
     settings: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    frontier: tuple[Point, ...] = ()
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the run as JSON; an older file is replaced in one step."""
@@ -118,6 +139,10 @@ class Run:
             )
             raw["checks"] = tuple(Check(**check) for check in raw["checks"])
             raw["history"] = tuple(raw["history"])
+            raw["frontier"] = tuple(
+                Point(tuple(Line(**line) for line in point["lines"]), point["score"])
+                for point in raw.get("frontier", ())
+            )
             return cls(**raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is not a run that secateur wrote: {error}") from error

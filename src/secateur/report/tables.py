@@ -18,7 +18,7 @@ from secateur.measure import (
     format_joules,
     format_seconds,
 )
-from secateur.report.run import Check, Network
+from secateur.report.run import Check, Network, Point
 
 NAMES = {"flops": "FLOPs", "params": "parameters", "bytes": "bytes", "groups": "groups"}
 
@@ -34,6 +34,21 @@ def asked_rows(lines: Sequence[Line]) -> list[tuple[str, str, str, str, str]]:
             f"{line.reached / line.asked:.2%}",
         )
         for line in lines
+    ]
+
+
+def frontier_rows(points: Sequence[Point], metric: str) -> list[tuple[str, str, str]]:
+    """What each of several networks was asked, what it reached, and its score."""
+    return [
+        (
+            ", ".join(
+                f"{line.asked / line.full:.2%} of the {NAMES.get(line.measure, line.measure)}"
+                for line in point.lines
+            ),
+            ", ".join(f"{x.reached:,} ({x.reached / x.full:.2%})" for x in point.lines),
+            format_score(point.score, metric),
+        )
+        for point in points
     ]
 
 
@@ -108,6 +123,17 @@ def comparison_table(
     for row in comparison_rows(networks, metric):
         table.add_row(*row)
     return table
+
+
+def frontier_table(points: Sequence[Point], metric: str = "accuracy") -> Any:
+    """A rich table of the networks that one run gave, largest first.
+
+    Raises:
+        ImportError: rich is missing.
+    """
+    return plain_table(
+        "The frontier", ("asked", "reached", f"test {metric}"), frontier_rows(points, metric)
+    )
 
 
 def checks_table(checks: Sequence[Check]) -> Any:
