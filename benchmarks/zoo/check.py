@@ -61,7 +61,7 @@ def check(entry: Entry, *, export: bool = True) -> dict[str, Any]:
     return line | {"refused": refused, "budgets": budgets}
 
 
-def disturb(model: nn.Module, example: Any) -> None:
+def disturb(model: nn.Module, example: Any, *, steps: int = STEPS) -> None:
     """Noise, then a few steps towards random targets: nothing stays at its default.
 
     Many classes start with weights so small that the loss of a unit would hardly show.
@@ -72,7 +72,7 @@ def disturb(model: nn.Module, example: Any) -> None:
             parameter += 0.1 * torch.randn_like(parameter)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     model.train()
-    for _ in range(STEPS):
+    for _ in range(steps):
         found = [t for t in tensors_in(model(*args, **kwargs)) if t.requires_grad]
         loss = torch.stack([(t - torch.randn_like(t)).square().mean() for t in found]).mean()
         optimizer.zero_grad()
