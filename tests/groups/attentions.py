@@ -108,6 +108,96 @@ class Packed(nn.Module):
         return self.o(y.transpose(1, 2).flatten(2))
 
 
+class ByGroup(nn.Module):
+    """Queries, keys and values of one group behind one another, group by group."""
+
+    def __init__(self, groups: int = 2, queries: int = 2, size: int = 4, width: int = 16) -> None:
+        super().__init__()
+        self.num_kv_heads, self.queries, self.size = groups, queries, size
+        self.qkv = nn.Linear(width, groups * (queries + 2) * size)
+        self.o = nn.Linear(groups * queries * size, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.qkv(x).unflatten(-1, (-1, self.queries + 2, self.size))
+        q, k, v = y[..., :-2, :], y[..., [-2], :], y[..., [-1], :]
+        q, k, v = (part.expand(q.shape).flatten(2, 3).transpose(1, 2) for part in (q, k, v))
+        return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Relative(nn.Module):
+    """Keys of relative positions, which every head makes of weights alone; one copy a row."""
+
+    def __init__(self, width: int = 16, heads: int = 4) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+        self.places = nn.Parameter(torch.randn(7, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v, places = map(self.split, (self.q(x), self.k(x), self.v(x), self.k(self.places)))
+        scores = q @ k.mT + q @ places.repeat(len(x), 1, 1).mT
+        hidden = (torch.arange(7) > torch.arange(7)[:, None]).expand(scores.shape)
+        y = scores.masked_fill(hidden, -9.0).softmax(-1) @ v
+        return self.o(y.unflatten(0, (len(x), -1)).transpose(1, 2).flatten(2))
+
+    def split(self, x: Tensor) -> Tensor:
+        x = x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
+        return x.flatten(0, 1) if x.ndim > 3 else x
+
+
+class Blocks(nn.Module):
+    """Weights of three dimensions (inputs, heads, size), and einsum."""
+
+    def __init__(self, width: int = 16, heads: int = 4, size: int = 6) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (
+            nn.Parameter(torch.randn(width, heads, size) / 4) for _ in range(4)
+        )
+        self.shift = nn.Parameter(torch.randn(heads, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (torch.einsum("bld,dhs->blhs", x, w) for w in (self.q, self.k, self.v))
+        scores = torch.einsum("blhs,bmhs->bhlm", q + self.shift, k).softmax(-1)
+        return torch.einsum("blhs,dhs->bld", torch.einsum("bhlm,bmhs->blhs", scores, v), self.o)
+
+
+class Shared(nn.Module):
+    """Keys of which all heads share a part (latent attention)."""
+
+    def __init__(self, width: int = 16, heads: int = 4, own: int = 4, shared: int = 2) -> None:
+        super().__init__()
+        self.num_heads, self.own, self.shared = heads, own, shared
+        self.q = nn.Linear(width, heads * (own + shared))
+        self.k, self.v = nn.Linear(width, heads * own), nn.Linear(width, heads * own)
+        self.turned, self.o = nn.Linear(width, shared), nn.Linear(heads * own, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            f(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for f in (self.q, self.k, self.v)
+        )
+        turned = self.turned(x)[:, None].expand(-1, self.num_heads, -1, -1)
+        k = torch.cat([k, turned], -1)
+        return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Turned(nn.Module):
+    """Turns as many dimensions of a head as there are heads: two numbers that mean other things."""
+
+    def __init__(self, width: int = 16, heads: int = 2) -> None:
+        super().__init__()
+        self.num_heads, self.turned = heads, heads
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = (*x.shape[:2], self.num_heads, -1)
+        q, k, v = (f(x).view(size).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k = (
+            torch.cat([y[..., : self.turned].flip(-2), y[..., self.turned :]], -1) for y in (q, k)
+        )
+        return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
 class Own(nn.Module):
     """nn.MultiheadAttention, as most people call it."""
 
@@ -127,6 +217,11 @@ ATTENTIONS = {
     "grouped queries": (Grouped, 4),
     "one key/value head": (lambda: Grouped(4, 1), 4),
     "packed groups": (Packed, 2),
+    "packed group by group": (ByGroup, 2),
+    "keys of relative positions": (Relative, 4),
+    "weights of three dimensions": (Blocks, 4),
+    "a part of the keys shared": (Shared, 4),
+    "as many turned dimensions as heads": (Turned, 2),
     "torch": (Own, 4),
     "torch, extra keys": (lambda: Own(add_bias_kv=True), 4),
 }

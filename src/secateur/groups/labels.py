@@ -11,6 +11,7 @@ Words used throughout this room:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -220,12 +221,23 @@ class Labels:
                 self.weight_ties.append(pair)
 
     def join_heads(self, plane: Tensor, keep: Sequence[int]) -> None:
-        """Remember which atoms of `plane` lie in one place along the dimensions `keep`."""
-        first = plane
-        for dim in varied(plane):
-            if dim not in keep:
-                first = first.narrow(dim, 0, 1)
-        a, b = entries(first.expand(plane.shape)), entries(plane)
+        """Remember which atoms of `plane` lie in one place along the dimensions `keep`.
+
+        Atoms that lie in more places than others do belong to no head (keys that all share).
+        """
+        others = [dim for dim in range(plane.ndim) if dim not in keep]
+        places = math.prod(plane.shape[dim] for dim in keep)
+        lines = plane.permute(*keep, *others).reshape(places, -1).numpy()
+        code = lines + (np.arange(places) * self.atom_count)[:, None]
+        count = np.bincount(np.unique(code[lines >= 0]) % self.atom_count)
+        share = np.where(lines >= 0, count[lines], places + 1)
+        own = (lines >= 0) & (share == share.min(1, keepdims=True))
+        first = lines[np.arange(places), own.argmax(1)]
+        self.join(first[:, None].repeat(lines.shape[1], 1), np.where(own, lines, -1))
+
+    def join(self, first: np.ndarray, second: np.ndarray) -> None:
+        """Remember that atoms opposite one another belong to the same head."""
+        a, b = first.reshape(-1), second.reshape(-1)
         both = (a >= 0) & (b >= 0) & (a != b)
         both &= (a < self.first_fresh) & (b < self.first_fresh)
         self.heads.append((a[both], b[both]))

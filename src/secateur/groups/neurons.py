@@ -43,6 +43,8 @@ def neurons(
         model,
         example,
         kind="neurons",
-        wanted=lambda axis: "linear" in axis.roles and not axis.roles & {"filter", "attention"},
+        wanted=lambda axis: (
+            "linear" in axis.roles and not axis.roles & {"filter", "attention", "merged"}
+        ),
         ignore=ignore,
     )

@@ -59,8 +59,28 @@ def ways(
     elsewhere = {name: values for name, values in found.items() if name not in follow}
     for names in ({}, follow):
         known = head_sizes(model, coupling, layers, dead, streams=bool(names))
-        yield both_sizes(found, known), names
+        yield both_sizes(_unexplained(model, found, known), known), names
         yield both_sizes(elsewhere, known), names
+
+
+def _unexplained(model: nn.Module, found: Sizes, known: Sizes) -> Sizes:
+    """What is left of `found` without numbers that only happen to equal one of `known`.
+
+    A rotation of 32 dimensions is no number of heads because there are 32 of these.
+    """
+    modules = dict(model.named_modules())
+    left = {}
+    for name, values in found.items():
+        table = known.get(name, {})
+        taken = {vars(modules[name]).get(attribute) for attribute in table}
+        kept = {
+            attribute: value
+            for attribute, value in values.items()
+            if attribute in table or vars(modules[name]).get(attribute) not in taken
+        }
+        if kept:
+            left[name] = kept
+    return left
 
 
 def head_sizes(

@@ -41,6 +41,13 @@ FOLLOWED = {
     "cat with data": (lambda x: torch.cat([x, torch.ones(5, 4)], 1), 12),
     "rolled batch": (lambda x: x.roll(1, 0), 12),
     "index the batch": (lambda x: x[[4, 0, 1]], 12),
+    "write rows": (lambda x: x.index_put((torch.tensor([0, 3]),), x[1:3]), 12),
+    "pairs as complex numbers": (
+        lambda x: torch.view_as_real(torch.view_as_complex(x.view(5, -1, 2)) * 1j).flatten(1),
+        6,
+    ),
+    "new ones of its type": (lambda x: x * x.new_ones(1), 12),
+    "expanded constant": (lambda x: x * torch.tensor([0.5]).expand_as(x), 12),
 }
 
 

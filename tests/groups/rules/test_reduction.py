@@ -92,3 +92,28 @@ def test_the_columns_of_an_embedding_are_an_axis_and_its_rows_a_vocabulary():
     assert gap <= 1e-5
     assert removal.model.table.weight.shape == (10, 3)
     assert (removal.model.table.num_embeddings, removal.model.table.embedding_dim) == (10, 3)
+
+
+def test_a_spectrum_mixes_the_axis_that_it_is_of():
+    model = Apply(
+        lambda m, x: m.last(torch.fft.fft(m.first(x), dim=0).real), first=nn.Linear(3, 8),
+        last=nn.Linear(8, 2),
+    )  # fmt: skip
+    assert axes(model, images(4, 3))[0] == {"first": 8}
+    model = Apply(
+        lambda m, x: m.last(torch.fft.fft(m.first(x), dim=1).real), first=nn.Linear(3, 8),
+        last=nn.Linear(8, 2),
+    )  # fmt: skip
+    assert "is mixed by _fft" in axes(model, images(4, 3))[1]["first"]
+
+
+def test_channels_survive_being_cut_into_windows_and_put_together():
+    def run(m, x):
+        windows = nn.functional.unfold(m.first(x), 2, stride=2)
+        return m.last(nn.functional.fold(windows.relu(), (4, 4), 2, stride=2))
+
+    model = Apply(run, first=nn.Conv2d(3, 6, 1), last=nn.Conv2d(6, 2, 1))
+    x = images(2, 3, 4, 4)
+    assert axes(model, x)[0] == {"first": 6}
+    groups = sc.filters(model, x)
+    assert cut_out(model, groups, some_dead(groups, 0))[1] <= 1e-5

@@ -29,14 +29,14 @@ def contract(
     inner: dict[str, list[Tensor]] = {letter: [] for letter in contracted}
     outer: list[tuple[Tensor, list[Tensor]]] = []
     attention = labels.is_data(a) and labels.is_data(b)
-    repeats = attention and labels.keep == "batch"  # a key/value head may serve several queries
+    repeats = labels.keep == "batch" and (attention or _scores_positions(labels, operands, batch))
     for tensor, axes in operands:
         passing = []
-        for plane in labels.planes(tensor):
+        for plane in _apart(labels, (tensor, axes), (b, b_axes) if tensor is a else (a, a_axes)):
             letters = {axes[dim] for dim in varied(plane)}
             if attention and letters & (batch | contracted):  # others only pass by
                 labels.mark_role("attention", [plane])
-            if attention and labels.keep == "batch":
+            if repeats:  # a key/value head may serve several queries
                 plane, letters = _keep_heads(labels, plane, axes, batch, contracted)
             elif len(letters) > 1 and letters & batch:
                 plane = labels.straighten(plane, [d for d in varied(plane) if axes[d] not in batch])
@@ -80,12 +80,71 @@ def contract(
     return merged
 
 
+def _apart(labels: Labels, operand: tuple[Tensor, str], other: tuple[Tensor, str]) -> list[Tensor]:
+    """The planes of an operand, one for each of its axes.
+
+    A weight of (inputs, heads, size) brings two for the last two merged into one. What it meets
+    says which of them are the heads; else they stand in front of their sizes.
+    """
+    (tensor, axes), (mate, mate_axes) = operand, other
+    planes = labels.planes(tensor)
+    dims = [dim for plane in planes for dim in varied(plane)]
+    if len(dims) == len(set(dims)):
+        return planes
+    met = [
+        _pattern(plane)
+        for plane in labels.planes(mate)
+        if {mate_axes[dim] for dim in varied(plane)} & set(axes)
+    ]
+    kept: list[Tensor] = []
+    for plane in sorted(planes, key=lambda plane: (_pattern(plane) not in met, -_run(plane))):
+        if any(set(varied(plane)) & set(varied(before)) for before in kept):
+            labels.protect([plane], "is merged with another axis")
+        else:
+            kept.append(plane)
+    return kept
+
+
+def _run(plane: Tensor) -> int:
+    """How many entries of a plane are like the first one before they change."""
+    changed = (plane != plane.reshape(-1)[0]).reshape(-1).nonzero()
+    return int(changed[0]) if len(changed) else plane.numel()
+
+
+def _pattern(plane: Tensor) -> tuple[int, ...]:
+    """Which entries of a plane are equal, whatever the labels are called."""
+    return tuple(torch.unique(plane.reshape(-1), return_inverse=True)[1].tolist())
+
+
+def _scores_positions(
+    labels: Labels, operands: tuple[tuple[Tensor, str], tuple[Tensor, str]], batch: set[str]
+) -> bool:
+    """Whether queries meet what each head makes of weights alone: keys of relative positions.
+
+    These come in heads cut out of one axis, unlike the weights of several experts.
+    """
+    for (tensor, axes), (other, _) in (operands, operands[::-1]):
+        if not labels.is_data(tensor) and labels.is_data(other):
+            for plane in labels.planes(tensor):
+                letters = {axes[dim] for dim in varied(plane)}
+                if letters & batch and (len(letters) > 1 or labels.holds_heads(plane)):
+                    return True
+    return False
+
+
 def _mark_shared(labels: Labels, sides: list[list[Tensor]]) -> None:
-    """Heads on one side of a product only: what stands on the other side serves all of them."""
+    """Heads on one side of a product only: what stands on the other side serves all of them.
+
+    Heads on both sides that meet are one: the queries of a key/value head go with it.
+    """
     heads = [[plane for plane in side if labels.is_head(plane)] for side in sides]
     for mine, others in (heads, heads[::-1]):
         if not others:
             labels.mark_role("shared", mine)
+    for one in heads[0]:
+        for other in heads[1]:
+            if varied(one) == varied(other) and one.shape == other.shape:
+                labels.join(one.numpy(), other.numpy())
 
 
 def _keep_heads(

@@ -40,8 +40,11 @@ def _move(labels: Labels, call: Call, source: Tensor) -> None:
             planes.append(moved)
             if len(varied(moved)) > max(1, len(varied(plane))):
                 labels.choices.append(moved)
+    is_data = labels.is_data(source)
+    decided_later = labels.keep == "batch" and not is_data  # by the product that a weight meets
     for out, planes in zip(call.outputs, results, strict=True):
-        labels.put(out, _without_overlap(labels, planes), is_data=labels.is_data(source))
+        kept = planes if decided_later else _without_overlap(labels, planes)
+        labels.put(out, kept, is_data=is_data)
 
 
 def _without_overlap(labels: Labels, planes: list[Tensor]) -> list[Tensor]:
@@ -54,6 +57,7 @@ def _without_overlap(labels: Labels, planes: list[Tensor]) -> list[Tensor]:
     for plane in order:
         if any(set(varied(plane)) & set(varied(other)) for other in kept):
             labels.protect([plane], "is merged with another axis")
+            labels.mark_role("merged", kept)
         else:
             kept.append(plane)
     return kept
@@ -62,10 +66,35 @@ def _without_overlap(labels: Labels, planes: list[Tensor]) -> list[Tensor]:
 @rule(
     "view", "_unsafe_view", "_reshape_alias", "reshape", "permute", "transpose", "t", "numpy_T",
     "expand", "squeeze", "unsqueeze", "repeat", "flip", "im2col", "pixel_shuffle",
-    "pixel_unshuffle", "channel_shuffle", "movedim", "view_as_real",
+    "pixel_unshuffle", "channel_shuffle", "movedim",
 )  # fmt: skip
 def _movement(labels: Labels, call: Call) -> None:
     _move(labels, call, call.args[0])
+
+
+@rule("view_as_complex", "view_as_real")
+def _pairs(labels: Labels, call: Call) -> None:
+    """The last axis is the real and the imaginary part of one number, which stay together."""
+    source = call.args[0]
+    planes = labels.planes(source)
+    if call.name == "view_as_real":
+        moved = [plane.unsqueeze(-1) for plane in planes]
+    else:
+        last = source.ndim - 1
+        others = [[dim for dim in varied(plane) if dim != last] for plane in planes]
+        straight = map(labels.straighten, planes, others)
+        moved = [plane.squeeze(-1) for plane in straight]
+    labels.put(call.outputs[0], moved, is_data=labels.is_data(source))
+
+
+@rule("as_strided_")
+def _laid_out_anew(labels: Labels, call: Call) -> None:
+    """Labels stay where only the order in memory changes."""
+    source = call.args[0]
+    if any(plane.ndim != source.ndim for plane in labels.planes(source)):
+        raise ValueError("the tensor got another shape")
+    out = call.outputs[0]
+    labels.put(out, labels.planes(source), is_data=labels.is_data(source))
 
 
 @rule(
@@ -152,7 +181,7 @@ def _pieces(labels: Labels, call: Call) -> None:
 
 
 def _cuts_between_heads(labels: Labels, call: Call, plane: Tensor, dim: int) -> bool:
-    """Whether heads stand behind one another along `dim`, and none is in two pieces.
+    """Whether heads stand behind one another along `dim`, and no cut goes through one.
 
     Then the sizes of the pieces can follow the heads (queries, keys and values in one layer).
     """
@@ -164,13 +193,12 @@ def _cuts_between_heads(labels: Labels, call: Call, plane: Tensor, dim: int) -> 
         begin, end, step = bounds.indices(len(line))
         if step != 1:
             return False
-        pieces = [line[begin:end], torch.cat([line[:begin], line[end:]])]
+        cuts = [begin, end]
     elif call.name in ("unbind", "select"):
         return False
     else:
-        pieces = line.split([out.shape[dim] for out in call.outputs])
-    sets = [set(piece.tolist()) for piece in pieces]
-    return sum(map(len, sets)) == len(set().union(*sets))
+        cuts = torch.tensor([out.shape[dim] for out in call.outputs]).cumsum(0).tolist()
+    return all(line[cut - 1] != line[cut] for cut in cuts if 0 < cut < len(line))
 
 
 @rule("index_select", "index")
@@ -193,6 +221,32 @@ def _indexing(labels: Labels, call: Call) -> None:
         if touched & set(varied(plane)):
             labels.protect([plane], f"is indexed by {call.name} at fixed positions")
     _move(labels, call, source)
+
+
+@rule("index_put", "_index_put_impl")
+def _put(labels: Labels, call: Call) -> None:
+    """Positions that are written to are fixed; along the axes behind them both run in step."""
+    source, indices, values = call.args[:3]
+    if any(index is None for index in indices):
+        raise ValueError("only positions of the first axes are followed")
+    first = sum(index.ndim if index.dtype == torch.bool else 1 for index in indices)
+    for index in indices:
+        labels.protect(labels.planes(index), "says where index_put writes")
+    why = "is combined by index_put with a tensor that no group owns"
+    parts: list[tuple[Tensor, list[Tensor]]] = []
+    for tensor, fixed in ((source, first), (values, values.ndim - (source.ndim - first))):
+        fixed = max(fixed, 0)
+        passing = []
+        for plane in labels.planes(tensor):
+            if any(dim < fixed for dim in varied(plane)):
+                labels.protect([plane], "is written by index_put at fixed positions")
+            else:
+                passing.append(plane.reshape(plane.shape[fixed:]))
+        parts.append((tensor[(0,) * fixed] if tensor.numel() else tensor.sum(), passing))
+    merged = merge(labels, source[(0,) * first], parts, why)
+    shape = (1,) * first
+    planes = [plane.reshape(shape + tuple(plane.shape)) for plane in merged]
+    labels.put(call.outputs[0], planes, is_data=labels.any_data(call.inputs))
 
 
 @rule("gather", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy")

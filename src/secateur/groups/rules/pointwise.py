@@ -28,8 +28,9 @@ def merge(
     for tensor, planes in parts:
         pad = out.ndim - tensor.ndim
         shape = (1,) * pad + tuple(tensor.shape)
-        lifted.append((shape, [p.reshape((1,) * pad + tuple(p.shape)) for p in planes]))
-    for plane in [plane for _, planes in lifted for plane in planes]:
+        strides = (0,) * pad + tensor.stride()  # 0: expanded, so it follows what it meets
+        lifted.append((shape, strides, [p.reshape((1,) * pad + tuple(p.shape)) for p in planes]))
+    for plane in [plane for *_, planes in lifted for plane in planes]:
         meeting = [other for other in merged if set(varied(plane)) & set(varied(other))]
         for other in meeting:
             labels.tie(other, plane, weights=weights)
@@ -40,9 +41,9 @@ def merge(
             if other is not widest and not set(varied(other)) <= set(varied(widest)):
                 labels.protect([other, widest], why)
         merged.append(widest)
-    for shape, planes in lifted:
+    for shape, strides, planes in lifted:
         own = {dim for plane in planes for dim in varied(plane)}
-        full = {dim for dim, size in enumerate(shape) if size > 1}
+        full = {dim for dim, size in enumerate(shape) if size > 1 and strides[dim]}
         for plane in merged:
             if any(dim in full and dim not in own for dim in varied(plane)):
                 labels.protect([plane], why)
@@ -54,7 +55,8 @@ def merge(
     "clone", "_to_copy", "detach", "alias", "lift_fresh", "lift_fresh_copy", "contiguous",
     "native_dropout", "bernoulli", "log_sigmoid_forward", "erfinv", "fill", "zero", "nan_to_num",
     "threshold", "relu6", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like",
-    "randn_like",
+    "randn_like", "polar", "complex", "_conj", "_conj_physical", "_neg_view", "resolve_conj",
+    "resolve_neg", "real", "imag",
 )  # fmt: skip
 def pointwise(labels: Labels, call: Call) -> None:
     why = f"is combined by {call.name} with a tensor that no group owns"

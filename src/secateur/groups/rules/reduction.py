@@ -10,7 +10,7 @@ from secateur.groups.rules.pointwise import pointwise
 
 
 @rule("sum", "mean", "amax", "amin", "max", "min", "var", "std", "var_mean", "linalg_vector_norm",
-      "norm", "prod", "logsumexp", "any", "all", "argmax", "argmin")  # fmt: skip
+      "norm", "prod", "logsumexp", "any", "all", "argmax", "argmin", "aminmax")  # fmt: skip
 def _reduction(labels: Labels, call: Call) -> None:
     """Over an unlabelled axis labels pass; over a labelled one only a sum is exact."""
     x, is_data = call.args[0], labels.any_data(call.inputs)
@@ -55,6 +55,41 @@ def _along_axis(labels: Labels, call: Call) -> None:
             passing.append(plane)
     for out in call.outputs:
         labels.put(out, passing, is_data=labels.any_data(call.inputs))
+
+
+@rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
+def _spectrum(labels: Labels, call: Call) -> None:
+    """A transform mixes the axes that it runs along; the others pass."""
+    x = call.args[0]
+    mixed = {dim % x.ndim for dim in call.argument("dim")}
+    passing = []
+    for plane in labels.planes(x):
+        plane = _leave(labels, plane, mixed)
+        if mixed & set(varied(plane)):
+            labels.protect([plane], f"is mixed by {call.name}")
+        else:
+            passing.append(plane)
+    labels.put(call.outputs[0], passing, is_data=labels.is_data(x))
+
+
+@rule("col2im")
+def _fold(labels: Labels, call: Call) -> None:
+    """Columns (batch, channels x kernel, places) become (batch, channels, height, width)."""
+    x, kernel = call.args[0], call.argument("kernel_size")
+    batched = x.ndim == 3
+    passing = []
+    for plane in labels.planes(x):
+        along = varied(plane)
+        if along == (x.ndim - 2,):
+            channels = plane.reshape(-1, kernel[0] * kernel[1])
+            labels.tie(channels[:, :1], channels)
+            shape = [-1, 1, 1]
+            passing.append(channels[:, :1].reshape([1, *shape] if batched else shape))
+        elif batched and along == (0,):
+            passing.append(plane.unsqueeze(-1))
+        else:
+            labels.protect([plane], "reaches col2im along space")
+    labels.put(call.outputs[0], passing, is_data=labels.is_data(x))
 
 
 def _leave(labels: Labels, plane: Tensor, dims: set[int]) -> Tensor:
