@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from secateur.integrations.run import Settings
     from secateur.report import Run
 
 DATA_HELP = """\
@@ -25,10 +26,18 @@ cross entropy and accuracy). A batch is a tuple (inputs..., target), or a mappin
 needs a length. The first row of the first test batch is the example on which FLOPs are counted.
 The current folder is importable."""
 
-BUDGET_HELP = """\
+AMOUNT_HELP = """\
 Amounts: a share (flops=25% or flops=0.25), or an absolute number (flops=120M, params=1.5M,
-bytes=2MiB, groups=60). Several, separated by commas or by repeating --budget, must all hold.
+bytes=2MiB, groups=60)."""
+
+BUDGET_HELP = f"""\
+{AMOUNT_HELP} Several, separated by commas or by repeating --budget, must all hold.
 Several amounts of one measure (flops=50%,25%,10%) are a frontier, one network each, in one run."""
+
+SWEEP_HELP = """\
+Each of --budgets is a budget of its own, trained once with every seed; commas inside one join what
+must hold at once. The same command again goes on with what is missing, from the checkpoints, and
+may name more budgets and seeds. On a cluster, --out is a folder that all machines share."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +78,8 @@ def _told(error: Exception) -> str:
 
 def _resume_hint(options: argparse.Namespace, words: list[str]) -> str:
     """The command that continues a run which has a checkpoint, on a line of its own."""
+    if options.run is _sweep and (Path(options.out) / "sweep.json").exists():
+        return f"\nto go on:  {shlex.join(['secateur', *words])}"
     if options.run is not _train or not (Path(options.out) / "checkpoint").exists():
         return ""
     more = [] if "--resume" in words else ["--resume"]
@@ -99,6 +110,30 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0)
     _add_device(train)
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+
+    sweep = _command(commands, "sweep", _sweep, "train for every budget and seed, in parallel")
+    sweep.allow_abbrev = False  # --budget would pass for --budgets, and they differ
+    sweep.epilog = f"{SWEEP_HELP}\n\n{AMOUNT_HELP}\n\n{DATA_HELP}"
+    _add_training(sweep)
+    sweep.add_argument(
+        "--budgets",
+        required=True,
+        action="extend",
+        nargs="+",
+        metavar="WHAT=AMOUNT",
+        help="one run each: flops=50%% flops=25%%,params=1M",
+    )
+    sweep.add_argument("--seeds", default="0", metavar="N,N,...", help="such as 0,1,2 (default: 0)")
+    sweep.add_argument(
+        "--address", help="of a Ray cluster: auto, HOST:PORT (default: this machine)"
+    )
+    sweep.add_argument(
+        "--cpus", type=int, default=1, help="cores and threads of a run (default: 1)"
+    )
+    sweep.add_argument(
+        "--gpus", type=float, default=0, help="of a run (default: 0; 0.5 shares one)"
+    )
+    sweep.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
 
     inspect = _command(commands, "inspect", _inspect, "what can be removed, what can't, and why")
     _add_model(inspect, required=True)
@@ -162,7 +197,7 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     """What every run of `train` needs, but its budget and seed."""
     _add_model(command, required=True)
     command.add_argument("--data", required=True, metavar="MODULE:FUNCTION", help="see below")
-    command.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder for all files")
     command.add_argument("--epochs", required=True, type=int)
     _add_groups(command)
     command.add_argument("--optimizer", default="sgd", help="sgd (default) or adamw")
@@ -225,14 +260,9 @@ def _demo(options: argparse.Namespace, _: list[str]) -> None:
 
 def _train(options: argparse.Namespace, words: list[str]) -> int:
     from secateur.integrations.loop import Interrupted
-    from secateur.integrations.run import Settings, train
+    from secateur.integrations.run import train
 
-    names = [name for name in Settings.__dataclass_fields__ if name not in ("budget", "ignore")]
-    settings = Settings(
-        budget=tuple(options.budget),
-        ignore=tuple(options.ignore),
-        **{name: getattr(options, name) for name in names},
-    )
+    settings = _settings(options, budget=tuple(options.budget), seed=options.seed)
     try:
         with _watched() as watch:
             run = train(
@@ -249,6 +279,38 @@ def _train(options: argparse.Namespace, words: list[str]) -> int:
     _show(run)
     print(f"files and report in {options.out}")
     return 0
+
+
+def _sweep(options: argparse.Namespace, words: list[str]) -> int:
+    from secateur.integrations.sweep import Resources, SweepInterrupted, parse_seeds, sweep
+    from secateur.report.sweep import Trial, sweep_table
+
+    def ended(trial: Trial) -> None:
+        print(trial, file=sys.stderr if trial.failure else sys.stdout, flush=True)
+
+    try:
+        with _watched() as watch:
+            found = sweep(
+                _settings(options, budget=(), seed=0),
+                options.out,
+                budgets=options.budgets,
+                seeds=parse_seeds(options.seeds),
+                address=options.address,
+                resources=Resources(options.cpus, options.gpus, options.device),
+                checkpoint_every=options.checkpoint_every,
+                watch=watch,
+                ended=ended,
+            )
+    except SweepInterrupted as stop:
+        print(f"secateur: {stop}{_resume_hint(options, words)}", file=sys.stderr)
+        return 128 + stop.number
+    _print(sweep_table(found))
+    print(f"runs, results.jsonl and report.html in {options.out}")
+    if found.failed:
+        count = f"{len(found.failed)} of {len(found.trials)} runs failed"
+        where = "error.txt in a run's folder shows where"
+        print(f"secateur: error: {count}; {where}{_resume_hint(options, words)}", file=sys.stderr)
+    return 2 if found.failed else 0
 
 
 def _inspect(options: argparse.Namespace, _: list[str]) -> None:
@@ -298,6 +360,15 @@ def _compare(options: argparse.Namespace, _: list[str]) -> None:
 
 
 # -- what commands share --------------------------------------------------------------------------
+
+
+def _settings(options: argparse.Namespace, *, budget: tuple[str, ...], seed: int) -> Settings:
+    """The options that determine a run's result."""
+    from secateur.integrations.run import Settings
+
+    own = {"budget": budget, "seed": seed, "ignore": tuple(options.ignore)}
+    names = [name for name in Settings.__dataclass_fields__ if name not in own]
+    return Settings(**own, **{name: getattr(options, name) for name in names})
 
 
 def _set_threads(options: argparse.Namespace) -> None:

@@ -1,0 +1,374 @@
+"""A sweep: one training for every budget and seed, on one machine or a Ray cluster.
+
+In: the settings that all runs share, budgets and seeds. Out: a folder with a run each, their facts
+as JSON lines, a page with means and a figure; and a `Sweep`. Run again, it goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.budget import Budget
+from secateur.deploy.extras import require
+from secateur.deploy.files import write_atomically
+from secateur.integrations import checkpoint, options
+from secateur.integrations.loop import Interrupted, _Signals
+from secateur.integrations.run import CHECKPOINT, FACTS, REPORT, Settings, Watch, train
+from secateur.report import Run
+from secateur.report.sweep import Sweep, Trial
+from secateur.report.sweep_page import sweep_html
+
+SWEEP, RESULTS, ERROR = "sweep.json", "results.jsonl", "error.txt"
+REACHABLE = 5.0  # seconds a cluster has to answer
+SAVING = 120.0  # seconds that interrupted runs have to write their checkpoints
+
+
+class SweepInterrupted(Exception):
+    """A signal asked the sweep to stop; the runs under way have been told to save."""
+
+    def __init__(self, number: int, finished: int, total: int) -> None:
+        self.number, self.finished, self.total = number, finished, total
+        super().__init__(
+            f"stopped with {finished} of {total} runs finished; those under way saved a checkpoint"
+        )
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each run gets.
+
+    Attributes:
+        cpus: cores, and threads of torch.
+        gpus: GPUs; 0.5 lets two runs share one.
+        device: such as "cpu" or "cuda".
+
+    Raises:
+        ValueError: they don't fit together.
+    """
+
+    cpus: int = 1
+    gpus: float = 0.0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.cpus < 1:
+            raise ValueError(f"--cpus {self.cpus}: cores of each run, 1 or more")
+        if self.gpus < 0:
+            raise ValueError(f"--gpus {self.gpus:g}: GPUs of each run, 0 or more")
+        if self.device.startswith("cuda") != (self.gpus > 0):
+            raise ValueError(
+                f"--gpus {self.gpus:g} with --device {self.device}: a run sees the GPUs that it "
+                "reserves; give both (--gpus 1 --device cuda) or neither"
+            )
+
+
+def sweep(
+    settings: Settings,
+    folder: str | os.PathLike[str],
+    *,
+    budgets: Sequence[str],
+    seeds: Sequence[int],
+    address: str | None = None,
+    resources: Resources | None = None,
+    checkpoint_every: str = "5m",
+    watch: Watch = lambda what, done, total, words: None,
+    ended: Callable[[Trial], None] = lambda trial: None,
+) -> Sweep:
+    """Train once for every budget and seed, in parallel, and compare.
+
+    A run that the folder holds already is not repeated; one that was interrupted goes on from its
+    checkpoint. A run that fails doesn't stop the others.
+
+    Args:
+        settings: what all runs share; their budget and seed are replaced.
+        folder: gets runs/BUDGET_seed-N (what `train` writes), results.jsonl and report.html. On a
+            cluster, all machines must see it under the same path.
+        budgets: such as ["flops=50%", "flops=25%,params=1M"]; commas join what must hold at once.
+        seeds: of every budget.
+        address: of a Ray cluster, such as "auto" or "10.0.0.1:6379"; by default this machine.
+        resources: of each run.
+        checkpoint_every: "30s", "5m", or a number of steps.
+        watch: told how far things are.
+        ended: given each run as it ends.
+
+    Returns:
+        The facts of all runs of these budgets and seeds.
+
+    Raises:
+        ImportError: Ray is missing.
+        ValueError: budgets, seeds or settings that can't be, or a folder of something else.
+        ConnectionError: no cluster at that address.
+        SweepInterrupted: a signal asked to stop.
+
+    Example:
+        >>> import tempfile
+        >>> net = "secateur.integrations.demo:DigitNet"
+        >>> settings = Settings(net, "my_data:digits", budget=(), epochs=10)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sweep(settings, folder, budgets=["flops=50%", "flops=0.5"], seeds=[0, 1])
+        Traceback (most recent call last):
+        ValueError: --budgets: flops=50% and flops=0.5 are the same budget
+    """
+    folder, resources = Path(folder).resolve(), resources or Resources()
+    plan = _plan(settings, budgets, seeds)
+    options.parse_interval(checkpoint_every)
+    _claim(folder, settings)
+    trials = {name: _trial(folder, name, own) for name, own in plan.items()}
+    waiting = [name for name, trial in trials.items() if trial.run is None]
+    if waiting:
+        options.resolve(settings.model, "--model")
+        options.resolve(settings.data, "--data")
+        require("ray", extra="sweep")
+        write_atomically(folder / SWEEP, json.dumps(_shared(settings), indent=1))
+    title = f"{settings.model.partition(':')[2]}: a sweep over budgets and seeds"
+    shared = replace(settings, budget=()).words()
+    shared.pop("seed", None)
+
+    def told(words: str) -> None:
+        finished = sum(trial.run is not None for trial in trials.values())
+        watch("training", finished, len(trials), words)
+
+    told("starting Ray" if waiting else "")
+    jobs = {name: plan[name] for name in waiting}
+    for name, failure in _outcomes(jobs, folder, address, resources, checkpoint_every):
+        trials[name] = replace(_trial(folder, name, plan[name]), failure=failure)
+        write_atomically(folder / RESULTS, Sweep(title, tuple(trials.values())).lines())
+        told(name)
+        ended(trials[name])
+    found = Sweep(title, tuple(trials.values()), shared)
+    write_atomically(folder / RESULTS, found.lines())
+    sweep_html(found, folder / REPORT)
+    return found
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read seeds: integers of 0 or more, with commas between them.
+
+    Raises:
+        ValueError: something else.
+
+    Example:
+        >>> parse_seeds("0,1,2")
+        (0, 1, 2)
+    """
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise ValueError(f"--seeds {text}: write integers with commas between them, such as 0,1,2")
+    return tuple(int(part) for part in text.split(","))
+
+
+# -- what is to be done ---------------------------------------------------------------------------
+
+
+def _plan(settings: Settings, budgets: Sequence[str], seeds: Sequence[int]) -> dict[str, Settings]:
+    """Folder name -> settings of every run, once all budgets and seeds are found good."""
+    if not budgets or not seeds:
+        raise ValueError("a sweep needs one budget and one seed or more: --budgets, --seeds")
+    parsed: dict[Budget, str] = {}
+    for text in budgets:
+        budget = options.parse_budget(
+            [text],
+            at_least=settings.at_least,
+            multiple_of=settings.multiple_of,
+            per_layer=settings.per_layer,
+        )
+        if budget in parsed:
+            raise ValueError(f"--budgets: {parsed[budget]} and {text} are the same budget")
+        parsed[budget] = text
+    for seed in seeds:
+        if seed < 0 or list(seeds).count(seed) > 1:
+            raise ValueError(f"--seeds {seed}: integers of 0 or more, each once")
+    return {
+        f"{_slug(text)}_seed-{seed}": replace(settings, budget=(text,), seed=seed)
+        for text in budgets
+        for seed in seeds
+    }
+
+
+def _slug(budget: str) -> str:
+    """A budget as part of a folder's name."""
+    return re.sub(r"[^\w.]+", "-", budget.replace("%", "pct")).strip("-")
+
+
+def _shared(settings: Settings) -> dict[str, Any]:
+    """What makes this sweep this sweep, as JSON gives it back."""
+    facts = asdict(settings)
+    del facts["budget"], facts["seed"]
+    return json.loads(json.dumps(facts))
+
+
+def _claim(folder: Path, settings: Settings) -> None:
+    """Refuse a folder of another sweep, or of a single run."""
+    for name in (CHECKPOINT, FACTS):
+        if (folder / name).exists():
+            raise ValueError(f"{folder} holds a run of secateur train: choose another --out")
+    path = folder / SWEEP
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not what a sweep writes: {error}") from error
+    lines = checkpoint.differences(_shared(settings), found)
+    if lines:
+        raise ValueError(
+            f"{folder} holds another sweep; go on with its settings, or choose another --out\n"
+            + "\n".join(lines)
+        )
+
+
+def _trial(folder: Path, name: str, settings: Settings) -> Trial:
+    """A run as the folder has it: with its facts where it has ended."""
+    (budget,) = settings.budget
+    path = folder / "runs" / name / FACTS
+    run = Run.read(path) if path.exists() else None
+    if run is not None and run.settings != settings.words():
+        lines = checkpoint.differences(settings.words(), run.settings)
+        raise ValueError(
+            f"{path} is of a run with other settings; choose another --out\n" + "\n".join(lines)
+        )
+    return Trial(budget, settings.seed, f"runs/{name}", run)
+
+
+# -- on Ray ---------------------------------------------------------------------------------------
+
+
+def _outcomes(
+    jobs: dict[str, Settings],
+    folder: Path,
+    address: str | None,
+    resources: Resources,
+    checkpoint_every: str,
+) -> Iterator[tuple[str, str]]:
+    """Train all; gives (name, why it failed or "") of each run as it ends."""
+    if not jobs:
+        return
+    with _connected(address, resources) as ray, _Signals() as signals:
+        # A process a run: nothing that one leaves behind, such as GPU memory, reaches the next.
+        remote = ray.remote(
+            num_cpus=resources.cpus, num_gpus=resources.gpus, max_calls=1, max_retries=0
+        )(_train)
+        here = (os.getcwd(), tuple(sys.path))
+        tasks = {
+            remote.remote(own, folder / "runs" / name, here, resources, checkpoint_every): name
+            for name, own in jobs.items()
+        }
+        total = len(tasks)
+        while tasks:
+            ready, _ = ray.wait(list(tasks), timeout=0.2)
+            if signals.received is not None:
+                for task in tasks:
+                    ray.cancel(task)
+                ray.wait(list(tasks), num_returns=len(tasks), timeout=SAVING)
+                finished = sum((folder / "runs" / name / FACTS).exists() for name in jobs)
+                raise SweepInterrupted(signals.received, finished, total)
+            for task in ready:
+                yield tasks.pop(task), _failure(ray, task)
+
+
+def _failure(ray: Any, task: Any) -> str:
+    """Why a task that has ended failed; "" where it did not."""
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayError as error:  # the process or its machine is gone
+        words = str(error).strip().splitlines()
+        return f"{type(error).__name__}: {words[0]}" if words else type(error).__name__
+
+
+def _train(
+    settings: Settings,
+    folder: Path,
+    here: tuple[str, tuple[str, ...]],
+    resources: Resources,
+    checkpoint_every: str,
+) -> str:
+    """One run, on whichever machine Ray chose; returns why it failed, or ""."""
+    if not (folder.parents[1] / SWEEP).exists():
+        return (
+            f"{platform.node()} does not see {folder.parents[1]}: on a cluster, --out must be a "
+            "folder that all machines share under the same path"
+        )
+    directory, path = here
+    if os.path.isdir(directory):
+        os.chdir(directory)
+    sys.path += [entry for entry in path if entry not in sys.path]
+    torch.set_num_threads(resources.cpus)
+    try:
+        train(
+            settings,
+            folder,
+            resume=(folder / CHECKPOINT).exists(),
+            device=resources.device,
+            checkpoint_every=checkpoint_every,
+        )
+    except Interrupted as stop:
+        return str(stop)
+    except Exception as error:
+        write_atomically(folder / ERROR, traceback.format_exc())
+        return f"{type(error).__name__}: {error}"
+    (folder / ERROR).unlink(missing_ok=True)
+    return ""
+
+
+@contextmanager
+def _connected(address: str | None, resources: Resources) -> Iterator[Any]:
+    """Ray, connected to a cluster, or started on this machine and stopped afterwards."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use otherwise
+    ray = require("ray", extra="sweep")
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        memory = 80 * 2**20  # runs exchange files, not objects: about the least that Ray takes
+        ray.init("local", include_dashboard=False, object_store_memory=memory, **quiet)
+    else:
+        _check_reachable(address)
+        try:
+            ray.init(address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConnectionError(_no_cluster(address, error)) from error
+    try:
+        if address is None:
+            _check_fits(ray.cluster_resources(), resources)
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address where nothing answers: Ray itself would try for minutes, and then exit."""
+    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
+    if found is None:
+        if address != "auto":
+            raise ValueError(f"--address {address}: write auto, HOST:PORT or ray://HOST:PORT")
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), REACHABLE).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(_no_cluster(address, error)) from error
+
+
+def _no_cluster(address: str, error: Exception) -> str:
+    return (
+        f"--address {address}: no Ray cluster there ({error}); start one with `ray start --head`, "
+        "or leave --address out to run on this machine"
+    )
+
+
+def _check_fits(machine: dict[str, float], resources: Resources) -> None:
+    """Refuse what this machine never has: Ray would wait for it forever."""
+    for option, key, asked in (("cpus", "CPU", resources.cpus), ("gpus", "GPU", resources.gpus)):
+        if asked > machine.get(key, 0):
+            raise ValueError(
+                f"--{option} {asked:g} for each run: this machine has {machine.get(key, 0):g}"
+            )
