@@ -129,3 +129,32 @@ def test_a_number_that_only_meets_the_size_in_a_product_stays():
 
     groups = sc.neurons(Scaled(), images(2, 4, 5, 3))
     assert groups.coupling is not None and groups.coupling.sizes == ()
+
+
+class Cell(nn.Module):
+    """One step of a recurrent network, whose width its caller reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 8
+        self.inside = nn.Linear(3 + 8, 8)
+
+
+class Steps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.last = Cell(), nn.Linear(8, 2)
+
+    def forward(self, x):
+        state = x.new_zeros(len(x), self.cell.width)
+        for now in x.unbind(1):
+            state = self.cell.inside(torch.cat([now, state], 1)).tanh()
+        return self.last(state)
+
+
+def test_a_size_that_another_module_s_code_reads_follows():
+    model, x = Steps().eval(), images(4, 5, 3)
+    groups = sc.neurons(model, x)
+    assert [(layer.name, len(layer)) for layer in groups.layers] == [("cell.inside", 8)]
+    small = sc.shrink(model, groups.scale_(torch.tensor([1.0, 0, 1, 0, 0, 1, 1, 1])))
+    assert small.cell.width == 5 and difference(model, small, x) <= 1e-5

@@ -60,18 +60,26 @@ def sizes_read(names: dict[int, str], labels: Labels, call: Call) -> Iterator[Si
     if call.name not in TAKE_SIZES or not (axes := list(_labelled_axes(labels, call))):
         return
     module, mentioned, line, variables = _running()
-    name = names.get(id(module))
-    if module is None or name is None or _is_torch_s_own(module):
+    if module is None or _is_torch_s_own(module):
         return
     if call.name != "slice" and not ASK_FOR_SIZES.search(line):
         return  # a product of matrices reshapes its operands, too
     words = set(re.findall(r"\w+", line))
     numbers = {n for word in words for n in _integers(variables.get(word))}
-    for attribute, value in vars(module).items():
-        if type(value) is int and attribute in mentioned:
-            for atoms in axes:
-                if len(atoms) == value:
-                    yield Sized(name, attribute, atoms, attribute in words or value in numbers)
+    for holder in _read_by(module, mentioned):
+        name = names.get(id(holder))
+        for attribute, value in vars(holder).items():
+            if name is not None and type(value) is int and attribute in mentioned:
+                written = attribute in words or value in numbers
+                yield from (Sized(name, attribute, x, written) for x in axes if len(x) == value)
+
+
+def _read_by(module: nn.Module, mentioned: set[str]) -> Iterator[nn.Module]:
+    """The module that runs, and those of its own that its code mentions (self.cell.width)."""
+    yield module
+    for name, child in module.named_children():
+        if name in mentioned and not _is_torch_s_own(child):
+            yield child
 
 
 def _integers(value: Any) -> tuple[int, ...]:

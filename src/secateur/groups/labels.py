@@ -195,8 +195,12 @@ class Labels:
 
     def is_head(self, plane: Tensor) -> bool:
         """Whether the labels of `plane` are those of an attention's heads."""
+        return self.plays("heads", plane)
+
+    def plays(self, role: str, plane: Tensor) -> bool:
+        """Whether labels of `plane` have been marked with a role."""
         mine = np.unique(entries(plane))
-        return any(np.isin(atoms, mine).all() for atoms in self.roles.get("heads", []))
+        return any(np.isin(atoms, mine).all() for atoms in self.roles.get(role, []))
 
     def holds_heads(self, plane: Tensor) -> bool:
         """Whether a label of `plane` stands for several atoms of one head."""

@@ -44,7 +44,7 @@ def neurons(
         example,
         kind="neurons",
         wanted=lambda axis: (
-            "linear" in axis.roles and not axis.roles & {"filter", "attention", "merged"}
+            "linear" in axis.roles and not axis.roles & {"filter", "attention", "inside"}
         ),
         ignore=ignore,
     )

@@ -54,6 +54,8 @@ def contract(
             else:
                 if not labels.is_data(tensor):
                     labels.mark_role(role, [plane])
+                    if labels.plays("merged", plane):  # a size within blocks of outputs (heads)
+                        labels.mark_role("inside", [plane])
                     if labels.is_data(a) or labels.is_data(b):  # else: a weight made of weights
                         labels.mark_role("producer", [plane])
                 passing.append(_relabel(plane, axes, out_axes))

@@ -55,9 +55,10 @@ def _without_overlap(labels: Labels, planes: list[Tensor]) -> list[Tensor]:
     kept: list[Tensor] = []
     order = sorted(planes, key=lambda p: (not labels.is_head(p), -int(p.unique().numel())))
     for plane in order:
-        if any(set(varied(plane)) & set(varied(other)) for other in kept):
+        merged = [other for other in kept if set(varied(plane)) & set(varied(other))]
+        if merged:
             labels.protect([plane], "is merged with another axis")
-            labels.mark_role("merged", kept)
+            labels.mark_role("merged", merged)
         else:
             kept.append(plane)
     return kept
