@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from secateur.groups.constants import fold
 from secateur.groups.depth import take_out
 from secateur.groups.groups import Groups
 from secateur.groups.in_place import all_zero, borders, staying
-from secateur.groups.norms import numbers, rescale_
+from secateur.groups.norms import Norm, numbers, rescale_, whole
 from secateur.groups.plan import Plan, planned
 from secateur.groups.reshaping import only_needed
 from secateur.groups.running import plain_kernels, tensors_in, undisturbed
@@ -75,8 +76,7 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
     found = groups.coupling.norms if groups.coupling else ()
     norms = [norm for norm in found if not is_inside(norm.module, plan.absent)]
     plan = replace(plan, norms=numbers(model, norms, dead))
-    small, plan = _cut_out(model, groups, plan, dead)
-    rescale_(small, norms, dead)
+    small, plan = _cut_out(model, groups, plan, dead, norms)
     _keep_weight_norms(small, model, plan)
     constants = {name: x for name, x in constants.items() if not is_inside(name, plan.absent)}
     plan = replace(plan, biases=tuple(fold(small, model, constants, plan, dead)))
@@ -90,7 +90,7 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
 
 
 def _cut_out(
-    model: nn.Module, groups: Groups, plan: Plan, dead: np.ndarray
+    model: nn.Module, groups: Groups, plan: Plan, dead: np.ndarray, norms: Sequence[Norm]
 ) -> tuple[nn.Module, Plan]:
     """Follow a plan on a copy of `model`; where heads leave, with the numbers that run."""
     attempts = [plan]
@@ -98,13 +98,13 @@ def _cut_out(
         found = ways(model, groups.coupling, groups.layers, dead, plan.sizes)
         attempts = [replace(plan, sizes=sizes, reshaped=names) for sizes, names in found] or [plan]
     if len(attempts) == 1:
-        small = copy.deepcopy(model)
-        cut(small, plan := attempts[0])
-        return small, plan
+        return _cut(model, plan := attempts[0], norms, dead), plan
     expected = _outputs(model, groups.example)
-    found = (_attempt(model, attempt, groups.example, expected) for attempt in attempts)
     tried = []
-    for gap, small, attempt in found:
+    for attempt in attempts:
+        small = _cut(model, attempt, norms, dead)
+        with whole(small, model, norms, dead):
+            gap = _gap(small, groups.example, expected)
         tried.append((gap, small, attempt))
         if gap <= 1e-4:  # not only does it run; what else changed, the caller corrects
             break
@@ -113,23 +113,27 @@ def _cut_out(
     return small, replace(plan, reshaped=names)
 
 
-def _attempt(
-    model: nn.Module, plan: Plan, example: Any, expected: list[Tensor]
-) -> tuple[float, nn.Module, Plan]:
-    """Follow a plan on a copy; how far its outputs are off (inf: it does not run)."""
+def _cut(model: nn.Module, plan: Plan, norms: Sequence[Norm], dead: np.ndarray) -> nn.Module:
+    """Follow a plan on a copy, in which the normalisations make up for what is missing."""
     small = copy.deepcopy(model)
     cut(small, plan)
+    rescale_(small, norms, dead)
+    return small
+
+
+def _gap(small: nn.Module, example: Any, expected: list[Tensor]) -> float:
+    """How far the outputs are off (inf: it does not run)."""
     try:
         found = _outputs(small, example)
     except Exception:
-        return math.inf, small, plan
+        return math.inf
     if [x.shape for x in found] != [x.shape for x in expected]:
-        return math.inf, small, plan
+        return math.inf
     gaps = [
         float((a - b).nan_to_num(0).abs().max() / b.nan_to_num(0).abs().max().clamp(min=1e-12))
         for a, b in zip(found, expected, strict=True)
     ]
-    return min(max(gaps, default=0.0), 1e30), small, plan  # it does run
+    return min(max(gaps, default=0.0), 1e30)  # it does run
 
 
 def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
