@@ -123,19 +123,20 @@ def test_dead_branches_leave_exactly_and_cost_what_was_predicted(name, trained):
     assert counted(removal.model, x) < counted(model, x)
 
 
-def test_a_branch_takes_all_that_only_it_reads():
-    model = Deep()
+def test_a_branch_takes_all_that_only_it_reads_and_the_last_one_its_block():
+    model = Deep()  # the second block norms after its sums: it stays around its dead branches
     groups = sc.layers(model, X)
     assert list(groups.names[:2]) == ["blocks.0.self_attn", "blocks.0.linear2"]
     assert set(groups.layers[0].producers[:2]) == {
         "blocks.0.self_attn.out_proj.weight", "blocks.0.self_attn.out_proj.bias",
     }  # fmt: skip
-    small = cut_out(model, groups, np.array([1, 1, 0, 0, 0, 1], bool))
-    gone = {name for name, m in small[0].model.named_modules() if isinstance(m, Absent)}
+    small = cut_out(model, groups, np.array([1, 1, 1, 1, 0, 1], bool))[0].model
+    gone = {name for name, module in small.named_modules() if isinstance(module, Absent)}
     assert gone == {
-        "blocks.0.self_attn", "blocks.0.norm1", "blocks.0.linear1", "blocks.0.linear2",
-        "blocks.0.norm2", "blocks.2.linear1", "blocks.2.linear2", "blocks.2.norm2",
+        "blocks.0.self_attn", "blocks.0.linear1", "blocks.0.linear2",
+        "blocks.1.linear1", "blocks.1.linear2", "blocks.1.norm2",
     }  # fmt: skip
+    assert len(small.blocks) == 2 and isinstance(small.blocks[0].norm1, nn.LayerNorm)
 
 
 def test_a_norm_that_two_branches_read_stays():

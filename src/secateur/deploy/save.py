@@ -14,7 +14,7 @@ once; its metadata has four keys, all strings:
         groups      {kind: [groups kept, groups in all]}
         sizes       {module: {attribute that holds a size: its value}}; may be missing
         reshaped    {module whose code follows the width of its heads: size of a head}; likewise
-        absent      {module that left whole: how its zeros look (groups/absent.py)}; likewise
+        absent      {module that left whole: what takes its place (groups/absent.py)}; likewise
         norms       {normalisation: {attribute such as eps: its number, or a list}}; likewise
         difference  by how much the outputs changed, where they weren't to be equal; likewise
         aliases     {name of a tied tensor: the name that it is stored under}
@@ -35,6 +35,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from secateur.deploy.files import write_atomically
+from secateur.groups.depth import take_out
 from secateur.groups.plan import Plan
 from secateur.groups.surgery import cut
 
@@ -127,6 +128,7 @@ def load(path: str | os.PathLike[str], *, model: nn.Module) -> nn.Module:
         with _all_or_nothing(model):
             _refuse_small(model)
             cut(model, plan)
+            take_out(model, plan.out)
             _check_names_and_shapes(model, tensors)
             _fill(model, tensors)
     except Exception as error:

@@ -1,6 +1,6 @@
-"""What stands where a dead branch was: a module that gives zeros and computes nothing.
+"""What stands where a dead branch was: a module that gives zeros or its input, and runs nothing.
 
-In: a model and, for each module that goes, how its zeros look. Out: the same model without them.
+In: a model and, for each module that goes, what takes its place. Out: the same model without them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from torch.nn.modules.conv import _ConvNd
 
 from secateur.groups.kernels import padding
 
+CROSS = ("key_value_states", "encoder_hidden_states")  # what attends to another sequence is given
+
 # {"kind": "tensor", "tuple" or "list", "like": [[input, dimensions, sizes]]}: like that input but
 # for the sizes of these dimensions (one of each, lists, or null), of which [stride, offset] stands
-# for (size + offset) // stride; null instead of the three is None
+# for (size + offset) // stride; [input] alone is that input itself, and null is None. {"kind":
+# "out"} is taken out of its list (depth.py).
 Recipe = Mapping[str, Any]
 
 
 class Absent(nn.Module):
-    """Zeros in the shape that a removed module would have returned.
+    """Zeros in the shape that a removed module would have returned, or the input that it passed on.
 
     Example:
         >>> import torch
@@ -31,16 +34,29 @@ class Absent(nn.Module):
 
     batch_first = False  # nn.TransformerEncoderLayer asks its attention before its fused path
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, layer_idx: int | None = None) -> None:
         super().__init__()
         self.recipe = recipe
+        self.layer_idx = layer_idx
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         inputs = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-        items = [None if like is None else _zeros(inputs, like) for like in self.recipe["like"]]
+        if self.layer_idx is not None:
+            self._keep_time(inputs[0], args, kwargs)
+        items = [None if like is None else _made(inputs, like) for like in self.recipe["like"]]
         if self.recipe["kind"] == "tensor":
             return items[0]
         return tuple(items) if self.recipe["kind"] == "tuple" else items
+
+    def _keep_time(self, x: Tensor, args: Any, kwargs: dict[str, Any]) -> None:
+        """A cache of keys and values counts the tokens that a missing attention has seen, too."""
+        if any(kwargs.get(name) is not None for name in CROSS):
+            return
+        for cache in (*args, *kwargs.values()):
+            cache = getattr(cache, "self_attention_cache", cache)
+            if hasattr(cache, "get_seq_length") and hasattr(cache, "update"):
+                nothing = x.new_zeros(x.shape[0], 1, x.shape[1], 1)
+                cache.update(nothing, nothing, self.layer_idx)
 
 
 def is_inside(name: str, modules: Iterable[str]) -> bool:
@@ -69,7 +85,9 @@ def _as_wide_as(module: nn.Module, recipe: Recipe) -> Recipe:
     return known_by_class(module) or recipe
 
 
-def _zeros(inputs: list[Tensor], like: list[Any]) -> Tensor:
+def _made(inputs: list[Tensor], like: list[Any]) -> Tensor:
+    if len(like) == 1:
+        return inputs[like[0]]
     position, dims, sizes = like
     if not isinstance(dims, list):
         dims, sizes = ([], []) if dims is None else ([dims], [sizes])
@@ -80,11 +98,17 @@ def _zeros(inputs: list[Tensor], like: list[Any]) -> Tensor:
 
 
 def leave_out(model: nn.Module, absent: Mapping[str, Recipe]) -> None:
-    """Replace the modules named in `absent`, in place; inner ones before outer ones."""
-    for name in sorted(absent, key=lambda name: -name.count(".")):
+    """Replace the modules named in `absent`, in place; inner ones before outer ones.
+
+    Those that leave their lists stay for now: the names of the others would change (depth.py).
+    """
+    replaced = [name for name, recipe in absent.items() if recipe["kind"] != "out"]
+    for name in sorted(replaced, key=lambda name: -name.count(".")):
         owner, _, leaf = name.rpartition(".")
-        recipe = _as_wide_as(model.get_submodule(name), absent[name])
-        setattr(model.get_submodule(owner), leaf, Absent(recipe))
+        module = model.get_submodule(name)
+        numbers = [vars(inner).get("layer_idx") for inner in module.modules()]
+        number = next((number for number in numbers if type(number) is int), None)
+        setattr(model.get_submodule(owner), leaf, Absent(_as_wide_as(module, absent[name]), number))
     for module in model.modules():
         if any(isinstance(inner, Absent) for inner in module.modules()):
             if isinstance(module, nn.TransformerEncoderLayer):

@@ -29,6 +29,7 @@ _NORMS = {
 _PRODUCTS = {
     "mm": ("mat2", "self"), "addmm": ("mat2", "mat1"), "bmm": ("mat2", "self"),
     "baddbmm": ("batch2", "batch1"), "convolution": ("weight",), "mul": ("other", "self"),
+    "_grouped_mm": ("mat2", "self"),
 }  # fmt: skip
 _BIAS = {"addmm": "self", "baddbmm": "self", "convolution": "bias"}
 _WEIGHED = {"mm", "addmm", "bmm", "baddbmm", "convolution", "_grouped_mm"}

@@ -53,4 +53,4 @@ def layers(
     model = admitted(model)
     trace, run = record(model, example)
     found = [("layers", branch) for branch in find_branches(model, run)]
-    return from_branches(model, example, trace, found, kind="layers", ignore=ignore)
+    return from_branches(model, example, trace, found, kind="layers", ignore=ignore, run=run)

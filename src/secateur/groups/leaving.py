@@ -6,7 +6,7 @@ trial removal finds exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,29 +15,41 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from secateur.groups.absent import is_inside
+from secateur.groups.absent import Recipe, is_inside
 from secateur.groups.branches import Branch
 from secateur.groups.coupling import Absence, Coupling
 from secateur.groups.groups import Groups, Layer
 from secateur.groups.members import Member
+from secateur.groups.record import Record
 from secateur.groups.select import build, ignored_names, kept_by, nothing_found
+from secateur.groups.shells import Shell, find_shells
 from secateur.groups.trace import Trace
 from secateur.groups.trial import try_removal
 
 Sets = tuple[tuple[int, ...], ...]
 Found = Sequence[tuple[str, Branch]]  # the layer that a branch belongs to, and the branch
+Refused = list[tuple[str, int, str]]
 
 
 def from_branches(
-    model: nn.Module, example: Any, trace: Trace, found: Found, *, kind: str, ignore: Any
+    model: nn.Module,
+    example: Any,
+    trace: Trace,
+    found: Found,
+    *,
+    kind: str,
+    ignore: Any,
+    run: Record | None = None,
 ) -> Groups:
     """One group a branch; those of one layer come one after the other.
+
+    With `run`, the blocks around them leave with their last branch (shells.py).
 
     Raises:
         ValueError: an unknown name in `ignore`, or no branch can leave (the reasons are listed).
     """
     ignored = ignored_names(model, ignore)
-    refused: list[tuple[str, int, str]] = []
+    refused: Refused = []
     kept: list[tuple[str, Branch]] = []
     for layer, branch in found:
         reason = branch.reason or kept_by(model, branch.zeros, ignored)
@@ -46,25 +58,27 @@ def from_branches(
         else:
             kept.append((layer, branch))
     example = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, example)
-    blank = build(trace, [], kind, (), example).coupling
-    assert blank is not None
+    blank = build(trace, [], kind, (), example)
     if kept:
-        groups = _grouped(model, blank, kept, kind, refused, example)
+        groups = _grouped(model, blank, kept, kind)
         failed, _ = try_removal(model, groups, list(np.eye(len(kept), dtype=bool)))
         refused += [(kept[n][1].name, 1, reason) for n, reason in failed.items()]
         kept = [pair for n, pair in enumerate(kept) if n not in failed]
     if not kept:
         raise ValueError(nothing_found(model, kind, refused))
-    return _grouped(model, blank, kept, kind, refused, example)
+    shells: list[Shell] = []
+    if run is not None:
+
+        def grouped(shells: Sequence[Shell]) -> Groups:
+            return _grouped(model, blank, kept, kind, shells)
+
+        shells, staying = find_shells(model, run, [branch for _, branch in kept], grouped)
+        refused += staying
+    return replace(_grouped(model, blank, kept, kind, shells), refused=tuple(refused))
 
 
 def _grouped(
-    model: nn.Module,
-    blank: Coupling,
-    found: Found,
-    kind: str,
-    refused: Sequence[tuple[str, int, str]],
-    example: Any,
+    model: nn.Module, blank: Groups, found: Found, kind: str, shells: Sequence[Shell] = ()
 ) -> Groups:
     branches = [branch for _, branch in found]
     members = []
@@ -73,19 +87,8 @@ def _grouped(
             parameter = model.get_parameter(name)
             ids = torch.full((1,) * parameter.ndim, group, device=parameter.device)
             members.append(Member(name, parameter, ids))
-    slots = tuple(
-        replace(slot, within=_where(branches, lambda branch, slot=slot: _holds(branch, slot.names)))
-        for slot in blank.slots
-    )
-    operations = tuple(
-        replace(operation, within=_where(branches, lambda branch, n=n: n in branch.operators))
-        for n, operation in enumerate(blank.operations)
-    )
-    absent = tuple(
-        Absence((group,), module, recipe)
-        for group, branch in enumerate(branches)
-        for module, recipe in branch.absent.items()
-    )
+    leaving = [((n,), branch.absent, branch.operators) for n, branch in enumerate(branches)]
+    leaving += [(s.groups, {s.module: s.recipes[0]}, s.operators) for s in shells]
     layers = []
     for name in dict.fromkeys(layer for layer, _ in found):
         numbers = [n for n, (layer, _) in enumerate(found) if layer == name]
@@ -93,13 +96,46 @@ def _grouped(
         producers = tuple(zero for branch in mine for zero in branch.zeros)
         parts = tuple(branch.name for branch in mine)
         layers.append(Layer(name, kind, numbers[0], numbers[-1] + 1, producers, parts=parts))
-    coupling = Coupling(slots, operations, absent=absent)
-    return Groups(tuple(members), tuple(layers), coupling, tuple(refused), example, model=model)
+    assert blank.coupling is not None
+    coupling = _coupled(blank.coupling, leaving)
+    return Groups(tuple(members), tuple(layers), coupling, (), blank.example, model=model)
 
 
-def _holds(branch: Branch, names: Sequence[str]) -> bool:
-    return all(is_inside(name, branch.absent) for name in names)
+Leaving = tuple[tuple[int, ...], Mapping[str, Recipe], frozenset[int]]
 
 
-def _where(branches: Sequence[Branch], holds: Callable[[Branch], bool]) -> Sets:
-    return tuple((group,) for group, branch in enumerate(branches) if holds(branch))
+def _coupled(blank: Coupling, leaving: Sequence[Leaving]) -> Coupling:
+    """Where groups sit that take modules and operators with them, when all of them go."""
+    slots = tuple(
+        replace(
+            slot,
+            within=_smallest(
+                groups
+                for groups, modules, _ in leaving
+                if all(is_inside(name, modules) for name in slot.names)
+            ),
+        )
+        for slot in blank.slots
+    )
+    operations = tuple(
+        replace(
+            operation,
+            within=_smallest(groups for groups, _, operators in leaving if n in operators),
+        )
+        for n, operation in enumerate(blank.operations)
+    )
+    absent = tuple(
+        Absence(groups, module, recipe)
+        for groups, modules, _ in leaving
+        for module, recipe in modules.items()
+    )
+    return Coupling(slots, operations, absent=absent)
+
+
+def _smallest(sets: Iterable[tuple[int, ...]]) -> Sets:
+    """The sets without those that contain another one: they say nothing more."""
+    kept: list[tuple[int, ...]] = []
+    for groups in sorted(set(sets), key=len):
+        if not any(set(other) <= set(groups) for other in kept):
+            kept.append(groups)
+    return tuple(kept)

@@ -6,16 +6,20 @@ and followed on any model of the full size (surgery.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
 from secateur.groups.absent import Recipe
 from secateur.groups.coupling import Coupling
+from secateur.groups.depth import name_before
 from secateur.groups.groups import Layer
 from secateur.groups.norms import Numbers
 from secateur.groups.sizes import Sizes
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Plan:
         sizes: module -> the attributes of it that hold a size, with their new values.
         reshaped: modules whose code has to follow the width of its heads, and the size of a head
             (reshaping.py).
-        absent: modules that leave whole, and how the zeros look that they leave (absent.py).
+        absent: modules that leave whole, and what takes their place (absent.py).
         norms: normalisation -> its attributes that have another value, such as eps (norms.py).
         difference: by how much the small network's outputs differ, relative to their scale, where
             it was not to be exact; the largest of several cuts.
@@ -44,6 +48,11 @@ class Plan:
     norms: Numbers = field(default_factory=dict)
     difference: float = 0.0
 
+    @property
+    def out(self) -> tuple[str, ...]:
+        """The blocks that leave their lists."""
+        return tuple(name for name, recipe in self.absent.items() if recipe["kind"] == "out")
+
     def meet(self, other: Plan) -> Plan:
         """The plan that cuts what either cuts out of the same model; the groups are ours."""
         kept = {name: dict(dims) for name, dims in self.kept.items()}
@@ -57,6 +66,7 @@ class Plan:
         """The one plan that does what `earlier` and then this one do."""
         if earlier is None:
             return self
+        self = self._named_as_before(earlier.out)
         kept = {name: dict(dims) for name, dims in earlier.kept.items()}
         for name, dims in self.kept.items():
             if name in earlier.biases:
@@ -81,6 +91,22 @@ class Plan:
         difference = max(earlier.difference, self.difference)
         groups = {**earlier.groups, **groups}
         return Plan(kept, biases, groups, sizes, reshaped, absent, norms, difference)
+
+    def _named_as_before(self, blocks: Collection[str]) -> Plan:
+        """The plan for a model from whose lists `blocks` have not left yet."""
+
+        def renamed(named: dict[str, T]) -> dict[str, T]:
+            return {name_before(name, blocks): value for name, value in named.items()}
+
+        return replace(
+            self,
+            kept=renamed(self.kept),
+            biases=tuple(name_before(name, blocks) for name in self.biases),
+            sizes=renamed(self.sizes),
+            reshaped=renamed(self.reshaped),
+            absent=renamed(self.absent),
+            norms=renamed(self.norms),
+        )
 
 
 def planned(coupling: Coupling | None, layers: Sequence[Layer], dead: np.ndarray) -> Plan:

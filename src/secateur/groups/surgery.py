@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur.groups.absent import leave_out
 from secateur.groups.attention import convert, without_fast_path
+from secateur.groups.depth import is_in_list
 from secateur.groups.kernels import shrink_kernel
 from secateur.groups.plan import Plan
 from secateur.groups.reshaping import follow
@@ -20,6 +21,9 @@ from secateur.groups.sizes import has_size, set_sizes
 
 def cut(model: nn.Module, plan: Plan) -> None:
     """Follow a plan on `model`, in place: slice tensors, add biases, correct the modules' sizes.
+
+    Only the blocks that leave their lists are still there: taking them out, which changes the names
+    of others, is the last step (depth.py).
 
     Raises:
         ValueError: the plan does not fit the model; nothing has been changed then.
@@ -39,7 +43,7 @@ def cut(model: nn.Module, plan: Plan) -> None:
                 )
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in plan.absent:
-        if name not in modules:
+        if name not in modules or (name in plan.out and not is_in_list(model, name)):
             raise ValueError(
                 f"the plan leaves out {name}, which {type(model).__name__} does not have"
             )
