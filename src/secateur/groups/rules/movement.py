@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,9 +34,12 @@ def _run_on_plane(call: Call, source: Tensor, plane: Tensor) -> list[Tensor]:
     raise AssertionError("unreachable")
 
 
-def _move(labels: Labels, call: Call, source: Tensor) -> None:
+def _move(
+    labels: Labels, call: Call, source: Tensor, planes: Sequence[Tensor] | None = None
+) -> None:
+    """Let the planes of `source`, or only these, follow the operator."""
     results: list[list[Tensor]] = [[] for _ in call.outputs]
-    for plane in labels.planes(source):
+    for plane in labels.planes(source) if planes is None else planes:
         for planes, moved in zip(results, _run_on_plane(call, source, plane), strict=True):
             moved = compress(moved)
             planes.append(moved)
@@ -218,10 +223,14 @@ def _indexing(labels: Labels, call: Call) -> None:
             dim += width
     for index in indices:
         labels.protect(labels.planes(index), f"chooses what {call.name} reads")
+    by_data = labels.any_data(indices)  # then what stands where is another label each time
+    passing = []
     for plane in labels.planes(source):
         if touched & set(varied(plane)):
             labels.protect([plane], f"is indexed by {call.name} at fixed positions")
-    _move(labels, call, source)
+        if not (by_data and touched & set(varied(plane))):
+            passing.append(plane)
+    _move(labels, call, source, passing)
 
 
 @rule("index_put", "_index_put_impl")
