@@ -112,3 +112,30 @@ def test_width_leaves_and_is_saved(name, tmp_path):
     assert predicted(groups, dead) == counted(small, example)
     loaded = sc.load(sc.save(small, tmp_path / "small.safetensors"), model=made(name))
     assert difference(small, loaded, example) == 0
+
+
+class Translator(torch.nn.Module):
+    """nn.Transformer, which checks its inputs against a width that it stores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source, self.target = torch.nn.Linear(5, 16), torch.nn.Linear(5, 16)
+        self.inner = torch.nn.Transformer(16, 4, 1, 1, 24, batch_first=True)
+        self.head = torch.nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.head(self.inner(self.source(x), self.target(y)))
+
+
+def test_width_heads_and_neurons_of_torch_s_own_transformer(tmp_path):
+    torch.manual_seed(0)
+    model, example = Translator().eval(), (torch.randn(2, 6, 5), torch.randn(2, 4, 5))
+    groups = sc.width(model, example) + sc.heads(model, example) + sc.neurons(model, example)
+    dead = some_dead(groups, 0)
+    zeroed, groups = zero(model, groups, dead)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        small = sc.shrink(zeroed, groups, exact=False)
+    assert small.inner.d_model == 8 and predicted(groups, dead) == counted(small, example)
+    loaded = sc.load(sc.save(small, tmp_path / "small.safetensors"), model=Translator())
+    assert difference(small, loaded, example) == 0

@@ -78,6 +78,9 @@ def cut(model: nn.Module, plan: Plan) -> None:
     for module, before in shapes.items():
         _correct_sizes(module, before, kept[module])
     without_fast_path(model)
+    for module in model.modules():
+        if isinstance(module, nn.Transformer):
+            module.d_model = _width(module)
     set_sizes(model, plan.sizes)
     for name, values in plan.norms.items():
         for attribute, value in values.items():
@@ -101,6 +104,12 @@ def _sliced(tensor: Tensor, dims: dict[int, tuple[int, ...]]) -> Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(data, requires_grad=tensor.requires_grad)
     return data
+
+
+def _width(module: nn.Transformer) -> int:
+    """What the size of its inputs is checked against."""
+    norms = (inner for inner in module.modules() if isinstance(inner, nn.LayerNorm))
+    return next((norm.normalized_shape[0] for norm in norms), module.d_model)
 
 
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}  # weight rows for each hidden unit

@@ -31,7 +31,7 @@ def inspect(
 
     Returns:
         rich tables: the groups by layer, the smallest reachable cost in each measure, and what
-        can't be removed with the reason (where there is such).
+        can't be removed, exactly or at all, with the reason (where there is such).
 
     Raises:
         ValueError: an unknown kind, or nothing can be removed.
@@ -41,6 +41,9 @@ def inspect(
     tables = [_layers(groups)]
     if all(layer.blocks is None for layer in groups.layers):  # else the kind itself is the budget
         tables.append(_reachable(groups))
+    if inexact := [layer for layer in groups.layers if layer.inexact]:
+        rows = [(layer.name, f"{len(layer):,}", layer.inexact) for layer in inexact]
+        tables.append(plain_table("Not removed exactly", ["", "groups", "because"], rows))
     if groups.refused:
         rows = [(name, f"{count:,}", reason) for name, count, reason in groups.refused]
         tables.append(plain_table("Not removable", ["", "channels", "because"], rows))
