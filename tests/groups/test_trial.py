@@ -14,7 +14,7 @@ import networks
 import secateur as sc
 from groups.cuts import Apply
 from networks import images
-from secateur.groups.trial import difference, tolerance
+from secateur.groups.trial import difference, precise, tolerance
 
 
 def plus(value: float) -> nn.Module:
@@ -126,3 +126,62 @@ def test_the_trial_leaves_the_model_alone(make):
     state = copy.deepcopy(model.state_dict())
     sc.filters(model, images(2, 3, 16, 16))
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+class Autocasting(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.inner(x).float()
+
+
+def test_the_tolerance_follows_what_the_model_computes_with():
+    model, x = Autocasting(nn.Linear(3, 2)), images(2, 3)
+    assert tolerance(model) == 1e-5
+    assert tolerance(model, x) == 1e-1
+    assert tolerance(nn.Linear(3, 2), x) == 1e-5
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert tolerance(nn.Linear(3, 2), x) == 2e-2
+
+
+def test_a_model_that_autocasts_is_grouped():
+    groups = sc.neurons(Autocasting(networks.Gated(8, 64)), images(3, 8))
+    assert len(groups) == 128
+
+
+def slightly_wrong(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The width shows in the output, by less than half precision rounds."""
+    h = m.up(x).relu()
+    return m.last(h) * (1 + h.shape[1] / 2000)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mistake_does_not_pass_for_rounding_in_half_precision(dtype):
+    parts = {"up": nn.Linear(3, 16), "last": nn.Linear(16, 2)}
+    model = Apply(slightly_wrong, **parts).to(dtype)
+    with pytest.raises(ValueError, match=r"up \(16\): removal changes the output by .*e-03"):
+        sc.neurons(model, images(4, 3).to(dtype))
+
+
+def test_a_model_that_insists_on_halves_is_compared_in_halves():
+    def run(m, x):
+        return m.last(m.up(x.half()).relu().half())
+
+    model = Apply(run, up=nn.Linear(3, 16), last=nn.Linear(16, 2)).half()
+    wide, _ = precise(model, images(4, 3))
+    assert wide is model
+    assert len(sc.neurons(model, images(4, 3))) == 16
+
+
+def test_precise_widens_halves_and_nothing_else():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2)).bfloat16()
+    words = torch.tensor([[1, 2]])
+    wide, example = precise(model, words)
+    assert {p.dtype for p in wide.parameters()} == {torch.float32}
+    assert example.dtype == torch.int64
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    double = nn.Linear(2, 2).double()
+    assert precise(double, images(1, 2))[0] is double

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._pytree import tree_map
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
+from secateur.groups.admission import is_on_meta
 from secateur.groups.groups import Groups
 from secateur.groups.norms import whole
 from secateur.groups.plan import Plan
 from secateur.groups.removal import remove
 from secateur.groups.running import plain_kernels, tensors_in, undisturbed
-from secateur.measure.running import arguments
+from secateur.measure.running import arguments, state_of
 
+_HALVES = (torch.float16, torch.bfloat16)
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
@@ -85,16 +90,50 @@ def _variations(example: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]
             taken = leaf[order]
             if not leaf.is_floating_point():
                 return taken
-            noise = torch.randn(taken.shape, generator=generator, dtype=torch.float32)
-            return noise.to(taken)
+            return _noise(taken, generator)
 
         yield tree_map(vary, call)
 
 
-def tolerance(model: nn.Module) -> float:
-    """The relative difference that rounding explains, by the model's coarsest number type."""
+def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal random numbers, the same on every device, whatever torch's default device is."""
+    shape = like.shape
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(like)
+
+
+def tolerance(model: nn.Module, example: Any = None) -> float:
+    """The relative difference that rounding explains, by the coarsest number type.
+
+    Args:
+        model: its parameters' types count.
+        example: where given, the types count too that the model computes with on it (autocast).
+    """
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if example is not None:
+        args, kwargs = arguments(example)
+        watch = _Types()
+        with undisturbed(model), torch.no_grad(), plain_kernels(), watch:
+            model(*args, **kwargs)
+        types |= watch.found
     return max((TOLERANCE.get(dtype, 1e-5) for dtype in types), default=1e-5)
+
+
+class _Types(TorchDispatchMode):
+    """Notes the number types of all results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.found |= {t.dtype for t in tree_leaves(out) if isinstance(t, Tensor)}
+        return out
+
+
+def agree(model: nn.Module, found: float, example: Any) -> bool:
+    """Whether rounding explains a difference that was found on these inputs."""
+    return found <= tolerance(model) or found <= tolerance(model, example)
 
 
 def try_removal(
@@ -111,9 +150,20 @@ def try_removal(
     Returns:
         The parts (by number) where that fails, with the reason; and the biases that were added to
         fold constants when all other parts were removed in one go.
+
+    Warns:
+        UserWarning: the model is on the meta device, where nothing can be tried.
     """
+    if is_on_meta(model):
+        warnings.warn(
+            f"{type(model).__name__} is on the meta device, so the removal of its groups was not "
+            "tried out; groups.on(model) does that once there is a model with values",
+            stacklevel=4,
+        )
+        return {}, ()
     parts = list(_halves(groups)) if parts is None else parts
-    model = _perturbed(model)
+    model, example = precise(_perturbed(model), groups.example)
+    groups = replace(groups, example=example)
     failed: dict[int, str] = {}
     biases: tuple[str, ...] = ()
     accepted = np.zeros(len(groups), bool)
@@ -155,18 +205,37 @@ def _perturbed(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
 
-    def noise(tensor: Tensor) -> Tensor:
-        return torch.randn(tensor.shape, generator=generator).to(tensor)
-
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
-                parameter += 0.1 / math.sqrt(fan_in) * noise(parameter)
+                parameter += 0.1 / math.sqrt(fan_in) * _noise(parameter, generator)
         for module in model.modules():
             if isinstance(module, _NormBase) and module.running_mean is not None:
-                module.running_mean += 0.1 * noise(module.running_mean)
+                module.running_mean += 0.1 * _noise(module.running_mean, generator)
     return model
+
+
+def precise(model: nn.Module, example: Any) -> tuple[nn.Module, Any]:
+    """The model and its inputs in float32 where they were in half precision, if that runs.
+
+    Half precision rounds so coarsely that a small mistake would pass for rounding.
+    """
+    if not any(t.dtype in _HALVES for t in state_of(model)):
+        return model, example
+
+    def widened(value: Any) -> Any:
+        is_half = isinstance(value, Tensor) and value.dtype in _HALVES
+        return value.float() if is_half else value
+
+    wide, inputs = copy.deepcopy(model)._apply(widened), tree_map(widened, example)
+    args, kwargs = arguments(inputs)
+    try:
+        with undisturbed(wide), torch.no_grad(), plain_kernels():
+            wide(*args, **kwargs)
+    except Exception:
+        return model, example  # its code asks for halves
+    return wide, inputs
 
 
 def _attempt(model: nn.Module, groups: Groups, dead: np.ndarray) -> Plan | str:
@@ -184,6 +253,6 @@ def _attempt(model: nn.Module, groups: Groups, dead: np.ndarray) -> Plan | str:
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return f"the smaller network does not run: {first}"
-    if not found <= tolerance(model):
+    if not agree(zeroed, found, groups.example):
         return f"removal changes the output by {found:.1e} of its scale"
     return removal.plan

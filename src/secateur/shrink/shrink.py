@@ -16,7 +16,7 @@ from secateur.groups import Groups, Layer
 from secateur.groups.in_place import tied
 from secateur.groups.norms import whole
 from secateur.groups.removal import Removal, remove
-from secateur.groups.trial import difference, tolerance
+from secateur.groups.trial import agree, difference, tolerance
 from secateur.measure.running import unwrapped
 
 
@@ -149,7 +149,8 @@ def _checked_removal(model: nn.Module, groups: Groups, dead: np.ndarray) -> Remo
             f"{type(model).__name__} does not run on the groups' example inputs, whole or without "
             f"its dead groups: {error}\n  {advice}"
         ) from error
-    if not found <= (allowed := tolerance(model)):
+    if not agree(model, found, groups.example):
+        allowed = tolerance(model, groups.example)
         raise ShrinkError(
             f"the small network's output differs by {found:.1e} of its scale "
             f"(allowed {allowed:.0e})\n  {advice}"
