@@ -146,3 +146,73 @@ def test_a_hundred_thousand_groups_cost_no_python_loop():
 def test_layer_ids_number_the_layers():
     model, x = lenet()
     assert np.bincount(sc.filters(model, x).layer_ids).tolist() == [20, 50]
+
+
+def test_on_checks_everything_that_will_be_cut():
+    model = ResNet()
+    groups = sc.filters(model, images(2, 3, 16, 16))
+    other = ResNet()
+    other.layer1.conv2 = nn.Conv2d(4, 8, 3, padding=1)  # reads fewer channels than conv1 makes
+    with pytest.raises(ValueError, match=r"at layer1.conv2.weight\n.*\(8, 8, 3, 3\)\n.*\(8, 4, 3"):
+        groups.on(other)
+    other = ResNet()
+    other.bn.running_mean = torch.zeros(7)
+    with pytest.raises(ValueError, match=r"at bn.running_mean\n.*\(8,\)\n.*\(7,\)"):
+        groups.on(other)
+    other = ResNet(classes=12)  # of the head, no group cuts the classes; its inputs are 32
+    assert groups.on(ResNet()) is not None
+    with pytest.raises(ValueError, match=r"at head.weight"):
+        sc.channels(model, images(2, 3, 16, 16)).on(other)
+
+
+def test_on_wants_the_same_tied_weights():
+    class Model(nn.Module):
+        def __init__(self, tied: bool) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 2)
+            if tied:
+                self.b.weight = self.a.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.a(x).relu() + self.b(x.sin()).relu())
+
+    x = images(2, 4)
+    for here in (True, False):
+        groups = sc.neurons(Model(here), x)
+        with pytest.raises(ValueError, match=r"whether a.weight and b.weight are one tensor"):
+            groups.on(Model(not here))
+        assert len(groups.on(Model(here))) == 6
+
+
+def test_on_counts_bytes_of_the_model_s_own_type():
+    model, x = lenet()
+    groups = sc.filters(model, x)
+    half = copy.deepcopy(model).half()
+    assert sum(slot.itemsize for slot in groups.on(half).coupling.slots) * 2 == sum(
+        slot.itemsize for slot in groups.coupling.slots
+    )
+
+
+def test_groups_follow_a_model_that_changes_in_place():
+    """`.to` keeps Parameter objects: whatever the groups keep beside them has to follow."""
+    model, x = lenet()
+    groups = sc.filters(model, x)
+    before = groups.norms()
+    model.double()
+    assert groups.members[0].parameter.dtype == torch.float64
+    torch.testing.assert_close(groups.norms(), before, rtol=1e-6, atol=0)
+    model.half()
+    groups.scale_(torch.zeros(70))
+    assert not groups.alive().any()
+
+
+def test_groups_do_not_depend_on_torch_s_default_device():
+    model, x = ResNet(), images(2, 3, 16, 16)
+    expected = sc.filters(model, x)
+    with torch.device("meta"):  # as torch.set_default_device does
+        groups = sc.filters(model, x) + sc.weights(model.head)
+        shapes = sc.shapes(model, x)
+        groups.scale_((torch.arange(len(groups), device="cpu") % 2).double())
+    assert groups.layers[: len(expected.layers)] == expected.layers
+    assert int(groups.alive().sum()) == len(groups) // 2
+    assert {m.ids.device.type for m in (*groups.members, *shapes.members)} == {"cpu"}

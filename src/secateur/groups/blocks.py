@@ -52,11 +52,11 @@ def blocks(
         down, across = rows // shape[0], columns // shape[1]
         if not down or not across:
             return f"its {rows} x {columns} elements hold no whole tile of {shape[0]} x {shape[1]}"
-        tiles = torch.arange(start, start + down * across, device=weight.device)
+        tiles = torch.arange(start, start + down * across, device="cpu")
         if (down * shape[0], across * shape[1]) == (rows, columns):
             tiles, seen_as = tiles.view(down, 1, across, 1), (down, shape[0], across, shape[1])
             return Member(name, weight, tiles, seen_as)
-        ids = torch.full((rows, columns), -1, device=weight.device)
+        ids = torch.full((rows, columns), -1, device="cpu")
         covered = ids[: down * shape[0], : across * shape[1]]
         covered.unflatten(1, (across, -1)).unflatten(0, (down, -1)).copy_(
             tiles.view(down, 1, across, 1)

@@ -122,7 +122,7 @@ def fold(
         assert isinstance(weight, Tensor)
         taps = weight.detach().double()
         taps = taps.sum(tuple(range(2, taps.ndim))) if taps.ndim > 2 else taps
-        removed = torch.ones(len(constant), dtype=torch.bool)
+        removed = torch.ones(len(constant), dtype=torch.bool, device="cpu")
         removed[list(plan.kept.get(f"{name}.weight", {}).get(1, range(len(constant))))] = False
         shift = taps @ (constant * removed).to(taps.device)
         kept = plan.kept.get(f"{name}.weight", {}).get(0)

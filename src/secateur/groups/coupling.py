@@ -32,6 +32,11 @@ class Slot:
     entries: tuple[np.ndarray | None, ...]
     within: tuple[tuple[int, ...], ...] = ()
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether any group takes something of it."""
+        return bool(self.within) or any(line is not None for line in self.entries)
+
 
 @dataclass(frozen=True)
 class Operation:

@@ -48,7 +48,7 @@ def custom(model: nn.Module, ids: Mapping[str, Tensor]) -> Groups:
         parameter = parameters[name]
         if tensor.ndim < parameter.ndim:
             tensor = tensor.reshape((1,) * (parameter.ndim - tensor.ndim) + tuple(tensor.shape))
-        members.append(Member(name, parameter, tensor.to(parameter.device, torch.int64)))
+        members.append(Member(name, parameter, tensor.to(torch.int64)))
     used = (
         torch.cat([m.ids.reshape(-1).cpu() for m in members]).unique() if members else torch.ones(0)
     )

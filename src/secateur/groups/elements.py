@@ -60,9 +60,9 @@ class Elements(Member):
     @property
     def ids(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The group of every element, int64 in the parameter's shape; made when it is read."""
-        ids = torch.full(self.parameter.shape, -1)
+        ids = torch.full(self.parameter.shape, -1, device="cpu")
         grouped = self.view(ids)
-        grouped.copy_(torch.arange(self.start, self.stop).view(grouped.shape))
+        grouped.copy_(torch.arange(self.start, self.stop, device="cpu").view(grouped.shape))
         return ids
 
     def moved(self, offset: int) -> Elements:

@@ -81,6 +81,4 @@ def _reason(weight: nn.Parameter, names: list[str], ignored: dict[str, str]) -> 
         return "it is frozen (requires_grad=False)"
     if not weight.is_floating_point():
         return f"it holds {weight.dtype}, not floating point numbers"
-    if weight.is_meta:
-        return "it has no values (it is on the meta device)"
     return "" if weight.numel() else "it is empty"

@@ -7,7 +7,7 @@ In: members (what must be zero for a group to be dead) and, where the model was 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
@@ -72,6 +72,43 @@ def _refuse_twice(first: Coupling, second: Coupling) -> None:
                     f"both kinds group the same channels of {a.names[0]}: a channel can be in one "
                     "group only; name the layer in ignore= of one of them"
                 )
+
+
+def _refuse_misfit(
+    model: nn.Module, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]
+) -> None:
+    found = tensors.get(name)
+    if found is None or found.shape != shape:
+        have = "no such parameter" if found is None else f"shape {tuple(found.shape)}"
+        raise ValueError(
+            f"these groups do not fit this {type(model).__name__}, at {name}\n"
+            f"  groups expect shape {shape}\n"
+            f"  the model has {have}"
+        )
+
+
+def _fitting(coupling: Coupling, model: nn.Module) -> Coupling:
+    """The coupling of another copy of the model, if whatever groups cut looks the same there."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= dict(model.named_buffers(remove_duplicate=False))
+    owners: dict[int, str] = {}  # a tensor -> the name of its slot
+    slots = []
+    for slot in coupling.slots:
+        for name in slot.names if slot.is_cut else ():
+            _refuse_misfit(model, tensors, name, slot.shape)
+            first = tensors[slot.names[0]]
+            other = owners.setdefault(id(tensors[name]), slot.names[0])
+            if tensors[name] is not first or other != slot.names[0]:
+                pair = (slot.names[0], name) if tensors[name] is not first else (other, name)
+                raise ValueError(
+                    f"these groups do not fit this {type(model).__name__}: whether {pair[0]} and "
+                    f"{pair[1]} are one tensor is not the same here. Make the groups on a model "
+                    "with the same tied weights"
+                )
+        found = tensors.get(slot.names[0])
+        size = slot.itemsize if found is None else found.element_size()
+        slots.append(replace(slot, itemsize=size))
+    return replace(coupling, slots=tuple(slots))
 
 
 class _Names(Sequence[str]):
@@ -140,7 +177,8 @@ class Groups:
         for members in sharing.values():
             if len(members) > 1:
                 owned = [
-                    (m.ids >= 0).expand(m.shape or m.parameter.shape).reshape(-1) for m in members
+                    (m.ids.cpu() >= 0).expand(m.shape or m.parameter.shape).reshape(-1)
+                    for m in members
                 ]
                 if twice := int((torch.stack(owned).sum(0) > 1).sum()):
                     raise ValueError(
@@ -225,8 +263,16 @@ class Groups:
         return peak != 0
 
     def _zeros(self) -> Tensor:
+        self._refuse_meta()
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         return torch.zeros(len(self), dtype=dtype, device=self.device)
+
+    def _refuse_meta(self) -> None:
+        if self.on_meta:
+            raise ValueError(
+                "these are groups of a model on the meta device, which has no values; take them to "
+                "one that has: groups.on(model)"
+            )
 
     @torch.no_grad()
     def scale_(self, factors: Tensor) -> Groups:
@@ -243,6 +289,7 @@ class Groups:
                 f"scale_: expected one factor for each of {len(self)} groups, "
                 f"shape ({len(self)},); got {tuple(factors.shape)}"
             )
+        self._refuse_meta()
         if any(member.has_gaps for member in self.members):
             factors = self.pad(factors)
         for member in self.members:
@@ -258,34 +305,50 @@ class Groups:
     def device(self) -> torch.device:
         return self.members[0].parameter.device if self.members else torch.device("cpu")
 
-    def on(self, model: nn.Module) -> Groups:
+    def on(self, model: nn.Module, example: Any = None) -> Groups:
         """The same groups of another copy of the model (an average of its weights, a reloaded one).
 
+        Groups that were found on the meta device are tried out when they meet a model with values.
+
+        Args:
+            model: the other copy; of whatever the groups cut, it has the same shapes and ties.
+            example: other example inputs, where the groups' own have no values (meta device).
+
         Raises:
-            ValueError: a parameter is missing there or has another shape.
+            ValueError: a parameter or buffer is missing there, has another shape, or is tied to
+                another; or what was found on the meta device can't be removed.
         """
         model = unwrapped(model)
-        parameters = dict(model.named_parameters(remove_duplicate=False))
+        tensors = dict(model.named_parameters(remove_duplicate=False))
         members = []
         for member in self.members:
-            found = parameters.get(member.name)
-            if found is None or found.shape != member.parameter.shape:
-                have = "no such parameter" if found is None else f"shape {tuple(found.shape)}"
-                raise ValueError(
-                    f"these groups do not fit this {type(model).__name__}, at {member.name}\n"
-                    f"  groups expect shape {tuple(member.parameter.shape)}\n"
-                    f"  the model has {have}"
-                )
-            same = found is member.parameter
-            members.append(member if same else member.of(found))
-        coarse = None if self.coarse is None else self.coarse.on(model)
-        return replace(self, members=tuple(members), coarse=coarse, model=model)
+            _refuse_misfit(model, tensors, member.name, tuple(member.parameter.shape))
+            same = tensors[member.name] is member.parameter
+            members.append(member if same else member.of(tensors[member.name]))
+        groups = replace(
+            self,
+            members=tuple(members),
+            coupling=None if self.coupling is None else _fitting(self.coupling, model),
+            coarse=None if self.coarse is None else self.coarse.on(model, example),
+            example=self.example if example is None else example,
+            model=model,
+        )
+        if self.on_meta and not groups.on_meta and self.coupling is not None:
+            from secateur.groups.select import verified  # which makes Groups itself
+
+            return verified(groups, model)
+        return groups
+
+    @property
+    def on_meta(self) -> bool:
+        """Whether these are groups of a model without values, on the meta device."""
+        return any(member.parameter.is_meta for member in self.members)
 
     # -- reading -----------------------------------------------------------------------------------
 
     def summary(self) -> str:
         """A table: one row a layer with its groups, those alive, and what is tied to it."""
-        alive = self.alive().cpu().numpy()
+        alive = None if self.on_meta else self.alive().cpu().numpy()
         costs = self.costs.numpy()
         rows = [("layer", "kind", "groups", "alive", "params", "together with")]
         for layer in self.layers:
@@ -297,12 +360,21 @@ class Groups:
                     layer.name,
                     layer.kind,
                     f"{len(layer):,}",
-                    f"{int(alive[part].sum()):,}",
+                    "–" if alive is None else f"{int(alive[part].sum()):,}",
                     f"{int(costs[part].sum()):,}",
                     with_,
                 )
             )
-        rows.append(("total", "", f"{len(self):,}", f"{int(alive.sum()):,}", "", ""))
+        rows.append(
+            (
+                "total",
+                "",
+                f"{len(self):,}",
+                "–" if alive is None else f"{int(alive.sum()):,}",
+                "",
+                "",
+            )
+        )
         widths = [max(len(row[i]) for row in rows) for i in range(6)]
         lines = []
         for row in rows:

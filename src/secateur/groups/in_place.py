@@ -71,7 +71,7 @@ def staying(groups: Groups, dead: np.ndarray, kept: Kept) -> list[tuple[str, int
     """
     zeros = np.append(dead & ~tied(groups), False)
     left = np.zeros(len(zeros), bool)
-    numbers = torch.arange(len(zeros))
+    numbers = torch.arange(len(zeros), device="cpu")
     for member in groups.members if zeros.any() else ():
         inside = member.spread(numbers.to(member.parameter.device))
         for dim, indices in kept.get(member.name, {}).items():

@@ -85,7 +85,7 @@ def _grouped(
     for group, branch in enumerate(branches):
         for name in branch.zeros:
             parameter = model.get_parameter(name)
-            ids = torch.full((1,) * parameter.ndim, group, device=parameter.device)
+            ids = torch.full((1,) * parameter.ndim, group, device="cpu")
             members.append(Member(name, parameter, ids))
     leaving = [((n,), branch.absent, branch.operators) for n, branch in enumerate(branches)]
     leaving += [(s.groups, {s.module: s.recipes[0]}, s.operators) for s in shells]

@@ -75,13 +75,13 @@ class _Trial:
         self.full = copy.deepcopy(module).cpu().double().eval()  # rounding would hide what eps does
         parameters = list(self.full.parameters())
         for parameter in parameters:
-            parameter.data += 0.3 * torch.randn(parameter.shape, generator=draw)
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=draw, device="cpu")
         self.size, self.dim = len(statistic.atoms), statistic.dim
         self.dead = np.arange(self.size) % 2 == 1
         few = all(parameter.ndim == 1 for parameter in parameters)
         shape = [min(size, 4) if few else size for size in statistic.shape]
         shape[self.dim] = self.size
-        self.x = torch.randn(shape, generator=draw, dtype=torch.float64)
+        self.x = torch.randn(shape, generator=draw, dtype=torch.float64, device="cpu")
         self.kept = {
             name: {dim: tuple(range(0, self.size, 2))}
             for name, parameter in self.full.named_parameters()
@@ -109,7 +109,7 @@ class _Trial:
         cut(small, Plan(self.kept, norms=numbers(self.full, [norm], self.dead)))
         rescale_(small, [norm], self.dead)
         kept = norm.kept(self.dead)
-        x = self.x.index_select(self.dim, torch.tensor(kept))
+        x = self.x.index_select(self.dim, torch.tensor(kept, device="cpu"))
         x = x if recipe.exact else x - x.mean(self.dim, keepdim=True)
         whole = Whole(self.full, self.dim, kept, self.size)
         shift = whole(0 * x)

@@ -22,6 +22,7 @@ from secateur.groups.groups import Groups, Layer
 from secateur.groups.labels import Operator, compress, entries, varied
 from secateur.groups.members import Member
 from secateur.groups.norms import Norm
+from secateur.groups.running import tensors_in
 from secateur.groups.trace import Axis, Trace, trace
 from secateur.groups.trial import try_removal
 
@@ -64,6 +65,29 @@ def select(
         groups = build(found, axes, kind, tuple(refused), example)
     if not axes:
         raise ValueError(nothing_found(model, kind, refused))
+    return _with_biases(groups, model, biases)
+
+
+def verified(groups: Groups, model: nn.Module) -> Groups:
+    """Groups that were found on the meta device, after the trial removal on a model with values.
+
+    Raises:
+        ValueError: the removal fails for some layers (the reasons are listed), or the example
+            inputs have no values either.
+    """
+    if any(x.is_meta for x in tensors_in(groups.example)):
+        raise ValueError(
+            "these groups were found on the meta device, and their example inputs are there, too; "
+            "give inputs with values: groups.on(model, example)"
+        )
+    failed, biases = try_removal(model, groups)
+    if failed:
+        names = [groups.layers[number].name for number in failed]
+        reasons = [f"  {name}: {why}" for name, why in zip(names, failed.values(), strict=True)]
+        raise ValueError(
+            "these groups were found on the meta device; the trial removal on the model with "
+            "values fails in\n" + "\n".join(reasons) + f"\nMake them again with ignore={names}"
+        )
     return _with_biases(groups, model, biases)
 
 
@@ -120,7 +144,10 @@ def nothing_found(model: nn.Module, kind: str, refused: list[tuple[str, int, str
 def kept_by(model: nn.Module, producers: Sequence[str], ignored: dict[str, str]) -> str:
     """Why the user or the model keeps what these parameters make from being pruned, or ""."""
     for name in producers:
-        if not model.get_parameter(name).requires_grad:
+        parameter = model.get_parameter(name)
+        if not parameter.is_floating_point():
+            return f"its parameter {name} holds {parameter.dtype}, not real numbers"
+        if not parameter.requires_grad:
             return f"its parameter {name} is frozen (requires_grad=False)"
         for prefix, given in ignored.items():
             if name == prefix or name.startswith(prefix + ".") or not prefix:
@@ -211,7 +238,7 @@ def build(
                 mine = np.where(found.produces[atoms], ids, -1)
                 if (mine >= 0).any():
                     shape = [-1 if d == dim else 1 for d in range(item.tensor.ndim)]
-                    ids_tensor = torch.from_numpy(mine).reshape(shape).to(item.tensor.device)
+                    ids_tensor = torch.from_numpy(mine).reshape(shape)
                     members.append(Member(item.name, item.tensor, ids_tensor))
         slots.append(
             Slot(

@@ -70,7 +70,7 @@ def shapes(
         filters = 1 if owner.transposed else 0
         sizes = [1 if dim == filters else size for dim, size in enumerate(weight.shape)]
         count = weight.numel() // weight.shape[filters]
-        ids = torch.arange(start, start + count, device=weight.device).reshape(sizes)
+        ids = torch.arange(start, start + count, device="cpu").reshape(sizes)
         return Member(name, weight, ids)
 
     groups = zeros_in_place(model, ignore, kind="shapes", member=member)

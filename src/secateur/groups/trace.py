@@ -190,6 +190,13 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         self.current = f"the operator {func.name()}"
         out = func(*args, **kwargs)
+        with torch.device("cpu"):  # labels stay there, whatever torch's default device is
+            self.follow(func, args, kwargs, out)
+        self.current = ""
+        return out
+
+    def follow(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Let the labels follow one operator."""
         call = rules.Call(func, args, kwargs, out)
         self.used.update(id(tensor) for tensor in call.inputs)
         noted = len(self.labels.inexact)
@@ -197,8 +204,6 @@ class Tracer(TorchDispatchMode):
         if len(self.labels.inexact) > noted:
             self.statistics.extend(statistics(self.names, self.labels, noted))
         self.sizes.extend(sizes_read(self.names, self.labels, call))
-        self.current = ""
-        return out
 
 
 # -- from ties to axes -----------------------------------------------------------------------------

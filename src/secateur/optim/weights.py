@@ -127,7 +127,7 @@ def summed(groups: Groups, values_of: Callable[[Member], Tensor | None]) -> Tens
 
     A tensor has the shape of the member's parameter; None stands for zeros.
     """
-    total = torch.zeros(len(groups), dtype=torch.float64)
+    total = torch.zeros(len(groups), dtype=torch.float64, device="cpu")
     for member in groups.members:
         if (values := values_of(member)) is not None:
             member.add_squares_(total, values)

@@ -107,9 +107,11 @@ def _kept_since(earlier: Plan, small: nn.Module) -> dict[str, Kept]:
         )
     since: dict[str, Kept] = {}
     for name, dims in plan.kept.items():
-        since[name] = {dim: torch.tensor(indices) for dim, indices in dims.items()}
+        since[name] = {dim: torch.tensor(indices, device="cpu") for dim, indices in dims.items()}
         for dim, before in earlier.kept.get(name, {}).items():
-            since[name][dim] = torch.searchsorted(torch.tensor(before), since[name][dim])
+            since[name][dim] = torch.searchsorted(
+                torch.tensor(before, device="cpu"), since[name][dim]
+            )
     for name in earlier.biases:  # the full-size network lacks it: it follows its weight's rows
         rows = since.get(f"{name.removesuffix('bias')}weight", {}).get(0)
         since[name] = {} if rows is None else {0: rows}
