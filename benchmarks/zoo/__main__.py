@@ -21,7 +21,7 @@ import runs
 from secateur.report import machine
 from zoo import table
 from zoo.check import check
-from zoo.entry import Entry, everything
+from zoo.entry import Entry, Missing, everything
 
 RESULT = runs.RESULTS / "zoo.jsonl"
 LIMIT = 120  # seconds; a model that takes longer is stopped and counted as failed
@@ -90,6 +90,8 @@ def _send(sender: Connection, entry: Entry, export: bool) -> None:
     warnings.simplefilter("ignore")
     try:
         line = check(entry, export=export)
+    except Missing as reason:
+        line = {"name": entry.name, "family": entry.family, "skipped": str(reason)}
     except Exception as error:
         line = {
             "name": entry.name,

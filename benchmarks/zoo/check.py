@@ -5,6 +5,7 @@ In: an entry. Out: a dictionary of figures, one line of benchmarks/results/zoo.j
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 import warnings
@@ -23,7 +24,7 @@ from secateur.measure import count_flops
 from secateur.measure.running import arguments
 from zoo.entry import Entry
 
-KINDS = ("filters", "neurons", "heads")
+KINDS = ("filters", "neurons", "heads", "experts", "layers")  # as many together as can be
 BUDGETS = (0.5, 0.2)
 STEPS = 3
 
@@ -36,23 +37,28 @@ def check(entry: Entry, *, export: bool = True) -> dict[str, Any]:
         export: whether to write ONNX, too (most of the time goes there).
 
     Returns:
-        `kinds` (kind -> groups), `refused`, the seconds of `grouping`, and for each budget a
-        dictionary: FLOPs asked and reached as shares of the full network, `exact` (the counter
-        agrees with the plan and is not above what was asked), `floor` (the budget lies below the
-        smallest network; that one was made), the output's relative `difference`, seconds, `loads`
-        and `onnx` ("equal" or the reason).
+        `kinds` (kind -> groups), `alone` (kinds that share parameters with an earlier one -> the
+        difference after half of their groups were removed), `refused`, the seconds of `grouping`,
+        and for each budget a dictionary: FLOPs asked and reached as shares of the full network,
+        `exact` (the counter agrees with the plan and is not above what was asked), `floor` (the
+        budget lies below the smallest network; that one was made), the output's relative
+        `difference`, seconds, `loads` and `onnx` ("equal" or the reason).
     """
     torch.manual_seed(0)
     model, example = entry.build(), entry.example()
-    disturb(model, example)
+    if entry.trained:
+        model.eval()
+    else:
+        disturb(model, example)
     start = time.perf_counter()
-    groups, kinds, nothing = group(model, example)
+    groups, kinds, apart, nothing = group(model, example)
     line: dict[str, Any] = {
         "name": entry.name,
         "family": entry.family,
         "params": sum(p.numel() for p in model.parameters()),
         "kinds": kinds,
         "grouping_seconds": round(time.perf_counter() - start, 2),
+        "alone": {kind: remove_half(model, found) for kind, found in apart.items()},
     }
     if groups is None:
         return line | {"refused": nothing, "budgets": []}
@@ -82,23 +88,37 @@ def disturb(model: nn.Module, example: Any, *, steps: int = STEPS) -> None:
     model.eval()
 
 
-def group(model: nn.Module, example: Any) -> tuple[sc.Groups | None, dict[str, int], list[str]]:
-    """All kinds that apply, together; how many groups of each; why the others do not apply."""
+def group(
+    model: nn.Module, example: Any
+) -> tuple[sc.Groups | None, dict[str, int], dict[str, sc.Groups], list[str]]:
+    """All kinds that apply, together; how many groups of each; those that can't be added to the
+    others; why the rest does not apply.
+    """
     groups: sc.Groups | None = None
     kinds: dict[str, int] = {}
+    apart: dict[str, sc.Groups] = {}
     nothing: list[str] = []
     for kind in KINDS:
-        make = getattr(sc, kind, None)
-        if make is None:
-            continue
         try:
-            found = make(model, example)
+            found = getattr(sc, kind)(model, example)
         except ValueError as error:
             nothing.append(str(error))
             continue
         kinds[kind] = len(found)
-        groups = found if groups is None else groups + found
-    return groups, kinds, nothing
+        try:
+            groups = found if groups is None else groups + found
+        except ValueError:  # a parameter can be in one group only
+            apart[kind] = found
+    return groups, kinds, apart, nothing
+
+
+def remove_half(model: nn.Module, groups: sc.Groups) -> float:
+    """The difference of the outputs after a random half of the groups has been removed."""
+    zeroed = copy.deepcopy(model)
+    mine = groups.on(zeroed)
+    order = torch.randperm(len(mine), generator=torch.Generator().manual_seed(0))
+    mine.scale_((order < (len(mine) + 1) // 2).double())
+    return difference(zeroed, sc.shrink(zeroed, mine), groups.example)
 
 
 def cut(

@@ -20,7 +20,15 @@ FILES = (
     "language",
     "vision",
     "signals",
+    "attentions",
+    "further",
+    "unusual",
+    "pretrained",
 )
+
+
+class Missing(Exception):
+    """What an architecture needs can't be had here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +40,25 @@ class Entry:
         family: the file that defines it.
         build: makes the model, small and randomly initialised.
         example: makes inputs: a tensor, a tuple, or a mapping of keyword inputs.
+        trained: its weights are real ones, which are left as they are.
     """
 
     name: str
     family: str
     build: Callable[[], nn.Module]
     example: Callable[[], Any]
+    trained: bool = False
 
 
 ZOO: dict[str, Entry] = {}
 
 
-def entry(name: str, example: Callable[[], Any]) -> Callable[[Any], Any]:
+def entry(name: str, example: Callable[[], Any], *, trained: bool = False) -> Callable[[Any], Any]:
     """Register a builder (a class or a function without arguments) under `name`."""
 
     def register(build: Any) -> Any:
-        ZOO[name] = Entry(name, build.__module__.rpartition(".")[2], build, example)
+        family = build.__module__.rpartition(".")[2]
+        ZOO[name] = Entry(name, family, build, example, trained)
         return build
 
     return register
