@@ -131,6 +131,16 @@ def test_the_size_of_a_single_head_is_not_the_stream():
     assert "it is the size of a head" in reasons["q"]
 
 
+def test_a_stream_on_the_meta_device_is_grouped_and_the_real_one_shrunk():
+    with torch.device("meta"):
+        model = Stream(partial(Rms, offset=1.0))
+    with pytest.warns(UserWarning, match="on the meta device"):
+        groups = sc.width(model, TOKENS)
+    real = stream(partial(Rms, offset=1.0))
+    zeroed, groups = zero(real, groups, some_dead(groups, 0))
+    assert difference(zeroed, sc.shrink(zeroed, groups), TOKENS) <= 1e-6
+
+
 # -- what is refused, by name ----------------------------------------------------------------------
 
 

@@ -140,7 +140,8 @@ class Whole:
     def __init__(self, full: nn.Module, dim: int, kept: tuple[int, ...], size: int) -> None:
         self.full, self.dim, self.kept, self.size = full, dim, kept, size
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        (x,) = (*args, *kwargs.values())
         indices = torch.tensor(self.kept, device=x.device)
         shape = list(x.shape)
         shape[self.dim] = self.size

@@ -61,10 +61,10 @@ def _recipes(module: nn.Module, exact: bool) -> Iterator[Recipe]:
     for name in EPSILONS:
         if isinstance(getattr(module, name, 0), (float, type(None))):
             epsilons = [(name, 1.0), *epsilons, (name, 0.5)]
-    scales = [(name, p) for name, _ in module.named_parameters(recurse=False) for p in (0.5, 1.0)]
-    for (scale, power), offset in product([*scales, ("", 0.0)], (0.0, 1.0)):
-        for epsilon, epsilon_power in epsilons if scale or not offset else ():
-            yield Recipe(exact, scale, offset, power, epsilon, epsilon_power)
+    names = [name for name, _ in module.named_parameters(recurse=False)]
+    scales = [*product(names, (0.0, 1.0), (0.5, 1.0)), ("", 0.0, 0.0)]
+    for (scale, offset, power), (epsilon, epsilon_power) in product(scales, epsilons):
+        yield Recipe(exact, scale, offset, power, epsilon, epsilon_power)
 
 
 class _Trial:
@@ -72,10 +72,14 @@ class _Trial:
 
     def __init__(self, module: nn.Module, statistic: Statistic) -> None:
         draw = torch.Generator().manual_seed(0)
-        self.full = copy.deepcopy(module).cpu().double().eval()  # rounding would hide what eps does
+        self.full = copy.deepcopy(module).double().eval()  # rounding would hide what eps does
+        on_meta = any(parameter.is_meta for parameter in module.parameters())
+        self.full = self.full.to_empty(device="cpu") if on_meta else self.full.cpu()
         parameters = list(self.full.parameters())
-        for parameter in parameters:
-            parameter.data += 0.3 * torch.randn(parameter.shape, generator=draw, device="cpu")
+        for parameter in parameters:  # any values tell how they are used
+            parameter.data = 1 + 0.3 * torch.randn(
+                parameter.shape, generator=draw, dtype=torch.float64, device="cpu"
+            )
         self.size, self.dim = len(statistic.atoms), statistic.dim
         self.dead = np.arange(self.size) % 2 == 1
         few = all(parameter.ndim == 1 for parameter in parameters)

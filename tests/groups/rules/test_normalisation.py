@@ -39,9 +39,12 @@ def test_channels_leave_with_their_norm(norm, count):
     assert cut_out(model, groups, some_dead(groups, 0))[1] <= 1e-5
 
 
-def test_one_group_of_all_channels_stays_whole():
-    groups = sc.filters(around(nn.GroupNorm(1, 8)), images(2, 3, 6, 6))
-    assert {layer.name: len(layer) for layer in groups.layers}.get("0", 1) == 1
+def test_one_group_of_all_channels_is_their_width():
+    model, x = around(nn.GroupNorm(1, 8)), images(2, 3, 6, 6)
+    assert "0" not in {layer.name for layer in sc.filters(model, x).layers}
+    groups = sc.width(model, x)
+    assert [(layer.name, len(layer)) for layer in groups.layers] == [("0", 8)]
+    assert "subtract the mean" in groups.layers[0].inexact
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.RMSNorm(8)])
