@@ -37,12 +37,12 @@ SAVING = 120.0  # seconds that interrupted runs have to write their checkpoints
 
 
 class SweepInterrupted(Exception):
-    """A signal asked the sweep to stop; the runs under way have been told to save."""
+    """A signal asked the sweep to stop; the runs under way have saved what they trained."""
 
-    def __init__(self, number: int, finished: int, total: int) -> None:
-        self.number, self.finished, self.total = number, finished, total
+    def __init__(self, number: int, missing: int) -> None:
+        self.number, self.missing = number, missing
         super().__init__(
-            f"stopped with {finished} of {total} runs finished; those under way saved a checkpoint"
+            f"stopped with {missing} runs missing; what they have trained is in their checkpoints"
         )
 
 
@@ -127,31 +127,29 @@ def sweep(
     options.parse_interval(checkpoint_every)
     _claim(folder, settings)
     trials = {name: _trial(folder, name, own) for name, own in plan.items()}
-    waiting = [name for name, trial in trials.items() if trial.run is None]
-    if waiting:
-        options.resolve(settings.model, "--model")
-        options.resolve(settings.data, "--data")
-        require("ray", extra="sweep")
-        write_atomically(folder / SWEEP, json.dumps(_shared(settings), indent=1))
-    title = f"{settings.model.partition(':')[2]}: a sweep over budgets and seeds"
-    shared = replace(settings, budget=()).words()
-    shared.pop("seed", None)
+    jobs = {name: plan[name] for name, trial in trials.items() if trial.run is None}
+
+    def facts() -> Sweep:
+        title = f"{settings.model.partition(':')[2]}, a sweep over budgets and seeds"
+        shared = replace(settings, budget=()).words()
+        shared.pop("seed", None)
+        return Sweep(title, tuple(trials.values()), shared)
 
     def told(words: str) -> None:
-        finished = sum(trial.run is not None for trial in trials.values())
-        watch("training", finished, len(trials), words)
+        watch("training", len(facts().runs), len(trials), words)
 
-    told("starting Ray" if waiting else "")
-    jobs = {name: plan[name] for name in waiting}
-    for name, failure in _outcomes(jobs, folder, address, resources, checkpoint_every):
-        trials[name] = replace(_trial(folder, name, plan[name]), failure=failure)
-        write_atomically(folder / RESULTS, Sweep(title, tuple(trials.values())).lines())
-        told(name)
-        ended(trials[name])
-    found = Sweep(title, tuple(trials.values()), shared)
-    write_atomically(folder / RESULTS, found.lines())
-    sweep_html(found, folder / REPORT)
-    return found
+    if jobs:
+        options.resolve(settings.model, "--model")
+        options.resolve(settings.data, "--data")
+        told("starting Ray")
+        for name, failure in _outcomes(jobs, folder, address, resources, checkpoint_every):
+            trials[name] = replace(_trial(folder, name, plan[name]), failure=failure)
+            write_atomically(folder / RESULTS, facts().lines())
+            told(name)
+            ended(trials[name])
+    write_atomically(folder / RESULTS, facts().lines())
+    sweep_html(facts(), folder / REPORT)
+    return facts()
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -178,12 +176,17 @@ def _plan(settings: Settings, budgets: Sequence[str], seeds: Sequence[int]) -> d
         raise ValueError("a sweep needs one budget and one seed or more: --budgets, --seeds")
     parsed: dict[Budget, str] = {}
     for text in budgets:
-        budget = options.parse_budget(
+        budget, *more = options.parse_budgets(
             [text],
             at_least=settings.at_least,
             multiple_of=settings.multiple_of,
             per_layer=settings.per_layer,
         )
+        if more:
+            raise ValueError(
+                f"--budgets {text}: several networks of one run, which is train's; for a run each, "
+                "write --budgets flops=50% flops=25%"
+            )
         if budget in parsed:
             raise ValueError(f"--budgets: {parsed[budget]} and {text} are the same budget")
         parsed[budget] = text
@@ -253,9 +256,9 @@ def _outcomes(
     checkpoint_every: str,
 ) -> Iterator[tuple[str, str]]:
     """Train all; gives (name, why it failed or "") of each run as it ends."""
-    if not jobs:
-        return
     with _connected(address, resources) as ray, _Signals() as signals:
+        shared = _shared(next(iter(jobs.values())))
+        write_atomically(folder / SWEEP, json.dumps(shared, indent=1))
         # A process a run: nothing that one leaves behind, such as GPU memory, reaches the next.
         remote = ray.remote(
             num_cpus=resources.cpus, num_gpus=resources.gpus, max_calls=1, max_retries=0
@@ -265,15 +268,14 @@ def _outcomes(
             remote.remote(own, folder / "runs" / name, here, resources, checkpoint_every): name
             for name, own in jobs.items()
         }
-        total = len(tasks)
         while tasks:
             ready, _ = ray.wait(list(tasks), timeout=0.2)
             if signals.received is not None:
                 for task in tasks:
                     ray.cancel(task)
                 ray.wait(list(tasks), num_returns=len(tasks), timeout=SAVING)
-                finished = sum((folder / "runs" / name / FACTS).exists() for name in jobs)
-                raise SweepInterrupted(signals.received, finished, total)
+                missing = sum(not (folder / "runs" / name / FACTS).exists() for name in jobs)
+                raise SweepInterrupted(signals.received, missing)
             for task in ready:
                 yield tasks.pop(task), _failure(ray, task)
 
@@ -360,8 +362,8 @@ def _check_reachable(address: str) -> None:
 
 def _no_cluster(address: str, error: Exception) -> str:
     return (
-        f"--address {address}: no Ray cluster there ({error}); start one with `ray start --head`, "
-        "or leave --address out to run on this machine"
+        f"--address {address}: no Ray cluster there ({error}); start one with `ray start --head` "
+        "(where it asks for a token: RAY_AUTH_MODE=token), or leave --address out to run here"
     )
 
 
