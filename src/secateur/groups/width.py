@@ -119,7 +119,7 @@ class _Normalised:
             axis,
             producers=tuple(name for name in axis.producers if name not in scales),
             protected=reasons[0] if reasons else "",
-            inexact=f"{', '.join(centred[:2])}{more} {SUBTRACT}" if centred else "",
+            inexact=f"{SUBTRACTED} {', '.join(centred[:2])}{more}" if centred else "",
         )
 
     def _over(self, statistic: Statistic, *components: np.ndarray) -> bool:
@@ -134,4 +134,4 @@ def _is_exact(recipe: Recipe | str) -> bool:
 
 
 INSIDE_ATTENTION = "attention reads it: it is the size of a head, no stream"
-SUBTRACT = "subtract the mean over all channels, zeros included"
+SUBTRACTED = "a mean over all channels, zeros included, is subtracted by"

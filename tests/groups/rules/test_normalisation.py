@@ -44,7 +44,7 @@ def test_one_group_of_all_channels_is_their_width():
     assert "0" not in {layer.name for layer in sc.filters(model, x).layers}
     groups = sc.width(model, x)
     assert [(layer.name, len(layer)) for layer in groups.layers] == [("0", 8)]
-    assert "subtract the mean" in groups.layers[0].inexact
+    assert "a mean over all channels" in groups.layers[0].inexact
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.RMSNorm(8)])
