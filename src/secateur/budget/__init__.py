@@ -5,7 +5,10 @@ from secateur.budget.blockwise import BlockwiseAllowance
 from secateur.budget.budget import Budget, Line, Reached
 from secateur.budget.costs import MEASURES, Cost, cost
 from secateur.budget.even import EvenAllowance
+from secateur.budget.profiling import profile
 from secateur.budget.reachable import Range, Reachable, reachable
+from secateur.budget.table import LatencyTable
+from secateur.budget.target import Target
 
 __all__ = [
     "MEASURES",
@@ -14,10 +17,13 @@ __all__ = [
     "Budget",
     "Cost",
     "EvenAllowance",
+    "LatencyTable",
     "Line",
     "Range",
     "Reachable",
     "Reached",
+    "Target",
     "cost",
+    "profile",
     "reachable",
 ]

@@ -17,23 +17,36 @@ from torch import nn
 
 from secateur.budget.allowance import Allowance
 from secateur.budget.blockwise import BlockwiseAllowance
+from secateur.budget.clock import Clock, clock_for
 from secateur.budget.costs import MEASURES, cost, whole
 from secateur.budget.even import EvenAllowance
+from secateur.budget.target import Target, as_target
+from secateur.budget.trials import MemoryTrial, Trial, choose
 from secateur.budget.units import steps
 from secateur.groups import Groups
-from secateur.measure import count_bytes, count_flops, count_params
+from secateur.measure import (
+    count_bytes,
+    count_flops,
+    count_params,
+    format_measure,
+    measure_peak_memory,
+)
 
 Amount = float | int | tuple[float, int]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One measure of a budget: what was asked and what was reached, absolute."""
+    """One measure of a budget: what was asked and what was reached, absolute.
+
+    Seconds and bytes for latency and memory; `note` says where a figure is not measured here.
+    """
 
     measure: str
-    asked: int
-    reached: int
-    full: int
+    asked: float
+    reached: float
+    full: float
+    note: str = ""
 
     @property
     def holds(self) -> bool:
@@ -68,7 +81,7 @@ class Reached:
         rows += [
             (
                 line.measure,
-                *(f"{n:,}" for n in (line.full, line.asked, line.reached)),
+                *(format_measure(line.measure, n) for n in (line.full, line.asked, line.reached)),
                 f"{line.reached / line.asked:.2%}",
             )
             for line in self.lines
@@ -79,6 +92,9 @@ class Reached:
             f"{row[0]:<{widths[0]}}  "
             + "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
             + "  binds" * (row[0] == binding)
+            + "".join(
+                f"  {line.note}" for line in self.lines if line.note and line.measure == row[0]
+            )
             for row in rows
         )
 
@@ -95,6 +111,11 @@ class Budget:
         flops: FLOPs of one run on the example inputs, two for a multiply and an add.
         params: parameters, tied ones counted once.
         bytes: bytes of parameters and buffers.
+        memory: peak bytes of one run on the example inputs: weights, inputs and all activations
+            that are alive at once.
+        latency: of one run on the example inputs: a fraction, a time with its unit such as "3ms",
+            or a `Target`, which also says in which runtime, on how many threads, by which table.
+            Measured on this machine; the chosen network is measured again.
         per_layer: every layer keeps the same share of its groups, the largest that the amounts
             allow; by default the groups of all layers compete.
         multiple_of: widths come out as multiples of this, such as 8, 16 or 32; a layer that is
@@ -116,13 +137,21 @@ class Budget:
     flops: Amount | None = None
     params: Amount | None = None
     bytes: Amount | None = None
+    memory: Amount | None = None
+    latency: float | str | Target | None = None
     per_layer: bool = False
     multiple_of: int = 1
     at_least: int = 1
-    _full: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _full: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _trials: dict[str, Trial] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _clocks: dict[str, Clock] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.latency is not None:
+            as_target(self.latency)
         for measure, amount in self.amounts():
+            if measure == "latency":
+                continue
             for part in amount if isinstance(amount, tuple) else (amount,):
                 _check(measure, part)
             if isinstance(amount, tuple) and not (
@@ -150,7 +179,7 @@ class Budget:
                 f"Budget(per_layer={self.per_layer!r}): True or False; the amounts say how much"
             )
 
-    def amounts(self) -> Iterator[tuple[str, Amount]]:
+    def amounts(self) -> Iterator[tuple[str, Any]]:
         """The measures that were asked for, with their amounts as given."""
         for measure in MEASURES:
             if (amount := getattr(self, measure)) is not None:
@@ -177,8 +206,12 @@ class Budget:
         if not len(groups):
             raise ValueError(f"{self}: there are no groups; nothing can be cut")
         everything = np.ones(len(groups))
-        costs = {measure: cost(groups, measure) for measure, _ in self.amounts()}
-        full = {measure: whole(groups, measure) for measure in costs}
+        if self.latency is not None:
+            target = as_target(self.latency)
+            self._clocks["latency"] = clock_for(target, groups, self.multiple_of)
+        clocks = self._clocks
+        costs = {m: clocks[m].cost if m in clocks else cost(groups, m) for m, _ in self.amounts()}
+        full = {m: clocks[m].table.full if m in clocks else whole(groups, m) for m in costs}
         limits = {m: float(_absolute(m, amount, full[m])) for m, amount in self.amounts()}
         kind = EvenAllowance if self.per_layer else Allowance
         units = steps(groups, self.multiple_of)
@@ -187,15 +220,17 @@ class Budget:
             if limits[measure] > full[measure]:
                 raise ValueError(
                     f"Budget({measure}={amount}): the whole network has only "
-                    f"{full[measure]:,} {measure}; there is nothing to cut"
+                    f"{_words(measure, full[measure])}; there is nothing to cut"
                 )
             alone = replace(allowance, costs={measure: costs[measure]})
-            least = round(alone.spent(alone.cheapest().astype(float))[measure])
+            least = alone.spent(alone.cheapest().astype(float))[measure]
+            least = least if measure == "latency" else round(least)
             if limits[measure] < least:
                 raise ValueError(
-                    f"Budget({measure}={amount}): {limits[measure]:,.0f} {measure} can't be "
+                    f"Budget({measure}={amount}): {_words(measure, limits[measure])} can't be "
                     f"reached; with {self._floor()} in each of {len(groups.layers)} "
-                    f"layers the smallest is {least:,} of {full[measure]:,} "
+                    f"layers the smallest is {format_measure(measure, least)} of "
+                    f"{format_measure(measure, full[measure])} "
                     f"({measure}={math.ceil(1e4 * least / full[measure]) / 1e4:.4f})"
                 )
         smallest = allowance.cheapest().astype(float)
@@ -203,15 +238,37 @@ class Budget:
             spent = allowance.spent(smallest)
             raise ValueError(
                 f"{self}: each of these can be reached, but not all at once; the network that is "
-                f"smallest by all has {', '.join(f'{round(n):,} {m}' for m, n in spent.items())}"
+                f"smallest by all has {', '.join(_words(m, n) for m, n in spent.items())}"
             )
         for measure, limit in limits.items():
             if limit == full[measure]:  # nothing need go, so no bias for folded constants comes
                 limits[measure] = max(limit, costs[measure](everything))
         self._full.update(full)
+        self._trials.clear()
+        if limits.get("memory", math.inf) < full.get("memory", 0):
+            self._trials["memory"] = MemoryTrial(groups, limits["memory"])
+        if limits.get("latency", math.inf) < full.get("latency", 0) and clocks["latency"].measured:
+            self._trials["latency"] = clocks["latency"].trial
         if any(layer.blocks for layer in groups.layers):
             return BlockwiseAllowance.of(allowance)
         return allowance
+
+    def choose(self, allowance: Allowance | BlockwiseAllowance, saliency: np.ndarray) -> np.ndarray:
+        """Choose the groups to keep for good, bool of shape (m,).
+
+        With a budget on memory or latency the network without the others is really made and
+        measured, and more groups go until it holds what was asked.
+
+        Args:
+            allowance: what `on` returned, or a restriction of it.
+            saliency: what the groups are worth, (m,).
+        """
+        if not self._trials:
+            return allowance.choose(saliency)
+        kept = choose(allowance, saliency, self._trials)
+        if "latency" in self._trials:
+            self._full["latency"] = self._clocks["latency"].trial.full
+        return kept
 
     def reached(self, model: nn.Module, example: Any, *, groups: Groups | None = None) -> Reached:
         """What was asked and what `model` costs, measured on it by counters of their own.
@@ -235,9 +292,14 @@ class Budget:
             )
         lines = []
         for measure, amount in self.amounts():
-            full = self._full[measure]
-            reached = _count(measure, model, example, groups, full)
-            lines.append(Line(measure, _absolute(measure, amount, full), reached, full))
+            note = ""
+            if measure in self._clocks:
+                reached, note = self._clocks[measure].reached(model)
+                full = self._full[measure] = self._clocks[measure].trial.full
+            else:
+                full = self._full[measure]
+                reached = _count(measure, model, example, groups, round(full))
+            lines.append(Line(measure, _absolute(measure, amount, full), reached, full, note))
         return Reached(tuple(lines))
 
 
@@ -248,6 +310,8 @@ def _count(measure: str, model: nn.Module, example: Any, groups: Groups | None, 
         return count_params(model)
     if measure == "bytes":
         return count_bytes(model)
+    if measure == "memory":
+        return measure_peak_memory(model, example)
     plan = getattr(model, "secateur", None)
     if plan is not None:
         return sum(kept for kept, _ in plan.groups.values())
@@ -275,8 +339,16 @@ def _check(measure: str, amount: Any) -> None:
         )
 
 
-def _absolute(measure: str, amount: Amount, full: int) -> int:
-    """An amount as an absolute number; fractions are rounded down."""
+def _words(measure: str, value: float) -> str:
+    """Such as "1,200 params" or "3.2 ms of latency"."""
+    of = " of" if measure in ("memory", "latency") else ""
+    return f"{format_measure(measure, value)}{of} {measure}"
+
+
+def _absolute(measure: str, amount: Any, full: float) -> float:
+    """An amount as an absolute number; fractions are rounded down, but for seconds."""
+    if measure == "latency":
+        return as_target(amount).limit(full)
     if isinstance(amount, tuple):
         share, number = _absolute(measure, amount[0], full), int(amount[1])
         if abs(share - number) > 1:

@@ -15,8 +15,10 @@ from itertools import combinations, product
 import numpy as np
 
 from secateur.groups import Coupling, Groups
+from secateur.measure import measure_peak_memory
 
-MEASURES = ("groups", "flops", "params", "bytes")
+MEASURES = ("groups", "flops", "params", "bytes", "memory", "latency")
+COUNTED = MEASURES[:-1]  # without a clock: known as soon as the groups are
 
 Term = tuple[float, tuple[np.ndarray, ...]]  # a rate, and the groups along each of its axes
 
@@ -50,7 +52,11 @@ class Cost:
 
     def __call__(self, multipliers: np.ndarray) -> float:
         """The cost at `multipliers`, float64 of shape (m,)."""
-        return float(self.rates @ self._widths(multipliers).prod(1))
+        return float(self.rates @ self.products(multipliers))
+
+    def products(self, multipliers: np.ndarray) -> np.ndarray:
+        """The products of widths that the rates multiply, (products,)."""
+        return self._widths(multipliers).prod(1)
 
     def gradient(self, multipliers: np.ndarray) -> np.ndarray:
         """dC/du, shape (m,): what the last bit of each group costs at `multipliers`."""
@@ -80,9 +86,15 @@ class Cost:
     @classmethod
     def of(cls, terms: Iterable[Term], group_count: int) -> Cost:
         """Build a cost from its terms; equal axes are shared and equal products added up."""
+        return cls.numbered(terms, group_count)[0]
+
+    @classmethod
+    def numbered(cls, terms: Iterable[Term], group_count: int) -> tuple[Cost, np.ndarray]:
+        """The same, and which of the products each term is part of, int64 of shape (terms,)."""
         numbers: dict[bytes, int] = {}
         axes: list[np.ndarray] = []
         products: dict[tuple[int, ...], float] = {}
+        keys: list[tuple[int, ...]] = []
         one = np.array([-1])  # an axis of width 1, which fills short products
         for rate, factors in [(0.0, (one,)), *terms]:
             product = []
@@ -93,12 +105,13 @@ class Cost:
                     axes.append(groups)
                 product.append(numbers[key])
             ordered = tuple(sorted(product))
+            keys.append(ordered)
             products[ordered] = products.get(ordered, 0.0) + rate
         depth = max(map(len, products))
         padded = [(0,) * (depth - len(product)) + product for product in products]
         unique = [np.unique(groups, return_counts=True) for groups in axes]
         entries = np.concatenate([found for found, _ in unique])
-        return cls(
+        built = cls(
             group_count,
             np.where(entries < 0, group_count, entries),
             np.concatenate([times for _, times in unique]).astype(float),
@@ -106,6 +119,8 @@ class Cost:
             np.array(list(products.values())),
             np.array(padded),
         )
+        position = {key: number for number, key in enumerate(products)}
+        return built, np.array([position[key] for key in keys[1:]], int)
 
 
 _WHOLE = np.ones(1)  # how much is kept of what is in no group
@@ -116,7 +131,8 @@ def cost(groups: Groups, measure: str) -> Cost:
 
     Args:
         groups: the groups; traced, unless the measure is "groups".
-        measure: "groups" (a count), "flops" (of one run on the example), "params" or "bytes".
+        measure: "groups" (a count), "flops" (of one run on the example), "params", "bytes" or
+            "memory" (the peak of one run on the example).
 
     Raises:
         ValueError: an unknown measure, or groups without a coupling.
@@ -129,15 +145,19 @@ def cost(groups: Groups, measure: str) -> Cost:
         >>> params(np.ones(6)), params(np.array([1, 1, 1, 0, 0, 0]))
         (44.0, 23.0)
     """
-    if measure not in MEASURES:
-        raise ValueError(f"unknown measure {measure!r}; known: {', '.join(MEASURES)}")
+    if measure not in COUNTED:
+        raise ValueError(f"unknown measure {measure!r}; known: {', '.join(COUNTED)}")
     if measure == "groups":
         return Cost.of([(1.0, (np.arange(len(groups)),))], len(groups))
-    if groups.coupling is None:
+    if groups.coupling is None or (measure == "memory" and groups.model is None):
         raise ValueError(
             f"a budget on {measure} needs groups that were traced through the model, such as "
             "filters; these leave zeros in place and can be budgeted by groups= only"
         )
+    if measure == "memory":
+        from secateur.budget.memory import peak  # which builds on this file
+
+        return peak(groups)
     return Cost.of(_terms(groups.coupling, measure), len(groups))
 
 
@@ -147,6 +167,9 @@ def whole(groups: Groups, measure: str) -> int:
         return len(groups)
     if measure == "flops":
         return sum(operation.flops for operation in groups.coupling.operations)
+    if measure == "memory":
+        assert groups.model is not None
+        return measure_peak_memory(groups.model, groups.example)
     return sum(
         math.prod(slot.shape) * (slot.itemsize if measure == "bytes" else 1)
         for slot in groups.coupling.slots
@@ -155,18 +178,23 @@ def whole(groups: Groups, measure: str) -> int:
 
 
 def _terms(coupling: Coupling, measure: str) -> Iterator[Term]:
-    if measure == "flops":
-        for operation in coupling.operations:
-            cut = [entries for entries in operation.entries if (entries >= 0).any()]
-            size = np.prod([len(entries) for entries in cut])
-            yield from _present(operation.flops / size, cut, operation.within)
+    if measure != "flops":
+        yield from state_terms(coupling, measure)
         return
+    for operation in coupling.operations:
+        cut = [entries for entries in operation.entries if (entries >= 0).any()]
+        size = np.prod([len(entries) for entries in cut])
+        yield from present(operation.flops / size, cut, operation.within)
+
+
+def state_terms(coupling: Coupling, measure: str) -> Iterator[Term]:
+    """The parameters (or "bytes": of parameters and buffers), those that removal adds included."""
     for slot in coupling.slots:
         if measure == "bytes" or slot.is_parameter:
             grouped = [entries for entries in slot.entries if entries is not None]
             rest = [size for size, e in zip(slot.shape, slot.entries, strict=True) if e is None]
             unit = slot.itemsize if measure == "bytes" else 1
-            yield from _present(float(np.prod(rest) * unit), grouped, slot.within)
+            yield from present(float(np.prod(rest) * unit), grouped, slot.within)
     slots = {slot.names[0]: slot for slot in coupling.slots}
     for name, dim in coupling.added:
         slot = slots[name]
@@ -174,10 +202,10 @@ def _terms(coupling: Coupling, measure: str) -> Iterator[Term]:
         unit = slot.itemsize if measure == "bytes" else 1
         rows = [entries] if entries is not None else []
         rate = float(unit if rows else unit * slot.shape[dim])
-        yield from _present(rate, rows, slot.within)
+        yield from present(rate, rows, slot.within)
 
 
-def _present(
+def present(
     rate: float, axes: list[np.ndarray], within: tuple[tuple[int, ...], ...]
 ) -> Iterator[Term]:
     """The terms of what is there while each set of `within` has a living group.

@@ -11,7 +11,7 @@ import numpy as np
 
 from secateur.budget.allowance import Allowance
 from secateur.budget.blockwise import BlockwiseAllowance
-from secateur.budget.costs import MEASURES, cost, whole
+from secateur.budget.costs import COUNTED, cost, whole
 from secateur.budget.units import steps
 from secateur.groups import Groups
 
@@ -67,11 +67,12 @@ def reachable(groups: Groups, *, at_least: int = 1, multiple_of: int = 1) -> Rea
         flops                12 (16.67%)              72 (100.00%)               72
         params                9 (20.45%)              44 (100.00%)               44
         bytes                36 (20.45%)             176 (100.00%)              176
+        memory               64 (28.57%)             224 (100.00%)              224
     """
     if not len(groups):
         raise ValueError("reachable: there are no groups; nothing can be cut")
     found = []
-    for measure in MEASURES if groups.coupling is not None else ("groups",):
+    for measure in COUNTED if groups.model is not None else ("groups",):
         costs = {measure: cost(groups, measure)}
         full = whole(groups, measure)
         units = steps(groups, multiple_of)

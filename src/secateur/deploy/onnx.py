@@ -6,14 +6,10 @@ counted here too, by ONNX Runtime and from its own graph.
 
 from __future__ import annotations
 
-import io
-import logging
 import math
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +28,7 @@ from secateur.measure.running import (
     inputs_of,
     tensors_of,
 )
+from secateur.measure.runtimes import quiet, session
 
 __all__ = ["count_flops", "export", "latency", "run"]
 
@@ -172,7 +169,7 @@ def _translate(model: nn.Module, example: Example, path: Path, dynamic_batch: bo
         example = _resized(example, 2)
     args, kwargs = arguments(example)
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             torch.onnx.export(
                 model,
                 args,
@@ -226,19 +223,6 @@ def _resized(example: Example, rows: int) -> Example:
 
     args, kwargs = arguments(example)
     return tree_map(resize, kwargs or args)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what torch.onnx prints, warns and logs while it works."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 def _compare(
@@ -317,13 +301,8 @@ def _relative(found: Tensor, expected: Tensor) -> float:
 
 
 def _session(path: str | os.PathLike[str], threads: int = 0) -> Any:
-    onnxruntime = require("onnxruntime", extra="export")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(
-        os.fspath(path), options, providers=["CPUExecutionProvider"]
-    )
+    require("onnxruntime", extra="export")
+    return session(path, threads)
 
 
 def _feeds(session: Any, inputs: Sequence[Tensor], named: dict[str, Tensor]) -> dict[str, Any]:

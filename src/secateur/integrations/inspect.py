@@ -12,9 +12,10 @@ import numpy as np
 from torch import nn
 
 from secateur.budget import Budget
-from secateur.budget.costs import MEASURES
+from secateur.budget.costs import COUNTED
 from secateur.groups import Groups
 from secateur.integrations.options import make_groups
+from secateur.measure import format_measure
 from secateur.report.tables import NAMES, plain_table
 
 
@@ -68,12 +69,11 @@ def _layers(groups: Groups) -> Any:
 def _reachable(groups: Groups) -> Any:
     """The full and the smallest cost in each measure that the groups can be budgeted by."""
     rows = []
-    for measure in MEASURES if groups.coupling is not None else ("groups",):
+    for measure in COUNTED if groups.model is not None else ("groups",):
         everything: dict[str, Any] = {measure: 1.0}
         allowance = Budget(**everything).on(groups)
         full = allowance.spent(np.ones(len(groups)))[measure]
         least = allowance.spent(allowance.cheapest().astype(float))[measure]
-        rows.append(
-            (NAMES.get(measure, measure), f"{full:,.0f}", f"{least:,.0f}", f"{least / full:.2%}")
-        )
+        in_words = (format_measure(measure, value) for value in (full, least))
+        rows.append((NAMES.get(measure, measure), *in_words, f"{least / full:.2%}"))
     return plain_table("How small it can get", ["", "full size", "smallest", "of full"], rows)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from secateur import groups
-from secateur.budget import Budget
+from secateur.budget import Budget, Target
 from secateur.budget.costs import MEASURES
 from secateur.groups import Groups
 
@@ -127,10 +127,12 @@ def parse_budget(texts: Sequence[str], **options: Any) -> Budget:
     return budget
 
 
-def _amount(measure: str, amount: str, text: str) -> float | int:
-    """One amount: a fraction as a float, an absolute number as an int."""
-    units = SIZES if measure == "bytes" else THOUSANDS
-    example = "2MiB" if measure == "bytes" else "60" if measure == "groups" else "1.5M"
+def _amount(measure: str, amount: str, text: str) -> Any:
+    """One amount: a fraction as a float, an absolute number as an int, a time as it is written."""
+    if measure == "latency":
+        return _latency(amount, text)
+    units = SIZES if measure in ("bytes", "memory") else THOUSANDS
+    example = "2MiB" if units is SIZES else "60" if measure == "groups" else "1.5M"
     hint = f"write a share such as 25% or 0.25, or an absolute number such as {example}"
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(?:e(\d+))?\s*(%|[A-Za-z]*)", amount)
     if found is None:
@@ -156,11 +158,27 @@ def _amount(measure: str, amount: str, text: str) -> float | int:
     return int(number * units.get(unit, 1))
 
 
-def _pair(measure: str, given: list[float | int]) -> Any:
+def _latency(amount: str, text: str) -> float | str:
+    """A fraction as a float, or a time with its unit, such as "3ms"."""
+    number = amount.removesuffix("%")
+    try:
+        share = float(number) / (100 if number != amount else 1)
+    except ValueError:
+        share = None
+    try:
+        return Target(amount if share is None else share).amount
+    except ValueError as error:
+        raise ValueError(
+            f"--budget {text}: can't read {amount!r}; write a share such as 50% or 0.5, or a time "
+            "with its unit, such as 3ms or 800us"
+        ) from error
+
+
+def _pair(measure: str, given: list[Any]) -> Any:
     """One amount alone, or (share, absolute number)."""
     if len(given) == 1:
         return given[0]
-    shares = [amount for amount in given if isinstance(amount, float)]
+    shares = [amount for amount in given if isinstance(amount, float) and measure != "latency"]
     numbers = [amount for amount in given if isinstance(amount, int)]
     if len(shares) != 1 or len(numbers) != 1:
         raise ValueError(

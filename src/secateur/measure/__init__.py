@@ -6,19 +6,23 @@ A model and an example input flow in; figures flow out.
 from secateur.measure.count import count_bytes, count_flops, count_params
 from secateur.measure.energy import measure_energy
 from secateur.measure.footprint import Footprint, measure
-from secateur.measure.latency import Latency, measure_latency, time_calls
+from secateur.measure.latency import Latency, measure_latency, time_calls, time_together
+from secateur.measure.machine import machine
 from secateur.measure.memory import measure_peak_memory
+from secateur.measure.runtimes import RUNTIMES, prepare
 from secateur.measure.units import (
     UNAVAILABLE,
     format_bytes,
     format_count,
     format_flops,
     format_joules,
+    format_measure,
     format_quantity,
     format_seconds,
 )
 
 __all__ = [
+    "RUNTIMES",
     "UNAVAILABLE",
     "Footprint",
     "Latency",
@@ -29,11 +33,15 @@ __all__ = [
     "format_count",
     "format_flops",
     "format_joules",
+    "format_measure",
     "format_quantity",
     "format_seconds",
+    "machine",
     "measure",
     "measure_energy",
     "measure_latency",
     "measure_peak_memory",
+    "prepare",
     "time_calls",
+    "time_together",
 ]

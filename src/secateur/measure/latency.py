@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -88,6 +89,72 @@ def time_calls(
     for _ in range(warmup):
         run()
     times = [_seconds(run, wait) for _ in range(repeats)]
+    return _latency(times)
+
+
+STEADY = 0.2  # quartiles may lie this far apart, relative to the median
+PATIENCE = 8  # how many times as long a busy device is measured
+
+
+def time_together(
+    runs: Sequence[Callable[[], Any]],
+    *,
+    rounds: int = 12,
+    seconds: float = 0.004,
+    wait: Callable[[], None] = lambda: None,
+    patience: int = PATIENCE,
+) -> list[Latency]:
+    """Return the median time of each of several calls, measured in turns.
+
+    What slows the machine for a while then slows all of them, and ratios stay true. Where the
+    quartiles of one lie more than 20% of its median apart, the device is busy: a warning says so,
+    and all are measured longer. If it stays busy, the fastest tenth of the calls counts: those
+    that nothing else has interrupted.
+
+    Args:
+        runs: What is timed.
+        rounds: How often each has its turn.
+        seconds: About how long a turn lasts; the first call of a turn isn't timed.
+        wait: Called before the clock is read; returns when nothing is under way any more.
+        patience: How many times as long to go on while the device is busy.
+
+    Returns:
+        One `Latency(median, spread)` a call, in seconds, of the calls that count.
+
+    Warns:
+        RuntimeWarning: the device is busy.
+
+    Example:
+        >>> import time
+        >>> one, two = time_together([lambda: time.sleep(0.001), lambda: time.sleep(0.003)])
+        >>> 1.5 < two.median / one.median < 6
+        True
+    """
+    times: list[list[float]] = [[] for _ in runs]
+    calls = []
+    for run in runs:
+        run()
+        calls.append(min(50, max(3, round(seconds / max(_seconds(run, wait), 1e-9)))))
+    for turn in range(patience):
+        for _ in range(rounds):
+            for run, count, mine in zip(runs, calls, times, strict=True):
+                run()
+                mine += [_seconds(run, wait) for _ in range(count)]
+        found = [_latency(mine) for mine in times]
+        worst = max(one.spread / one.median for one in found)
+        if worst <= STEADY:
+            return found
+        if turn == 0:
+            warnings.warn(
+                f"the device is busy: quartiles lie {worst:.0%} of the median apart; measuring "
+                "longer",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return [_latency(sorted(mine)[: len(mine) // 10]) for mine in times]
+
+
+def _latency(times: list[float]) -> Latency:
     return Latency(statistics.median(times), _interquartile_range(times))
 
 

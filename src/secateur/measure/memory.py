@@ -60,14 +60,22 @@ def measure_peak_memory(model: nn.Module, example: Example) -> int:
             torch.cuda.synchronize(device)
             added = torch.cuda.max_memory_allocated(device) - before
             return added + sum(tensor_bytes(tensor) for tensor in distinct(resident))
-        follower = _Follower(resident)
+        follower = Follower(resident)
         with unfused_attention(), follower:
             run()
         return follower.peak
 
 
-class _Follower(TorchDispatchMode):
-    """Adds up the memory alive: each storage from the operator that returns it to its end."""
+class Follower(TorchDispatchMode):
+    """Adds up the memory alive: each storage from the operator that returns it to its end.
+
+    Args:
+        resident: what is alive all the time: parameters, buffers and inputs.
+
+    Attributes:
+        live: bytes alive now.
+        peak: the most that were alive at once.
+    """
 
     def __init__(self, resident: list[Tensor]) -> None:
         super().__init__()
@@ -75,7 +83,7 @@ class _Follower(TorchDispatchMode):
         self.peak = 0
         self._sizes: dict[int, int] = {}
         self._ends: list[weakref.finalize] = []
-        self._follow(resident)
+        self.follow(resident)
 
     def __torch_dispatch__(
         self,
@@ -85,7 +93,7 @@ class _Follower(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        self._follow(tensors_of(result))
+        self.follow(tensors_of(result))
         return result
 
     def __exit__(self, *error: Any) -> None:
@@ -93,16 +101,29 @@ class _Follower(TorchDispatchMode):
         for end in self._ends:
             end.detach()
 
-    def _follow(self, tensors: list[Tensor]) -> None:
+    def follow(self, tensors: list[Tensor]) -> None:
+        """Count what these tensors are stored in, until it is freed."""
         for tensor in tensors:
             for part in parts(tensor):
                 storage = part.untyped_storage()
-                if storage._cdata not in self._sizes:
-                    self._ends.append(weakref.finalize(storage, self._resize, storage._cdata, 0))
-                self._resize(storage._cdata, storage.nbytes())
+                key, size = storage._cdata, storage.nbytes()
+                if self._sizes.get(key) == size:
+                    continue
+                if key not in self._sizes:
+                    self._ends.append(weakref.finalize(storage, self._resize, key, 0))
+                self._resize(key, size)
+                self.appeared(key, size, tensor)
+
+    def appeared(self, key: int, size: int, tensor: Tensor) -> None:
+        """A storage of `size` bytes is alive from now on; `tensor` is the first to show it."""
+
+    def vanished(self, key: int) -> None:
+        """A storage has been freed."""
 
     def _resize(self, key: int, size: int) -> None:
         self.live += size - self._sizes.pop(key, 0)
         self.peak = max(self.peak, self.live)
         if size:
             self._sizes[key] = size
+        else:
+            self.vanished(key)

@@ -67,6 +67,20 @@ def format_joules(value: float | None) -> str:
     return _format_small(value, "J")
 
 
+def format_measure(measure: str, value: float) -> str:
+    """Write a value of a budget's measure: seconds and memory with units, counts in full.
+
+    Example:
+        >>> format_measure("latency", 0.0032), format_measure("memory", 2**20)
+        ('3.2 ms', '1 MiB')
+        >>> format_measure("flops", 1_234_567)
+        '1,234,567'
+    """
+    if measure == "latency":
+        return format_seconds(value)
+    return format_bytes(int(value)) if measure == "memory" else f"{round(value):,}"
+
+
 def _format_small(value: float | None, unit: str) -> str:
     if value is None:
         return UNAVAILABLE

@@ -228,7 +228,7 @@ class Proximal(Optimizer):
         """Choose the groups now, within the budget, and keep this choice to the stage's end."""
         norms = self._norms()
         worth = saliency(self.allowance, norms, self.weighting(norms), self._last.multipliers)
-        self._keep(self.allowance.choose(worth))
+        self._keep(self.budget.choose(self.allowance, worth))
 
     def _keep(self, kept: np.ndarray) -> None:
         self.frozen = True

@@ -1,6 +1,6 @@
 """What a run came to, for people: terminal tables, drawings, the one-file HTML report."""
 
-from secateur.report.machine import machine
+from secateur.measure.machine import machine
 from secateur.report.page import html
 from secateur.report.run import Check, Network, Point, Run, Width, widths
 from secateur.report.tables import asked_table, comparison_table, frontier_table

@@ -93,7 +93,7 @@ class Run:
         metric: what `score` is, such as "accuracy".
         checks: what was verified.
         settings: option -> value, as text.
-        machine: from `secateur.report.machine`.
+        machine: from `secateur.measure.machine`.
         files: what lies beside the report: name -> what it is.
         frontier: the networks that the run gave on the way, largest first, and this one.
     """

@@ -16,6 +16,7 @@ from secateur.measure import (
     format_count,
     format_flops,
     format_joules,
+    format_measure,
     format_seconds,
 )
 from secateur.report.run import Check, Network, Point
@@ -28,9 +29,9 @@ def asked_rows(lines: Sequence[Line]) -> list[tuple[str, str, str, str, str]]:
     return [
         (
             NAMES.get(line.measure, line.measure),
-            f"{line.full:,}",
-            f"{line.asked:,} ({line.asked / line.full:.2%})",
-            f"{line.reached:,} ({line.reached / line.full:.2%})",
+            format_measure(line.measure, line.full),
+            f"{format_measure(line.measure, line.asked)} ({line.asked / line.full:.2%})",
+            f"{format_measure(line.measure, line.reached)} ({line.reached / line.full:.2%})",
             f"{line.reached / line.asked:.2%}",
         )
         for line in lines

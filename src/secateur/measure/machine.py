@@ -1,4 +1,4 @@
-"""What a figure was measured on: processor, threads, versions.
+"""What a figure was measured on: processor, threads, versions; and which other machines are alike.
 
 Nothing flows in; short texts by name flow out.
 """
@@ -8,9 +8,13 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+
+HARDWARE = ("processor", "system", "accelerator")
+VERSIONS = ("torch", "onnxruntime")
 
 
 def machine() -> dict[str, str]:
@@ -34,6 +38,31 @@ def machine() -> dict[str, str]:
         facts["accelerator"] = torch.cuda.get_device_name()
     versions = {package: _version(package) for package in ("secateur", "onnxruntime")}
     return facts | {package: version for package, version in versions.items() if version}
+
+
+def hardware(facts: Mapping[str, str]) -> dict[str, str]:
+    """The part of `machine()` that says whether two machines are alike.
+
+    Example:
+        >>> hardware(machine()) == hardware(machine())
+        True
+    """
+    return {name: facts[name] for name in HARDWARE if name in facts}
+
+
+def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """What two machines differ in, in words; the versions of what ran there don't count.
+
+    Example:
+        >>> differences({"processor": "A, 2 cores"}, {"processor": "B, 8 cores"})
+        ['processor: A, 2 cores / B, 8 cores']
+    """
+    mine, theirs = hardware(one), hardware(other)
+    return [
+        f"{name}: {mine.get(name, 'none')} / {theirs.get(name, 'none')}"
+        for name in HARDWARE
+        if mine.get(name) != theirs.get(name)
+    ]
 
 
 def _version(package: str) -> str:

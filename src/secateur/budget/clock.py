@@ -1,0 +1,87 @@
+"""By which clock a latency budget goes: this machine's, or the table of another one.
+
+In: a `Target` and groups. Out: a `Clock`: the latency as a cost, and what a network has reached.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from secateur.budget.costs import Cost
+from secateur.budget.profiling import table_for
+from secateur.budget.table import LatencyTable, check_fits
+from secateur.budget.target import Target
+from secateur.budget.trials import LatencyTrial, kept_in
+from secateur.groups import Groups
+from secateur.measure.machine import differences, machine
+from secateur.measure.runtimes import check_runtime
+
+
+@dataclass(frozen=True, eq=False)
+class Clock:
+    """What a latency budget is counted by.
+
+    Attributes:
+        table: the latency of each layer by its widths.
+        cost: the same as a function of the groups' multipliers, in seconds.
+        trial: measures a network on this machine.
+        measured: whether that decides; else the table does.
+    """
+
+    table: LatencyTable
+    cost: Cost
+    trial: LatencyTrial
+    measured: bool
+
+    def reached(self, network: nn.Module) -> tuple[float, str]:
+        """Seconds that a network takes, and where the figure comes from if not from here."""
+        if self.measured:
+            return self.trial.seconds(network), ""
+        kept = kept_in(copy.copy(network), self.trial.groups)
+        facts = self.table.machine
+        where = facts.get("accelerator") or facts.get("processor", "another machine")
+        return self.cost(kept.astype(float)), f"by the table of {where}"
+
+
+def clock_for(target: Target, groups: Groups, multiple_of: int) -> Clock:
+    """The clock that a target asks for; its table is measured now where there is none.
+
+    Raises:
+        ValueError: the table is damaged, of another network, runtime or number of threads; or of
+            another machine, where the small network was to be measured on this one.
+    """
+    if target.table is None:
+        runtime = target.runtime or "torch"
+        if target.measured is False:
+            raise ValueError("Target(measured=False) goes by a table alone; say which, table=FILE")
+        table = table_for(groups, runtime=runtime, threads=target.threads, multiple_of=multiple_of)
+    else:
+        table = LatencyTable.load(target.table)
+        _refuse_other_settings(table, target)
+        check_fits(table, groups)
+    measured = table.is_from_here if target.measured is None else target.measured
+    if measured:
+        if apart := differences(table.machine, machine()):
+            raise ValueError(
+                f"Target(measured=True): the table {target.table} is of another machine "
+                "(table / here):\n  " + "\n  ".join(apart) + "\nleave measured= out to go by "
+                "the table alone, or table= to measure one here"
+            )
+        check_runtime(table.runtime)
+    trial = LatencyTrial(groups, target, table.runtime, table.threads, table.full)
+    return Clock(table, table.cost(groups), trial, measured)
+
+
+def _refuse_other_settings(table: LatencyTable, target: Target) -> None:
+    asked = replace(
+        target, runtime=target.runtime or table.runtime, threads=target.threads or table.threads
+    )
+    for name in ("runtime", "threads"):
+        if getattr(asked, name) != getattr(table, name):
+            raise ValueError(
+                f"the latency table {target.table} is for {name}={getattr(table, name)!r}, not "
+                f"{getattr(asked, name)!r}"
+            )
