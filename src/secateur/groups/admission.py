@@ -82,7 +82,7 @@ def _has_no_plain_values(name: str, tensor: Tensor) -> str:
     if hasattr(tensor, "__tensor_flatten__") or tensor.is_quantized:
         return (
             f"is a {type(tensor).__name__} of {tensor.dtype}; groups need plain tensors. Group the "
-            "model before it is sharded or quantized"
+            "model before it is sharded or quantized; after sharding, go on with groups.on(model)"
         )
     if tensor.is_inference():
         return (

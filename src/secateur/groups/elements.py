@@ -82,8 +82,8 @@ class Elements(Member):
         for first, values in self._in_order(tensor):
             total[first : first + len(values)] += values.to(total).square()
 
-    def raise_(self, peak: Tensor) -> None:
-        for first, values in self._in_order():
+    def raise_(self, peak: Tensor, tensor: Tensor | None = None) -> None:
+        for first, values in self._in_order(tensor):
             mine = peak[first : first + len(values)]
             torch.maximum(mine, values.to(peak).abs(), out=mine)
 

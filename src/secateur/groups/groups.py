@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from secateur.groups.coupling import Coupling
 from secateur.groups.members import Member
+from secateur.groups.sharded import added_up, is_split, placed
 from secateur.measure.running import unwrapped
 
 
@@ -109,6 +110,16 @@ def _fitting(coupling: Coupling, model: nn.Module) -> Coupling:
         size = slot.itemsize if found is None else found.element_size()
         slots.append(replace(slot, itemsize=size))
     return replace(coupling, slots=tuple(slots))
+
+
+def _refuse_split(groups: Groups) -> None:
+    """What was found on the meta device is tried out on a model that this process holds."""
+    if any(is_split(member.parameter) for member in groups.members):
+        raise ValueError(
+            "these groups were found on the meta device, and have to be tried out on values before "
+            "the model is split over processes: groups = groups.on(model) on an ordinary copy of "
+            "it first, then groups.on(the split model)"
+        )
 
 
 class _Names(Sequence[str]):
@@ -250,17 +261,13 @@ class Groups:
 
     def norms(self) -> Tensor:
         """The Euclidean norm of every group, shape (m,), float64 (float32 where that is all)."""
-        total = self._zeros()
-        for member in self.members:
-            member.add_squares_(total)
-        return total.sqrt_()
+        parts = ((member.parameter, member.add_squares_) for member in self.members)
+        return added_up(parts, self._zeros()).sqrt_()
 
     def alive(self) -> Tensor:
         """Whether any element of the group is non-zero, bool of shape (m,)."""
-        peak = self._zeros()
-        for member in self.members:
-            member.raise_(peak)
-        return peak != 0
+        parts = ((member.parameter, member.raise_) for member in self.members)
+        return added_up(parts, self._zeros()) != 0
 
     def _zeros(self) -> Tensor:
         self._refuse_meta()
@@ -309,9 +316,12 @@ class Groups:
         """The same groups of another copy of the model (an average of its weights, a reloaded one).
 
         Groups that were found on the meta device are tried out when they meet a model with values.
+        Of a model that is split over processes (FSDP, tensor parallel) they hold what is here, and
+        `norms`, `alive` and `summary` are then called on every process.
 
         Args:
-            model: the other copy; of whatever the groups cut, it has the same shapes and ties.
+            model: the other copy, or the same model after it was split; of whatever the groups cut,
+                it has the same shapes and ties.
             example: other example inputs, where the groups' own have no values (meta device).
 
         Raises:
@@ -324,7 +334,7 @@ class Groups:
         for member in self.members:
             _refuse_misfit(model, tensors, member.name, tuple(member.parameter.shape))
             same = tensors[member.name] is member.parameter
-            members.append(member if same else member.of(tensors[member.name]))
+            members.append(member if same else placed(member.of(tensors[member.name])))
         groups = replace(
             self,
             members=tuple(members),
@@ -336,6 +346,7 @@ class Groups:
         if self.on_meta and not groups.on_meta and self.coupling is not None:
             from secateur.groups.select import verified  # which makes Groups itself
 
+            _refuse_split(groups)
             return verified(groups, model)
         return groups
 

@@ -78,9 +78,9 @@ class Member:
         for ids, norms in self._reduced(2, tensor):
             total.index_add_(0, ids.to(total.device), norms.to(total).square_())
 
-    def raise_(self, peak: Tensor) -> None:
+    def raise_(self, peak: Tensor, tensor: Tensor | None = None) -> None:
         """Raise entries of `peak`, (groups,), to their groups' largest magnitudes, in place."""
-        for ids, norms in self._reduced(torch.inf):  # unlike a square, it can't underflow
+        for ids, norms in self._reduced(torch.inf, tensor):  # unlike a square, it can't underflow
             peak.scatter_reduce_(0, ids.to(peak.device), norms.to(peak), "amax")
 
     def spread(self, factors: Tensor) -> Tensor:
