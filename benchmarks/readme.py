@@ -1,6 +1,6 @@
-"""Write the README's tables and picture from benchmarks/results: no figure is typed by hand.
+"""Write the pages' tables and picture from benchmarks/results: no figure is typed by hand.
 
-python benchmarks/readme.py            # rewrites README.md and docs/widths.svg
+python benchmarks/readme.py            # rewrites README.md, docs/budgets.md and docs/widths.svg
 python benchmarks/readme.py --check    # fails if they don't match the results
 """
 
@@ -74,6 +74,43 @@ def latency_table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def frontier_table(lines: list[dict[str, Any]]) -> str:
+    """One row a network: its accuracy out of one run for all, and out of a run of its own."""
+    rows = ["| groups kept | one run for all | a run for each |", "|---:|---:|---:|"]
+    alone = _by_budget(runs.read(runs.RESULTS / "lenet-mnist.jsonl"))
+    for kept in dict.fromkeys(line["kept"] for line in lines):
+        mine = [line for line in lines if line["kept"] == kept]
+        rows.append(f"| {kept} | {_accuracy(mine)} | {_accuracy(alone[f'{kept} groups'])} |")
+    return "\n".join(rows)
+
+
+def exactness_table(lines: list[dict[str, Any]]) -> str:
+    """One row a measure: how many cases were met, and the largest gap in cheapest units."""
+    rows = [
+        "| networks | budgets asked | met | below the smallest network, refused | largest gap |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    tried = [line for line in lines if line["cases"]]
+    asked = sum(line["cases"] - line["refused"] for line in tried)
+    met = sum(line["met"] for line in tried)
+    refused = sum(line["refused"] for line in tried)
+    worst = max((line for line in tried if line["worst"]), key=lambda line: line["worst"]["gap"])
+    networks = len({line["name"] for line in tried})
+    rows.append(
+        f"| {networks} | {asked:,} | {met:,} ({met / asked:.2%}) | {refused:,} "
+        f"| {worst['worst']['gap']:.2f} units: {worst['name']}, {worst['worst']['budget']} |"
+    )
+    counted = [line["onnx"] for line in tried if line["onnx"]]
+    same = sum(words == "equal" for words in counted)
+    others = "; ".join(
+        f"{line['name']}: {line['onnx']}" for line in tried if line["onnx"] not in (None, "equal")
+    )
+    words = f"FLOPs on the exported ONNX graph are torch's for {same} of {len(counted)} networks"
+    why = "its exporter computes what depends on no input beforehand"
+    tail = f"; fewer where {why}. {others}." if others else "."
+    return "\n".join([*rows, "", words + tail])
+
+
 def _range(values: list[int]) -> str:
     if not values:
         return ""
@@ -89,9 +126,9 @@ def _machine(line: dict[str, Any]) -> str:
     return f"{line['processor']}, torch {line['torch']}, one thread"
 
 
-TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
-    "lenet-mnist": accuracy_table,
-    "lenet-mnist-latency": latency_table,
+TABLES: dict[str, dict[str, Callable[[list[dict[str, Any]]], str]]] = {
+    "README.md": {"lenet-mnist": accuracy_table, "lenet-mnist-latency": latency_table},
+    "docs/budgets.md": {"exactness": exactness_table, "frontier": frontier_table},
 }
 
 
@@ -104,14 +141,16 @@ def picture() -> str:
 
 
 def main() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for name, table in TABLES.items():
-        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        head, rest = readme.split(begin)
-        _, tail = rest.split(end)
-        body = table(runs.read(runs.RESULTS / f"{name}.jsonl"))
-        readme = f"{head}{begin}\n{body}\n{end}{tail}"
-    files = {ROOT / "README.md": readme, ROOT / "docs" / "widths.svg": picture()}
+    files = {ROOT / "docs" / "widths.svg": picture()}
+    for page, tables in TABLES.items():
+        text = (ROOT / page).read_text()
+        for name, table in tables.items():
+            begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+            head, rest = text.split(begin)
+            _, tail = rest.split(end)
+            body = table(runs.read(runs.RESULTS / f"{name}.jsonl"))
+            text = f"{head}{begin}\n{body}\n{end}{tail}"
+        files[ROOT / page] = text
     if "--check" in sys.argv:
         stale = [path.name for path, text in files.items() if path.read_text() != text]
         if stale:
