@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -158,3 +161,31 @@ def test_a_size_that_another_module_s_code_reads_follows():
     assert [(layer.name, len(layer)) for layer in groups.layers] == [("cell.inside", 8)]
     small = sc.shrink(model, groups.scale_(torch.tensor([1.0, 0, 1, 0, 0, 1, 1, 1])))
     assert small.cell.width == 5 and difference(model, small, x) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("norm", "attributes"),
+    [
+        (nn.InstanceNorm2d(12), {"num_features": 6}),
+        (nn.BatchNorm2d(12, affine=False, track_running_stats=False), {"num_features": 6}),
+        (nn.GroupNorm(4, 12, affine=False), {"num_channels": 6, "num_groups": 2}),
+        (nn.GroupNorm(12, 12, affine=False), {"num_channels": 6, "num_groups": 6}),
+    ],
+    ids=["instance", "batch", "group", "group of one"],
+)
+def test_normalisations_without_tensors_follow(norm, attributes, tmp_path):
+    def make() -> nn.Module:
+        layers = nn.Conv2d(3, 12, 3), copy.deepcopy(norm), nn.ReLU(), nn.Conv2d(12, 4, 1)
+        return nn.Sequential(*layers)
+
+    model, x = make(), images(3, 3, 8, 8)
+    groups = sc.filters(model, x)
+    groups.scale_((torch.arange(len(groups)) % 2).double())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of a num_features that does not fit
+        small = sc.shrink(model, groups)
+        small(x)
+    assert {name: getattr(small[1], name) for name in attributes} == attributes
+    loaded = sc.load(sc.save(small, tmp_path / "small.safetensors"), model=make())
+    assert {name: getattr(loaded[1], name) for name in attributes} == attributes
+    assert difference(small, loaded, x) == 0

@@ -42,7 +42,7 @@ def test_what_can_not_be_grouped_is_told_with_the_reason():
     ):
         assert words in reason
     with pytest.raises(ValueError, match=r"no weight whose weights .*(.|\n)*it is empty"):
-        sc.weights(nn.Linear(0, 2))
+        sc.weights(nn.Sequential(nn.Embedding(0, 2)))
 
 
 def test_a_million_groups_are_light():

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves
 
 from secateur.groups.labels import Labels, varied
@@ -26,6 +27,11 @@ from secateur.groups.rules.call import Call
 TAKE_SIZES = {
     "view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "split", "unsafe_split",
     "split_with_sizes", "unsafe_split_with_sizes", "slice", "zeros", "new_zeros",
+}  # fmt: skip
+
+NORMALISE = {
+    "native_group_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm",
+    "miopen_batch_norm", "_batch_norm_no_update", "_batch_norm_with_update",
 }  # fmt: skip
 
 ASK_FOR_SIZES = re.compile(
@@ -57,6 +63,8 @@ def sizes_read(names: dict[int, str], labels: Labels, call: Call) -> Iterator[Si
     operator mentions it, and the line that runs asks for sizes. `names` maps id(module) to the
     module's name.
     """
+    if call.name in NORMALISE:
+        yield from _sizes_of_norms(names, labels, call)
     if call.name not in TAKE_SIZES or not (axes := list(_labelled_axes(labels, call))):
         return
     module, mentioned, line, variables = _running()
@@ -72,6 +80,24 @@ def sizes_read(names: dict[int, str], labels: Labels, call: Call) -> Iterator[Si
             if name is not None and type(value) is int and attribute in mentioned:
                 written = attribute in words or value in numbers
                 yield from (Sized(name, attribute, x, written) for x in axes if len(x) == value)
+
+
+def _sizes_of_norms(names: dict[int, str], labels: Labels, call: Call) -> Iterator[Sized]:
+    """Of a normalisation that has no tensors of its own, from which its sizes could be told."""
+    module = _running()[0]
+    name = names.get(id(module))
+    is_norm = isinstance(module, (nn.GroupNorm, _NormBase))
+    if name is None or not is_norm or any(True for _ in [*module.parameters(), *module.buffers()]):
+        return
+    attribute = "num_channels" if isinstance(module, nn.GroupNorm) else "num_features"
+    size = getattr(module, attribute)
+    for plane in labels.planes(call.args[0]):
+        for dim in varied(plane):
+            atoms = plane.movedim(dim, 0).reshape(plane.shape[dim], -1).numpy()
+            if len(atoms) % size == 0:  # InstanceNorm puts the rows of a batch side by side
+                yield Sized(name, attribute, atoms[:size])
+                if isinstance(module, nn.GroupNorm):
+                    yield Sized(name, "num_groups", atoms[:size].reshape(module.num_groups, -1))
 
 
 def _read_by(module: nn.Module, mentioned: set[str]) -> Iterator[nn.Module]:

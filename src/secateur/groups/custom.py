@@ -25,7 +25,8 @@ def custom(model: nn.Module, ids: Mapping[str, Tensor]) -> Groups:
         so), and budgets on them count groups.
 
     Raises:
-        ValueError: an unknown parameter, ids that don't broadcast or aren't integers, a missing id.
+        ValueError: an unknown parameter or one that isn't floating point; ids that don't broadcast
+            or aren't integers; a missing id.
 
     Example:
         >>> import secateur as sc
@@ -46,6 +47,10 @@ def custom(model: nn.Module, ids: Mapping[str, Tensor]) -> Groups:
         if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
             raise ValueError(f"custom: ids of {name} must be integers, got {tensor.dtype}")
         parameter = parameters[name]
+        if not parameter.is_floating_point():
+            raise ValueError(
+                f"custom: {name} holds {parameter.dtype}; groups are of floating point parameters"
+            )
         if tensor.ndim < parameter.ndim:
             tensor = tensor.reshape((1,) * (parameter.ndim - tensor.ndim) + tuple(tensor.shape))
         members.append(Member(name, parameter, tensor.to(torch.int64)))

@@ -101,6 +101,9 @@ def _sliced(tensor: Tensor, dims: dict[int, tuple[int, ...]]) -> Tensor:
     data = tensor.detach()
     for dim, indices in dims.items():
         data = data.index_select(dim, torch.tensor(indices, dtype=torch.int64, device=data.device))
+    order = sorted(range(data.ndim), key=lambda dim: -tensor.stride(dim))  # such as channels last
+    back = sorted(range(data.ndim), key=order.__getitem__)
+    data = data.permute(order).contiguous().permute(back)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(data, requires_grad=tensor.requires_grad)
     return data

@@ -78,9 +78,11 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
           (2): Linear(in_features=3, out_features=2, bias=True)
         )
     """
-    model = unwrapped(model)
-    groups = groups.on(model)
+    model, given = unwrapped(model), groups
+    groups = given.on(model)
     dead = ~groups.alive().cpu().numpy()
+    if not dead.any():
+        _warn_of_other_parameters(given, groups)
     _refuse_what_cannot_be_cut(groups, dead)
     if exact:
         _refuse_what_is_inexact(groups, dead)
@@ -98,6 +100,20 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
         plan = replace(plan, difference=found)
     small.secateur = plan.after(getattr(model, "secateur", None))  # pyright: ignore
     return small
+
+
+def _warn_of_other_parameters(given: Groups, here: Groups) -> None:
+    """The groups' own parameters were trained, and the model has others."""
+    pairs = zip(given.members, here.members, strict=True)
+    others = [mine.name for mine, its in pairs if mine.parameter is not its.parameter]
+    if others and not given.on_meta and not given.alive().all():
+        warnings.warn(
+            f"no group is dead in this model, but {int((~given.alive()).sum())} are in the "
+            f"parameters that the groups were made of. {others[0]} is another object in this model "
+            "(was it replaced, by load_state_dict(assign=True) or to_empty, before the optimizer "
+            "stepped?). Make groups = groups.on(model) and the optimizer after that",
+            stacklevel=3,
+        )
 
 
 def _refuse_what_cannot_be_cut(groups: Groups, dead: np.ndarray) -> None:
