@@ -220,9 +220,13 @@ class RadianceField(nn.Module):
         return torch.cat([self.colour(seen).sigmoid(), self.density(h)], -1)
 
 
-class Sine(nn.Linear):
+class Sine(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(3 * super().forward(x))
+        return torch.sin(3 * self.linear(x))
 
 
 @entry("SIREN", random(16, 2))

@@ -40,7 +40,12 @@ def test_small_models_shrink_exactly_and_equal(zoo, name):
 
 def test_a_crash_ends_its_own_line_and_finished_models_are_skipped(zoo, tmp_path, monkeypatch):
     main = importlib.import_module("zoo.__main__")
+
+    def absent() -> nn.Module:
+        raise entry.Missing("no network")
+
     models = {
+        "absent": entry.Entry("absent", "mixed", absent, torch.Tensor),
         "crash": entry.Entry("crash", "mixed", lambda: os._exit(3), torch.Tensor),
         "error": entry.Entry("error", "mixed", lambda: nn.Linear("a", 2), torch.Tensor),
         "LISTA": zoo["LISTA"],
@@ -49,7 +54,8 @@ def test_a_crash_ends_its_own_line_and_finished_models_are_skipped(zoo, tmp_path
     result, page = tmp_path / "zoo.jsonl", tmp_path / "zoo.md"
     main.run([], result, export=False)
     lines = {line["name"]: line for line in runs.read(result)}
-    assert list(lines) == ["crash", "error", "LISTA"]
+    assert list(lines) == ["absent", "crash", "error", "LISTA"]
+    assert lines["absent"]["skipped"] == "no network"
     assert lines["crash"]["error"] == "its process ended"
     assert "TypeError" in lines["error"]["error"]
     assert table.is_right(lines["LISTA"])
@@ -60,3 +66,12 @@ def test_a_crash_ends_its_own_line_and_finished_models_are_skipped(zoo, tmp_path
     written = page.read_text()
     assert "1 of 3 architectures shrink" in written
     assert "Failed: crash, error" in written
+    assert "Skipped: absent" in written and "**absent** was skipped: no network" in written
+
+
+def test_kinds_that_share_parameters_are_removed_in_a_run_of_their_own(zoo):
+    line = check.check(zoo["ResNet-20"], export=False)
+    assert line["kinds"] == {"filters": 224, "layers": 9}
+    assert line["alone"] == {"layers": pytest.approx(0, abs=1e-5)}
+    assert table.is_right(line)
+    assert not table.is_right(line | {"alone": {"layers": 1e-3}})
