@@ -33,15 +33,15 @@ def local(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A gradient, split in the way that its parameter is.
+def sum_gradient_(parameter: Tensor) -> None:
+    """Split a gradient as its parameter is.
 
-    Tensor parallel leaves some gradients as one summand a process; they are summed here. (The
-    optimizer would do so otherwise: nothing more is sent.)
+    Tensor parallel leaves some gradients as one summand a process; they are summed here, and the
+    optimizer, which would do so otherwise, has nothing left to send.
     """
-    if is_split(tensor) and is_split(parameter) and tensor.placements != parameter.placements:
-        return tensor.redistribute(placements=parameter.placements)
-    return tensor
+    gradient = parameter.grad
+    if is_split(gradient) and is_split(parameter) and gradient.placements != parameter.placements:
+        parameter.grad = gradient.redistribute(placements=parameter.placements)
 
 
 def added_up(parts: Iterable[tuple[Tensor, Callable[[Tensor], None]]], zeros: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class Sharded(Member):
             self.part.scale_(factors, values)
 
     def _here(self, tensor: Tensor | None) -> Tensor:
-        return local(self.parameter if tensor is None else like(tensor, self.parameter))
+        return local(self.parameter if tensor is None else tensor)
 
 
 def placed(member: Member) -> Member:

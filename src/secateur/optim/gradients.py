@@ -1,6 +1,7 @@
 """Gradients are looked at before anything is changed.
 
-In: an optimizer's param_groups. Out: nothing, or an error that names what holds NaN or inf.
+In: an optimizer's param_groups. Out: nothing, or an error that names what holds NaN or inf. Where
+parameters are split over processes, all processes come to the same conclusion.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from secateur.groups.sharded import anywhere, local, sum_gradient_
 
 
 def refuse_bad(
@@ -25,12 +28,10 @@ def refuse_bad(
     Raises:
         FloatingPointError: a gradient holds NaN or inf; it names the first three parameters.
     """
-    parameters = [p for group in param_groups for p in group["params"] if p.grad is not None]
+    everything = [p for group in param_groups for p in group["params"]]
+    parameters = [p for p in everything if p.grad is not None]
     grads = [_values(p.grad) for p in parameters]
-    if not grads:
-        return
-    norms = [norm.to(grads[0].device, torch.float32) for norm in torch._foreach_norm(grads)]  # pyright: ignore
-    if bool(torch.isfinite(torch.stack(norms)).all()):
+    if not anywhere(_looks_bad(grads), everything):
         return  # the usual case; a norm may overflow where no gradient does, so look closer now
     names = {id(parameter): name for name, parameter in named}
     bad = [
@@ -38,7 +39,8 @@ def refuse_bad(
         for p, grad in zip(parameters, grads, strict=True)
         if not bool(torch.isfinite(grad).all())
     ]
-    if bad:
+    if anywhere(bool(bad), everything):
+        bad = bad or ["a part that another process holds"]
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise FloatingPointError(
             f"{where}: NaN or inf in the gradient of {', '.join(bad[:3])}{more}. "
@@ -46,5 +48,42 @@ def refuse_bad(
         )
 
 
+def any_gradient(param_groups: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether any gradient is other than 0, on any process."""
+    parameters = [p for group in param_groups for p in group["params"]]
+    grads = (local(p.grad) for p in parameters if p.grad is not None)
+    return anywhere(any(bool(grad.any()) for grad in grads), parameters)
+
+
+def sum_up_(param_groups: Iterable[Mapping[str, Any]]) -> None:
+    """Sum up the gradients that tensor parallel left as one summand a process."""
+    for group in param_groups:
+        for parameter in group["params"]:
+            sum_gradient_(parameter)
+
+
+def refuse_sparse(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse sparse gradients of these names and parameters.
+
+    Raises:
+        TypeError: it names the first that is sparse.
+    """
+    for name, parameter in named:
+        if parameter.grad is not None and parameter.grad.layout != torch.strided:
+            raise TypeError(
+                f"the gradient of {name} is sparse, and {name} is grouped: groups need dense "
+                "gradients; use sparse=False in nn.Embedding, or ignore= the module"
+            )
+
+
+def _looks_bad(grads: list[Tensor]) -> bool:
+    """Whether the norm of any gradient is NaN or inf."""
+    if not grads:
+        return False
+    norms = [norm.to(grads[0].device, torch.float32) for norm in torch._foreach_norm(grads)]  # pyright: ignore
+    return not bool(torch.isfinite(torch.stack(norms)).all())
+
+
 def _values(grad: Tensor) -> Tensor:
-    return grad.coalesce().values() if grad.is_sparse else grad
+    """The numbers in a gradient, those that this process holds."""
+    return grad.coalesce().values() if grad.is_sparse else local(grad)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur.groups import Groups
+from secateur.groups.sharded import local
 
 
 class Support:
@@ -57,7 +58,7 @@ class Support:
                 for parameter, mask in self.masks
                 for value in state.get(parameter, {}).values()
                 if isinstance(value, Tensor)
-                and value.shape == parameter.shape
+                and local(value).shape == local(parameter).shape
                 and value.is_floating_point()
             ]
         )
@@ -66,4 +67,4 @@ class Support:
 def _multiply_(pairs: list[tuple[Tensor, Tensor]]) -> None:
     if pairs:
         targets, masks = zip(*pairs, strict=True)
-        torch._foreach_mul_(targets, masks)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_mul_([local(target) for target in targets], masks)  # pyright: ignore[reportPrivateImportUsage]

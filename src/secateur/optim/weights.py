@@ -6,6 +6,7 @@ In: group norms, and the gradients where a weighting needs them. Out: one weight
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from secateur.groups import Groups, Member
+from secateur.groups.sharded import added_up
 
 
 class Weighting:
@@ -125,13 +127,16 @@ def weighting(weights: Any, groups: Groups) -> Weighting:
 def summed(groups: Groups, values_of: Callable[[Member], Tensor | None]) -> Tensor:
     """Sum the squares of what `values_of` gives for each member, per group: (m,), on the CPU.
 
-    A tensor has the shape of the member's parameter; None stands for zeros.
+    A tensor has the shape of the member's parameter (or of what this process holds of it); None
+    stands for zeros.
     """
-    total = torch.zeros(len(groups), dtype=torch.float64, device="cpu")
-    for member in groups.members:
+
+    def add_(member: Member, total: Tensor) -> None:
         if (values := values_of(member)) is not None:
             member.add_squares_(total, values)
-    return total
+
+    parts = ((member.parameter, partial(add_, member)) for member in groups.members)
+    return added_up(parts, torch.zeros(len(groups), dtype=torch.float64))
 
 
 def above_zero(values: np.ndarray) -> np.ndarray:
