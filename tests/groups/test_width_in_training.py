@@ -16,6 +16,8 @@ import secateur as sc
 from groups.cuts import counted, some_dead, zero
 from groups.streams import TOKENS, Rms, Stream, stream
 from secateur.deploy.onnx import run
+from secateur.groups.plan import Plan
+from secateur.groups.surgery import cut
 from secateur.groups.trial import difference
 from secateur.shrink.refit import refit
 
@@ -142,3 +144,10 @@ def test_what_layer_norms_lose_is_learned_again(where):
         small = sc.shrink(model, groups, exact=False)
     after = train(small, refit(optimizer, model, small), steps=STEPS * 2 // 10)
     assert after < before
+
+
+def test_a_plan_sets_nothing_but_numbers_of_normalisations():
+    for attribute in ("training", "epsilon"):
+        plan = Plan(norms={"last": {attribute: 2.0}})
+        with pytest.raises(ValueError, match=f"sets last.{attribute}, which Stream does not have"):
+            cut(stream(), plan)

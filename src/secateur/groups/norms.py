@@ -19,6 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+EPSILONS = (  # attributes that hold the number a normalisation adds to its statistic
+    "eps", "variance_epsilon", "epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_eps",
+    "rms_norm_eps", "_eps",
+)  # fmt: skip
 SHAPES = ("normalized_shape",)  # attributes that hold sizes of the tensor that is normalised
 
 Numbers = dict[str, dict[str, float | tuple[int, ...]]]  # module -> attribute -> value
@@ -88,6 +92,11 @@ def numbers(model: nn.Module, norms: Iterable[Norm], dead: np.ndarray) -> Number
             if values:
                 found[norm.module] = values
     return found
+
+
+def has_number(module: nn.Module | None, attribute: str) -> bool:
+    """Whether a module has this attribute, and it is one that a plan may set."""
+    return attribute in (*EPSILONS, *SHAPES) and hasattr(module, attribute)
 
 
 def epsilon(module: nn.Module, attribute: str) -> float:

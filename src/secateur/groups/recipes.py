@@ -14,15 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.groups.norms import Norm, Recipe, Whole, numbers, rescale_
+from secateur.groups.norms import EPSILONS, Norm, Recipe, Whole, numbers, rescale_
 from secateur.groups.plan import Plan
 from secateur.groups.statistics import Statistic
 from secateur.groups.surgery import cut
 
-EPSILONS = (  # attributes that hold the number a normalisation adds to its statistic
-    "eps", "variance_epsilon", "epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_eps",
-    "rms_norm_eps", "_eps",
-)  # fmt: skip
 SCALES = (1.0, 1e-2, 1e-3, 1e-4, 1e-6)  # of the inputs that are tried: where eps counts, and not
 TOLERANCE = 1e-5  # some compute in float32, whatever they are given
 

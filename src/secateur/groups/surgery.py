@@ -14,6 +14,7 @@ from secateur.groups.absent import leave_out
 from secateur.groups.attention import convert, without_fast_path
 from secateur.groups.depth import is_in_list
 from secateur.groups.kernels import shrink_kernel
+from secateur.groups.norms import has_number
 from secateur.groups.plan import Plan
 from secateur.groups.reshaping import follow
 from secateur.groups.sizes import has_size, set_sizes
@@ -55,7 +56,7 @@ def cut(model: nn.Module, plan: Plan) -> None:
                 )
     for name, values in plan.norms.items():
         for attribute in values:
-            if not hasattr(modules.get(name), attribute):
+            if not has_number(modules.get(name), attribute):
                 raise ValueError(
                     f"the plan sets {name}.{attribute}, which {type(model).__name__} does not have"
                 )

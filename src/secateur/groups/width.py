@@ -81,7 +81,7 @@ class _Normalised:
 
     def __init__(self, model: nn.Module, found: Trace) -> None:
         self.found = found
-        mixed = [axis.components for axis in found.axes if axis.mixed == axis.protected != ""]
+        mixed = [axis.components for axis in found.axes if _is_only_mixed(axis)]
         self.statistics = [s for s in found.statistics if self._over(s, *mixed)]
         self.recipes: dict[str, Recipe | str] = {}
         for statistic in self.statistics:
@@ -106,7 +106,7 @@ class _Normalised:
         )
 
     def _axis(self, axis: Axis, scales: set[str]) -> Axis:
-        if axis.mixed != axis.protected:
+        if not _is_only_mixed(axis):
             return axis
         if "attention" in axis.roles:
             return replace(axis, protected=f"{axis.protected}, and {INSIDE_ATTENTION}")
@@ -127,6 +127,10 @@ class _Normalised:
         atoms = statistic.atoms
         mine = self.found.component[atoms[atoms >= 0]]
         return any(bool(np.isin(mine, part).any()) for part in components)
+
+
+def _is_only_mixed(axis: Axis) -> bool:
+    return bool(axis.mixed) and axis.mixed == axis.protected
 
 
 def _is_exact(recipe: Recipe | str) -> bool:
