@@ -75,7 +75,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "Mamba": ("MambaForCausalLM", STATES | {"state_size": 4}),
     "RWKV": (
         "RwkvForCausalLM",
-        STATES | {"attention_hidden_size": 32, "intermediate_size": 128, "context_length": 32},
+        STATES
+        | {"attention_hidden_size": 32, "intermediate_size": 128, "context_length": 32,
+           "rescale_every": 0},
     ),
 }  # fmt: skip
 

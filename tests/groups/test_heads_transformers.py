@@ -38,6 +38,27 @@ MODELS = {  # name: (config, model class, example, heads)
     "Qwen3": ("ForCausalLM", {**WIDE, "num_key_value_heads": 4}, {"input_ids": IDS}, 8),
     "Phi3": ("ForCausalLM", {**WIDE, "num_key_value_heads": 4}, {"input_ids": IDS}, 8),
     "GPTNeoX": ("ForCausalLM", {**TEXT, **NO_CACHE, "hidden_size": 32}, {"input_ids": IDS}, 8),
+    "Mixtral": (  # the experts that data chooses are no heads of the next layer
+        "ForCausalLM",
+        {**WIDE, "num_key_value_heads": 4, "num_local_experts": 4,
+         "experts_implementation": "batched_mm"},
+        {"input_ids": IDS},
+        8,
+    ),
+    "Falcon": (
+        "ForCausalLM",
+        {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_kv_heads": 2, "new_decoder_architecture": True, "use_cache": False},
+        {"input_ids": IDS},
+        4,
+    ),
+    "XLNet": (
+        "Model",
+        {"vocab_size": 30, "d_model": 16, "n_layer": 2, "n_head": 4, "d_inner": 24,
+         "use_mems_eval": False},
+        {"input_ids": IDS},
+        8,
+    ),
     "ViT": ("Model", VISION, {"pixel_values": PIXELS}, 8),
     "T5": (
         "Model",
