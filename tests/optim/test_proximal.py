@@ -394,7 +394,7 @@ def test_options_that_do_not_go_together_are_refused() -> None:
     homotopy, constant = sc.Homotopy(5), sc.Constant(0.1)
     cases: list[tuple[dict[str, Any], str]] = [
         ({}, r"say how long training is, steps=epochs \* len\(loader\), or pass schedule="),
-        ({"steps": 5, "penalty": "lasso"}, r"penalty='lasso': expected 'firm' or 'envelope'"),
+        ({"steps": 5, "penalty": "ridge"}, r"penalty='ridge': expected 'firm', 'envelope' or"),
         ({"steps": 5, "schedule": homotopy}, r"give schedule=, or steps= / lam=, not both"),
         ({"lam": 1.0, "schedule": constant, "penalty": "envelope"}, r"not both"),
         ({"steps": 5, "lam": 0.1}, r"lam= belongs to penalty='envelope'"),

@@ -1,4 +1,4 @@
-"""What one proximal step does to the groups: the two penalties.
+"""What one proximal step does to the groups: the three penalties.
 
 In: group norms and weights, an allowance, and how hard it presses. Out: the factor that each group
 is multiplied by, and how much of it is kept, from which the next step goes on.
@@ -113,3 +113,28 @@ def _convex_by_layer(
         factors[part] = envelope.prox(norms[part], level, **options)
         kept[part] = envelope.multipliers(norms[part], level, **options)
     return factors.numpy(), Kept(kept.numpy())
+
+
+def lasso(norms: np.ndarray, weights: np.ndarray, step: float) -> tuple[np.ndarray, Kept]:
+    """The proximal operator of the group lasso, step * sum_j sqrt(d_j) a_j.
+
+        factor_j = max(0, 1 - step sqrt(d_j) / a_j)
+
+    Args:
+        norms: a, float64 of shape (m,).
+        weights: d, (m,), above 0.
+        step: the learning rate times lambda, 0 or more.
+
+    Returns:
+        (factors, kept): what is kept is all that is not zero, with no threshold.
+
+    Example:
+        >>> lasso(np.array([4.0, 1.0, 0.0]), np.array([1.0, 4.0, 1.0]), step=1.0)[0]
+        array([0.75, 0.  , 0.  ])
+
+    Source: Yuan and Lin, "Model selection and estimation in regression with grouped variables",
+    Journal of the Royal Statistical Society B 68, 2006.
+    """
+    left = np.maximum(norms - step * np.sqrt(weights), 0)
+    factors = np.divide(left, norms, out=np.zeros_like(norms), where=norms > 0)
+    return factors, Kept((factors > 0).astype(float))

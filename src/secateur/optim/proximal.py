@@ -6,10 +6,8 @@ the groups that the budget affords, all others zero.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from numbers import Integral
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +15,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from secateur.budget import Allowance, BlockwiseAllowance, Budget
+from secateur.budget import BlockwiseAllowance, Budget
 from secateur.groups import Groups
-from secateur.optim.gradients import refuse_bad
-from secateur.optim.penalties import Kept, convex, firm, saliency
+from secateur.groups.sharded import added_up, local
+from secateur.optim.entry import joined, ours_in, theirs_in
+from secateur.optim.gradients import any_gradient, refuse_bad, refuse_sparse, sum_up_
+from secateur.optim.metric import metric_of
+from secateur.optim.options import check_parts, descending, schedule_for
+from secateur.optim.penalties import Kept, convex, firm, lasso, saliency
 from secateur.optim.schedules import Constant, Homotopy
 from secateur.optim.support import Support
 from secateur.optim.weights import summed, weighting
@@ -49,7 +51,22 @@ class Proximal(Optimizer):
     a factor of 10 a step, not to 0 at once, so that they may come back). At r = 1 the set of groups
     is chosen; from then on it is fixed, dead entries stay exactly zero (their gradients and the
     optimizer's state too) and the others train on.
-    The proximal step is Euclidean, also after an adaptive optimizer's step.
+
+    By default the proximal step is Euclidean, also after an adaptive optimizer's step. With
+    metric="optimizer" it measures as that step did: with h_j the mean of the optimizer's
+    preconditioner over group j, everything happens to z_j = sqrt(h_j) x_j, in which the step was an
+    ordinary gradient step.
+
+        envelope, lasso:  argmin_x  1/2 sum_j h_j ||x_j - v_j||^2 + lr lam S(x)
+                          which puts norms a_j sqrt(h_j) and weights d_j / h_j for a_j and d_j
+        firm:             s_j = a_j sqrt(d_j h_j / c_j)
+
+    A penalty with a lambda is a function of x, so its weights change with the variables. The firm
+    penalty stands for the budget alone, which asks only which groups are zero and is the same for z
+    as for x: it is taken of z as it stands, and at r = 1 it is the projection onto the budget in
+    the metric h. (Keeping it a function of x instead, with the weights d in the penalty and h in
+    the metric, would give each group a hardness of its own, r d_j / h_j, and no r at which all are
+    chosen.)
 
     With several budgets, each smaller than the one before, one run gives a network for each: when
     training has settled on a budget (`settled`), the network can be shrunk; then the next stage
@@ -60,16 +77,20 @@ class Proximal(Optimizer):
         groups: which parameters live and die together; all must be in the optimizer.
         budget: what may be kept; refused at once if it can't be reached. Or several, descending.
         steps: optimizer steps in the whole run, for the default schedule `Homotopy(steps)`.
-        schedule: a `Homotopy`, or `Constant(lam)` with penalty="envelope"; instead of steps.
+        schedule: a `Homotopy`, or `Constant(lam)` with a penalty that has a lambda; instead of
+            steps.
         penalty: "firm", or "envelope": the paper's convex penalty, which shrinks what it keeps and
-            reaches the budget only if lambda is right.
+            reaches the budget only if lambda is right; or "lasso", to compare with: the group lasso
+            lam * sum_j sqrt(d_j) a_j, which knows of no budget.
         lam: short for schedule=Constant(lam).
         weights: 1.0 (the paper's plain norms), "layer" (norms relative to their layer's), "auto"
             ("layer" where normalisation layers make norms arbitrary, else 1.0), "curvature" (a
             running mean of squared gradients), or a number or tensor of shape (m,) of your own.
         every: take the proximal step after every so many steps; the freeze is never late.
+        metric: "euclidean", or "optimizer" for Adam, AdamW, NAdam, RMSprop and Adagrad.
 
     Raises:
+        TypeError: parts of another type, or SparseAdam.
         ValueError: no steps, a budget out of reach, budgets that don't descend, a grouped parameter
             that isn't optimized, or options that don't go together.
 
@@ -102,22 +123,25 @@ class Proximal(Optimizer):
         lam: float | None = None,
         weights: Any = "auto",
         every: int = 1,
+        metric: str = "euclidean",
     ) -> None:
         one = isinstance(budget, Budget) or not isinstance(budget, Sequence)
         self.budgets: tuple[Budget, ...] = (budget,) if one else tuple(budget)  # pyright: ignore
-        _check_parts(optimizer, groups, self.budgets, every)
+        nested = isinstance(optimizer, Proximal)
+        check_parts(optimizer, groups, self.budgets, every, nested=nested)
         self.optimizer = optimizer
         super().__setstate__({})  # hooks and profiling, without parameters of our own
         self.groups = groups
         self.penalty = penalty
         self.every = every
-        self.schedule = _schedule(penalty, steps, schedule, lam, len(self.budgets))
+        self.schedule = schedule_for(penalty, steps, schedule, lam, len(self.budgets))
         self.weighting = weighting(weights, groups)
-        self._allowances = _descending(self.budgets, groups)
+        self.metric = metric_of(metric, optimizer, groups)
+        self._allowances = descending(self.budgets, groups)
         self.allowance = self._allowances[0]
-        if penalty == "envelope" and isinstance(self.allowance, BlockwiseAllowance):
+        if penalty != "firm" and isinstance(self.allowance, BlockwiseAllowance):
             raise ValueError(
-                "penalty='envelope' has one level for all; n of every m needs the firm penalty"
+                f"penalty={penalty!r} has one level for all; n of every m needs the firm penalty"
             )
         self.steps_taken = 0
         self.frozen = False
@@ -132,8 +156,16 @@ class Proximal(Optimizer):
         return int((self._last.multipliers > 0).sum())
 
     @property
+    def multipliers(self) -> Tensor:
+        """How much of each group the last proximal step kept: u in [0, 1], float64 of shape (m,).
+
+        Once frozen, 1 for what stays and 0 for what is dead. A copy.
+        """
+        return torch.from_numpy(self._last.multipliers.copy())
+
+    @property
     def hardness(self) -> float:
-        """How far the homotopy is, 0 to 1 (for penalty="envelope": 1 once frozen, else 0)."""
+        """How far the homotopy is, 0 to 1 (without a `Homotopy`: 1 once frozen, else 0)."""
         if self.frozen:
             return 1.0
         return self.schedule(self.steps_taken) if self.penalty == "firm" else 0.0
@@ -174,31 +206,42 @@ class Proximal(Optimizer):
 
         Source: Ghadimi, Lan and Zhang, 2016; Davis and Drusvyatskiy, 2019.
         """
-        rates = {p: float(lr) for p, lr in self._rates() if p.grad is not None and lr > 0}
+        rates = {p: lr for p, lr in self._rates() if p.grad is not None and lr != 0}
         if not rates:
             raise RuntimeError(
                 "stationarity(): call backward() first; no parameter has both a gradient and a "
                 "learning rate above 0"
             )
+        sum_up_(self.param_groups)
         moved = {p: _wide(p).sub_(_wide(p.grad), alpha=lr) for p, lr in rates.items()}
         if self.frozen:
             factors = self._last.multipliers
         else:
-            squares = summed(self.groups, lambda m: moved.get(m.parameter, m.parameter.detach()))
-            factors, _ = self._press(squares.sqrt_().numpy())
+            squares = summed(self.groups, lambda m: moved.get(m.parameter, local(m.parameter)))
+            own = self.metric(self.optimizer, self.groups) if self.penalty == "firm" else 1.0
+            factors, _ = self._press(squares.sqrt_().numpy(), own)
         padded = self.groups.pad(torch.from_numpy(factors))
         for member in self.groups.members:
             if member.parameter in moved:
                 member.scale_(padded, moved[member.parameter])
-        squares = [
-            float(_wide(p).sub_(moved[p]).div_(lr).square().sum()) for p, lr in rates.items()
-        ]
-        return sum(squares) ** 0.5
+
+        def add_(parameter: Tensor, total: Tensor) -> None:
+            step = _wide(parameter).sub_(moved[parameter]).div_(rates[parameter])
+            total += step.square().sum().to(total)
+
+        squares = added_up(((p, partial(add_, p)) for p in rates), torch.zeros(()).double())
+        return float(squares) ** 0.5
 
     # -- one step ----------------------------------------------------------------------------------
 
     def step(self, closure: Closure | None = None) -> Any:  # pyright: ignore
         """The wrapped optimizer's step, then the proximal one.
+
+        A step in which every learning rate is 0 and no gradient is other than 0 is the wrapped
+        optimizer's alone and does not count: torch.distributed.checkpoint takes such steps to make
+        optimizers allocate their state. Where only the learning rates are 0, it counts, but nothing
+        moves until the groups are chosen. In a function under torch.compile this runs as it stands;
+        what the compiler can speed up is the wrapped optimizer: compile its step before wrapping.
 
         Args:
             closure: computes the loss and the gradients anew, for optimizers that want it.
@@ -206,12 +249,37 @@ class Proximal(Optimizer):
         Raises:
             FloatingPointError: a gradient holds NaN or inf; nothing has been changed. (An optimizer
                 that calls the closure several times, LBFGS, may have moved by the later ones.)
+            TypeError: the gradient of a grouped parameter is sparse.
+            RuntimeError: a CUDA graph is being captured.
         """
-        if closure is None:
+        _refuse_capture()
+        if closure is not None:
+            loss = self.optimizer.step(self._watched(closure))
+        elif self._resting() and not any_gradient(self.param_groups):
+            return self.optimizer.step()
+        else:
             self._see_gradients()
             loss = self.optimizer.step()
-        else:
-            loss = self.optimizer.step(self._watched(closure))
+        self._count(press=not self._resting())
+        return loss
+
+    def skip(self) -> None:
+        """Count a step that was not taken, such as one that a GradScaler skipped.
+
+        The groups are then chosen at the step that was announced; without this, at a later one, as
+        a skipped step is not seen from here.
+
+        Example:
+            >>> scale = scaler.get_scale()  # doctest: +SKIP
+            >>> scaler.step(optimizer)  # doctest: +SKIP
+            >>> scaler.update()  # doctest: +SKIP
+            >>> if scaler.get_scale() < scale:  # doctest: +SKIP
+            ...     optimizer.skip()
+        """
+        self._count(press=False)
+
+    def _count(self, *, press: bool) -> None:
+        """Go on by one step of the schedule; without `press`, nothing but the freeze is done."""
         self.steps_taken += 1
         if self.frozen and self.steps_taken - 1 in self.schedule.ends[:-1]:
             self._thaw()
@@ -220,14 +288,18 @@ class Proximal(Optimizer):
         if not self.frozen:
             if self.penalty == "firm" and self.schedule(self.steps_taken) >= 1:
                 self.freeze_()
-            elif self.steps_taken % self.every == 0:
+            elif press and self.steps_taken % self.every == 0:
                 self._prox_()
-        return loss
+
+    def _resting(self) -> bool:
+        """Whether every learning rate is 0."""
+        return all(lr is not None and float(lr) == 0 for lr in self._given_rates())
 
     def freeze_(self) -> None:
         """Choose the groups now, within the budget, and keep this choice to the stage's end."""
         norms = self._norms()
-        worth = saliency(self.allowance, norms, self.weighting(norms), self._last.multipliers)
+        weights = self.weighting(norms) * self.metric(self.optimizer, self.groups)
+        worth = saliency(self.allowance, norms, weights, self._last.multipliers)
         self._keep(self.budget.choose(self.allowance, worth))
 
     def _keep(self, kept: np.ndarray) -> None:
@@ -250,6 +322,8 @@ class Proximal(Optimizer):
         where = f"step {self.steps_taken + 1}"
         if evaluation > 1:
             where += f", evaluation {evaluation} of the closure"
+        sum_up_(self.param_groups)
+        refuse_sparse((m.name, m.parameter) for m in self.groups.members)
         refuse_bad(self.param_groups, ((m.name, m.parameter) for m in self.groups.members), where)
         if self._support is not None:
             self._support.clear_gradients_()
@@ -269,10 +343,21 @@ class Proximal(Optimizer):
 
         return watched
 
-    def _rates(self) -> Iterator[tuple[Tensor, Any]]:
-        for group in self.param_groups:
+    def _given_rates(self) -> Iterator[Any]:
+        """Each group's learning rate: a number, a tensor, or None where it has none."""
+        return (group.get("lr") for group in self.param_groups)
+
+    def _rates(self) -> Iterator[tuple[Tensor, float]]:
+        """How far each parameter goes against its gradient (below 0 where it is maximized)."""
+        for group, lr in zip(self.param_groups, self._given_rates(), strict=True):
+            if lr is None:
+                raise ValueError(
+                    f"{type(self.optimizer).__name__} has no learning rate, lr, which "
+                    "stationarity() and a penalty with a lambda need"
+                )
+            rate = -float(lr) if group.get("maximize") else float(lr)
             for parameter in group["params"]:
-                yield parameter, group["lr"]
+                yield parameter, rate
 
     # -- the proximal step -------------------------------------------------------------------------
 
@@ -280,20 +365,27 @@ class Proximal(Optimizer):
         """Scale every group by its factor."""
         if self.schedule(self.steps_taken) > 0:
             norms = self._norms()
-            factors, self._last = self._press(norms)
+            metric = self.metric(self.optimizer, self.groups)
+            factors, self._last = self._press(norms, metric, self.every)
             if self.penalty == "firm":
                 faded = norms < FADED * norms.max(initial=0)
                 factors = np.where(factors < REVIVAL, np.where(faded, 1.0, REVIVAL), factors)
             self.groups.scale_(torch.from_numpy(factors))
 
-    def _press(self, norms: np.ndarray) -> tuple[np.ndarray, Kept]:
-        """The factors at these norms, and how much of each group they keep."""
+    def _press(
+        self, norms: np.ndarray, metric: float | np.ndarray, steps: int = 1
+    ) -> tuple[np.ndarray, Kept]:
+        """The factors for these norms after so many steps, and how much of each group they keep."""
         pull, weights = self.schedule(self.steps_taken), self.weighting(norms)
-        if self.penalty == "envelope":
-            return convex(self.allowance, norms, weights, pull * self._one_rate(), self._last)
-        if pull == 0:
-            return np.ones_like(norms), self._last
-        return firm(self.allowance, norms, weights, pull, self._last)
+        if self.penalty == "firm":
+            if pull == 0:
+                return np.ones_like(norms), self._last
+            return firm(self.allowance, norms, weights * metric, pull, self._last)
+        step = pull * steps * self._one_rate()
+        norms, weights = norms * np.sqrt(metric), weights / metric
+        if self.penalty == "lasso":
+            return lasso(norms, weights, step)
+        return convex(self.allowance, norms, weights, step, self._last)
 
     def _norms(self) -> np.ndarray:
         norms = self.groups.norms().cpu().double().numpy()
@@ -308,10 +400,10 @@ class Proximal(Optimizer):
 
     def _one_rate(self) -> float:
         grouped = {id(member.parameter) for member in self.groups.members}
-        rates = {float(lr) for p, lr in self._rates() if id(p) in grouped}
+        rates = {abs(lr) for p, lr in self._rates() if id(p) in grouped}
         if len(rates) > 1:
             raise ValueError(
-                "penalty='envelope' needs one learning rate for all grouped parameters, got "
+                f"penalty={self.penalty!r} needs one learning rate for all grouped parameters, got "
                 f"{sorted(rates)}; the firm penalty doesn't"
             )
         return rates.pop()
@@ -342,7 +434,7 @@ class Proximal(Optimizer):
         """The wrapped optimizer's state, and ours under "proximal": tensors and plain values."""
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
-        state = {**self.optimizer.state_dict(), "proximal": self._own_state()}
+        state = joined(self.optimizer.state_dict(), self._own_state(), self.groups.device)
         for hook in self._optimizer_state_dict_post_hooks.values():
             state = hook(self, state) or state
         return state
@@ -354,9 +446,13 @@ class Proximal(Optimizer):
             "multipliers": torch.from_numpy(self._last.multipliers.copy()),
             "threshold": self._last.threshold,
             "frozen": self.frozen,
-            "live": None if self._support is None else torch.from_numpy(self._support.kept.copy()),
+            "live": torch.from_numpy(self._live().copy()),
             "weighting": self.weighting.state_dict(),
         }
+
+    def _live(self) -> np.ndarray:
+        """Which groups were not given up for good, bool of shape (m,)."""
+        return np.ones(len(self.groups), bool) if self._support is None else self._support.kept
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal here and where a state comes from."""
@@ -377,7 +473,7 @@ class Proximal(Optimizer):
         """
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
-        ours = state_dict.get("proximal")
+        ours = ours_in(state_dict)
         if ours is None:
             raise ValueError(
                 "this state_dict was not taken from secateur.Proximal (it has no 'proximal' "
@@ -391,15 +487,15 @@ class Proximal(Optimizer):
                     f"this state_dict was taken from a Proximal with other {name}\n"
                     f"  expected {expected}\n  found    {ours[name]}"
                 )
-        self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "proximal"})
+        self.optimizer.load_state_dict(theirs_in(state_dict))
         self.weighting.load_state_dict(ours["weighting"])
         self.steps_taken = int(ours["steps_taken"])
         multipliers = ours["multipliers"].cpu().double().numpy().copy()
         self._last = Kept(multipliers, ours["threshold"])
         self.frozen = ours["frozen"]
-        live = None if ours["live"] is None else ours["live"].cpu().numpy()
-        self._support = None if live is None else Support(self.groups, live)
-        if live is None or self.frozen:
+        live = ours["live"].cpu().numpy()
+        self._support = None if live.all() else Support(self.groups, live)
+        if live.all() or self.frozen:
             self.allowance = self._allowances[self.stage]
         else:
             self._restrict(self.stage, live)
@@ -420,85 +516,22 @@ class Proximal(Optimizer):
 
 _COPIED = (
     *("optimizer", "groups", "budgets", "penalty", "every", "schedule", "weighting", "allowance"),
+    "metric",
     *("steps_taken", "frozen", "_allowances", "_last", "_support"),
 )
 
 
 def _wide(tensor: Tensor | None) -> Tensor:
-    """A copy in the widest floating type of its device."""
+    """A copy, in the widest floating type of its device, of what this process holds."""
     assert tensor is not None
     dtype = torch.float32 if tensor.device.type == "mps" else torch.float64
-    return tensor.detach().to(dtype, copy=True)
+    return local(tensor).detach().to(dtype, copy=True)
 
 
-def _check_parts(optimizer: Any, groups: Any, budgets: tuple[Any, ...], every: int) -> None:
-    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, Proximal):
-        raise TypeError(
-            "Proximal wraps an optimizer such as torch.optim.SGD(model.parameters(), lr=0.1), got "
-            f"{type(optimizer).__name__}"
+def _refuse_capture() -> None:
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "Proximal.step can't be captured in a CUDA graph: which groups stay is decided on the "
+            "host. Capture the forward and the backward pass (torch.cuda.make_graphed_callables), "
+            "and call step() outside of the graph"
         )
-    wrong = [budget for budget in budgets if not isinstance(budget, Budget)]
-    if not isinstance(groups, Groups) or wrong or not budgets:
-        found = ", ".join(type(budget).__name__ for budget in wrong or budgets) or "nothing"
-        raise TypeError(
-            "Proximal(optimizer, groups, budget): expected Groups and a Budget (or a list of "
-            f"them), got {type(groups).__name__} and {found}"
-        )
-    if not isinstance(every, Integral) or every < 1:
-        raise ValueError(f"every={every!r}: expected a number of steps, an integer of 1 or more")
-    optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = [m.name for m in groups.members if id(m.parameter) not in optimized]
-    if missing:
-        raise ValueError(
-            f"{', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} grouped but not in "
-            "the optimizer; pass all of the model's parameters to it, or ignore= their modules"
-        )
-
-
-def _descending(
-    budgets: Sequence[Budget], groups: Groups
-) -> tuple[Allowance | BlockwiseAllowance, ...]:
-    """The budgets in the units of the groups; each must be smaller than the one before."""
-    found = tuple(budget.on(groups) for budget in budgets)
-    for (one, before), (other, after) in itertools.pairwise(zip(budgets, found, strict=True)):
-        same = before.limits.keys() == after.limits.keys()
-        falls = same and all(after.limits[m] <= limit for m, limit in before.limits.items())
-        if not falls or after.limits == before.limits:
-            raise ValueError(
-                f"several budgets of one run descend, in the same measures: after {one} comes a "
-                f"smaller one, not {other}"
-            )
-    return found
-
-
-def _schedule(
-    penalty: str, steps: int | None, schedule: Any, lam: float | None, stages: int
-) -> Homotopy | Constant:
-    if penalty not in ("firm", "envelope"):
-        raise ValueError(f"penalty={penalty!r}: expected 'firm' or 'envelope'")
-    if schedule is not None and (steps is not None or lam is not None):
-        raise ValueError("give schedule=, or steps= / lam=, not both")
-    if penalty == "envelope":
-        found = Constant(lam) if lam is not None else schedule
-        if not isinstance(found, Constant):
-            raise ValueError("penalty='envelope' needs lam=, or schedule=Constant(lam)")
-        if stages > 1:
-            raise ValueError(
-                "penalty='envelope' reaches one budget at best; several in one run need 'firm'"
-            )
-        return found
-    if lam is not None:
-        raise ValueError(
-            "lam= belongs to penalty='envelope'; the firm penalty has no lambda to tune"
-        )
-    if schedule is None:
-        if steps is None:
-            raise ValueError(
-                "Proximal: say how long training is, steps=epochs * len(loader), or pass schedule="
-            )
-        return Homotopy(steps, stages=stages)
-    if not isinstance(schedule, Homotopy):
-        raise ValueError(f"penalty='firm' needs a Homotopy schedule, got {type(schedule).__name__}")
-    if schedule.stages not in (1, stages):
-        raise ValueError(f"{schedule} has {schedule.stages} stages for {stages} budgets")
-    return replace(schedule, stages=stages)

@@ -1,0 +1,99 @@
+"""The metric of an adaptive optimizer's step: how strongly it preconditions each group.
+
+In: an optimizer of the Adam family and its state. Out: h, one number a group, the mean of what the
+optimizer divides its step by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
+
+from secateur.groups import Groups
+from secateur.optim.weights import above_zero, summed
+
+Reader = Callable[[dict[str, Any], dict[str, Any]], Tensor]
+
+
+def _adam(state: dict[str, Any], options: dict[str, Any]) -> Tensor:
+    square = state["max_exp_avg_sq"] if options.get("amsgrad") else state["exp_avg_sq"]
+    return (_wide(square) / (1 - options["betas"][1] ** float(state["step"]))).sqrt_()
+
+
+def _rmsprop(state: dict[str, Any], options: dict[str, Any]) -> Tensor:
+    square = _wide(state["square_avg"])
+    if options["centered"]:
+        square = (square - _wide(state["grad_avg"]).square()).clamp_(min=0)
+    return square.sqrt()
+
+
+def _adagrad(state: dict[str, Any], options: dict[str, Any]) -> Tensor:
+    return _wide(state["sum"]).sqrt()
+
+
+# What each optimizer divides by, but for its eps, from a parameter's state and its group's options.
+READERS: dict[type[Optimizer], Reader] = {
+    Adam: _adam,
+    AdamW: _adam,
+    NAdam: _adam,
+    RMSprop: _rmsprop,
+    Adagrad: _adagrad,
+}
+
+
+class Euclidean:
+    """h = 1: all groups are measured alike, whatever the optimizer's step was."""
+
+    def __call__(self, optimizer: Optimizer, groups: Groups) -> float:
+        return 1.0
+
+
+class Preconditioner:
+    """h_j = the mean over group j of sqrt(second moment) + eps, as the optimizer's step has it.
+
+    Its step is then, group by group, a gradient step in the metric sum_j h_j ||x_j||^2 / 2.
+    """
+
+    def __init__(self, optimizer: Optimizer, groups: Groups) -> None:
+        self.reader = next((r for kind, r in READERS.items() if isinstance(optimizer, kind)), None)
+        if self.reader is None:
+            raise ValueError(
+                f"metric='optimizer': {type(optimizer).__name__} has no preconditioner that is "
+                f"known here, only {', '.join(kind.__name__ for kind in READERS)} have; "
+                "use metric='euclidean'"
+            )
+        ones = summed(groups, lambda member: torch.ones_like(member.parameter))
+        self.sizes = ones.round().numpy()
+
+    def __call__(self, optimizer: Optimizer, groups: Groups) -> np.ndarray:
+        """h, (m,), above 0; 1 for all before the first step."""
+        options = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+
+        def root(parameter: Tensor) -> Tensor | None:  # as squares are summed
+            if not (state := optimizer.state.get(parameter)):
+                return None
+            mine = options[id(parameter)]
+            return self.reader(state, mine).add_(mine["eps"]).sqrt_()  # pyright: ignore
+
+        total = summed(groups, lambda member: root(member.parameter)).numpy()
+        return above_zero(total / self.sizes) if total.any() else np.ones_like(total)
+
+
+def metric_of(name: str, optimizer: Optimizer, groups: Groups) -> Euclidean | Preconditioner:
+    """The metric that `name` asks for.
+
+    Raises:
+        ValueError: an unknown name, or an optimizer whose preconditioner is not known.
+    """
+    if name not in ("euclidean", "optimizer"):
+        raise ValueError(f"metric={name!r}: expected 'euclidean' or 'optimizer'")
+    return Euclidean() if name == "euclidean" else Preconditioner(optimizer, groups)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))

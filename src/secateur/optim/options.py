@@ -1,0 +1,112 @@
+"""What may be put together in a `Proximal`, and what is refused by name.
+
+In: its arguments as given. Out: the allowances and the schedule, or an error that says what to do.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import Any
+
+from torch.optim import Optimizer, SparseAdam
+
+from secateur.budget import Allowance, BlockwiseAllowance, Budget
+from secateur.groups import Groups
+from secateur.optim.schedules import Constant, Homotopy
+
+CONVEX = ("envelope", "lasso")  # penalties with a lambda
+
+
+def check_parts(
+    optimizer: Any, groups: Any, budgets: tuple[Any, ...], every: int, *, nested: bool
+) -> None:
+    """Refuse parts of the wrong type; `nested` says that the optimizer is a Proximal itself."""
+    if not isinstance(optimizer, Optimizer) or nested:
+        raise TypeError(
+            "Proximal wraps an optimizer such as torch.optim.SGD(model.parameters(), lr=0.1), got "
+            f"{type(optimizer).__name__}"
+        )
+    wrong = [budget for budget in budgets if not isinstance(budget, Budget)]
+    if not isinstance(groups, Groups) or wrong or not budgets:
+        found = ", ".join(type(budget).__name__ for budget in wrong or budgets) or "nothing"
+        raise TypeError(
+            "Proximal(optimizer, groups, budget): expected Groups and a Budget (or a list of "
+            f"them), got {type(groups).__name__} and {found}"
+        )
+    if not isinstance(every, Integral) or every < 1:
+        raise ValueError(f"every={every!r}: expected a number of steps, an integer of 1 or more")
+    _check_flags(optimizer)
+    optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [m.name for m in groups.members if id(m.parameter) not in optimized]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} grouped but not in "
+            "the optimizer; pass all of the model's parameters to it, or ignore= their modules"
+        )
+
+
+def _check_flags(optimizer: Optimizer) -> None:
+    """Refuse what can't be followed by a proximal step; foreach, fused and capturable can."""
+    if isinstance(optimizer, SparseAdam):
+        raise TypeError(
+            "SparseAdam takes sparse gradients only, and groups need dense ones; use Adam, and "
+            "sparse=False in nn.Embedding"
+        )
+    if any(group.get("differentiable") for group in optimizer.param_groups):
+        raise ValueError(
+            f"{type(optimizer).__name__}(differentiable=True): gradients can't flow through a step "
+            "that chooses groups; use differentiable=False"
+        )
+
+
+def descending(
+    budgets: Sequence[Budget], groups: Groups
+) -> tuple[Allowance | BlockwiseAllowance, ...]:
+    """The budgets in the units of the groups; each must be smaller than the one before."""
+    found = tuple(budget.on(groups) for budget in budgets)
+    for (one, before), (other, after) in itertools.pairwise(zip(budgets, found, strict=True)):
+        same = before.limits.keys() == after.limits.keys()
+        falls = same and all(after.limits[m] <= limit for m, limit in before.limits.items())
+        if not falls or after.limits == before.limits:
+            raise ValueError(
+                f"several budgets of one run descend, in the same measures: after {one} comes a "
+                f"smaller one, not {other}"
+            )
+    return found
+
+
+def schedule_for(
+    penalty: str, steps: int | None, schedule: Any, lam: float | None, stages: int
+) -> Homotopy | Constant:
+    """The schedule that these arguments of `Proximal` ask for."""
+    if penalty not in ("firm", *CONVEX):
+        raise ValueError(f"penalty={penalty!r}: expected 'firm', 'envelope' or 'lasso'")
+    if schedule is not None and (steps is not None or lam is not None):
+        raise ValueError("give schedule=, or steps= / lam=, not both")
+    if penalty in CONVEX:
+        found = Constant(lam) if lam is not None else schedule
+        if not isinstance(found, Constant):
+            raise ValueError(f"penalty={penalty!r} needs lam=, or schedule=Constant(lam)")
+        if stages > 1:
+            raise ValueError(
+                f"penalty={penalty!r} reaches one budget at best; several in one run need 'firm'"
+            )
+        return found
+    if lam is not None:
+        raise ValueError(
+            "lam= belongs to penalty='envelope' and 'lasso'; the firm penalty has no lambda to tune"
+        )
+    if schedule is None:
+        if steps is None:
+            raise ValueError(
+                "Proximal: say how long training is, steps=epochs * len(loader), or pass schedule="
+            )
+        return Homotopy(steps, stages=stages)
+    if not isinstance(schedule, Homotopy):
+        raise ValueError(f"penalty='firm' needs a Homotopy schedule, got {type(schedule).__name__}")
+    if schedule.stages not in (1, stages):
+        raise ValueError(f"{schedule} has {schedule.stages} stages for {stages} budgets")
+    return replace(schedule, stages=stages)
