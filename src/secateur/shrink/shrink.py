@@ -16,6 +16,7 @@ from secateur.groups import Groups, Layer
 from secateur.groups.in_place import tied
 from secateur.groups.norms import whole
 from secateur.groups.removal import Removal, remove
+from secateur.groups.sharded import is_split
 from secateur.groups.trial import agree, difference, tolerance
 from secateur.measure.running import unwrapped
 
@@ -59,7 +60,8 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
     Raises:
         ShrinkError: the outputs differ by more than rounding explains, the small network does not
             run, or groups are dead that can't be removed exactly, and `exact` is True.
-        ValueError: the groups belong to another model, or all the groups of a layer are dead.
+        ValueError: the groups belong to another model, all the groups of a layer are dead, or the
+            model is split over processes.
 
     Warns:
         UserWarning: groups that are dead but couldn't be removed exactly, or leave zeros that
@@ -113,6 +115,16 @@ def _warn_of_other_parameters(given: Groups, here: Groups) -> None:
             "(was it replaced, by load_state_dict(assign=True) or to_empty, before the optimizer "
             "stepped?). Make groups = groups.on(model) and the optimizer after that",
             stacklevel=3,
+        )
+
+
+def _refuse_what_is_split(model: nn.Module) -> None:
+    split = [name for name, parameter in model.named_parameters() if is_split(parameter)]
+    if split:
+        raise ValueError(
+            f"{type(model).__name__} is split over processes ({split[0]} is a DTensor), and can't "
+            "be cut. Gather a full state dict on rank 0, load it into an ordinary copy of the "
+            "model, and shrink that there, with the same groups (docs/distributed.md)"
         )
 
 
