@@ -16,6 +16,7 @@ once; its metadata has four keys, all strings:
         reshaped    {module whose code follows the width of its heads: size of a head}; likewise
         absent      {module that left whole: what takes its place (groups/absent.py)}; likewise
         norms       {normalisation: {attribute such as eps: its number, or a list}}; likewise
+        rerouted    {module with stacked experts: [new place of each expert]}; likewise
         difference  by how much the outputs changed, where they weren't to be equal; likewise
         aliases     {name of a tied tensor: the name that it is stored under}
 """
@@ -179,6 +180,7 @@ def _plan_to_json(plan: Plan, aliases: dict[str, str]) -> str:
             "absent": plan.absent,
             "norms": plan.norms,
             "difference": plan.difference,
+            "rerouted": plan.rerouted,
             "aliases": aliases,
         }
     )
@@ -235,6 +237,7 @@ def _plan_from_metadata(
                 for name, values in raw.get("norms", {}).items()
             },
             float(raw.get("difference", 0.0)),
+            {str(name): tuple(map(int, new)) for name, new in raw.get("rerouted", {}).items()},
         )
         return plan, {str(name): str(stored) for name, stored in raw["aliases"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -72,6 +72,15 @@ class Absence:
 
 
 @dataclass(frozen=True)
+class Routed:
+    """A module with stacked experts: the group of each, and what is made of those that are gone."""
+
+    module: str
+    entries: np.ndarray
+    gone: int  # routing.py
+
+
+@dataclass(frozen=True)
 class Coupling:
     """Where each group sits in a model: what removing it removes and saves.
 
@@ -82,6 +91,7 @@ class Coupling:
         sizes: attributes of modules that shrink with an axis.
         absent: modules that leave with groups.
         norms: normalisations over axes that groups cut.
+        routed: modules that are told which of their experts to use.
     """
 
     slots: tuple[Slot, ...]
@@ -90,6 +100,7 @@ class Coupling:
     sizes: tuple[Size, ...] = ()
     absent: tuple[Absence, ...] = ()
     norms: tuple[Norm, ...] = ()
+    routed: tuple[Routed, ...] = ()
 
     def blank(self) -> Coupling:
         """The same model with no group anywhere."""
@@ -128,7 +139,16 @@ class Coupling:
             joined = _join(before, norm.entries, offset)
             assert joined is not None
             norms[norm.module] = replace(norm, entries=joined)
-        return Coupling(slots, operations, added, sizes, self.absent + moved, tuple(norms.values()))
+        routed = tuple(replace(x, entries=x.entries + offset) for x in other.routed)
+        return Coupling(
+            slots,
+            operations,
+            added,
+            sizes,
+            self.absent + moved,
+            tuple(norms.values()),
+            self.routed + routed,
+        )
 
     def matches(self, other: Coupling) -> bool:
         """Whether both come from the same model and example."""

@@ -11,13 +11,14 @@ from secateur.groups.branches import find_experts
 from secateur.groups.groups import Groups
 from secateur.groups.leaving import from_branches
 from secateur.groups.record import record
-from secateur.groups.select import Ignore
+from secateur.groups.select import Ignore, build, ignored_names, nothing_found
+from secateur.groups.stacks import find_stacks, group_stacks
 
 
 def experts(
     model: nn.Module, example: Any, *, ignore: Ignore | str | nn.Module | type[nn.Module] = ()
 ) -> Groups:
-    """Group the experts of mixtures: modules of one nn.ModuleList that work side by side.
+    """Group the experts of mixtures: modules of one nn.ModuleList, or slices of stacked parameters.
 
     A group is one expert: the parameters nearest to its output that make it zero, such as its last
     projection with its bias. It is dead when these are zero. Removing it removes the whole expert;
@@ -25,8 +26,16 @@ def experts(
     others don't change, and what is routed to the missing one is zero. So removal is exact whatever
     the router does (softmax over all, the best few, any normalisation).
 
-    Experts that the example never reaches, that are called more than once, or that share one
-    parameter for all of them, are refused by name. FLOPs are those of the example's routing.
+    Experts are the modules of a list that work side by side, or the slices along the first
+    dimension of three-dimensional parameters, in a module that is given which experts are chosen,
+    with which weights (as in transformers). A stack gets shorter, and the indices that the module
+    is given are translated; those of missing experts lead past the end where the module skips
+    these, else to the first expert with the weight 0.
+
+    Experts in a list that the example never reaches, that are called more than once, or that share
+    a parameter, are refused by name, and so are stacks that choose for themselves. FLOPs are those
+    of the example's routing: an operator that multiplies the rows of all experts at once has as
+    many rows as before, and a router behind a missing expert may send its tokens elsewhere.
 
     Args:
         model: any module; it runs in eval mode and is left as it was.
@@ -59,6 +68,13 @@ def experts(
     """
     model = admitted(model)
     trace, run = record(model, example)
-    return from_branches(
-        model, example, trace, list(find_experts(model, run)), kind="experts", ignore=ignore
-    )
+    listed, stacks = list(find_experts(model, run)), list(find_stacks(model, run, example))
+    if not stacks:
+        return from_branches(model, example, trace, listed, kind="experts", ignore=ignore)
+    blank = build(trace, [], "experts", (), example)
+    groups = group_stacks(model, stacks, blank, ignored_names(model, ignore))
+    if listed:
+        groups += from_branches(model, example, trace, listed, kind="experts", ignore=ignore)
+    if not len(groups):
+        raise ValueError(nothing_found(model, "experts", list(groups.refused)))
+    return groups

@@ -21,10 +21,18 @@ def layers(
 
     A group is one branch f of x + f(x): the parameters nearest to the sum that make f(x) zero, such
     as the last projection with its bias, the last BatchNorm's scale and shift, or a layer scale. It
-    is dead when these are zero. Removing it removes every module that only this branch reads, with
-    all its parameters, FLOPs and memory; what is left of it are zeros, added to the stream. Removal
-    is exact. What several branches read together stays, and so does what the model returns: trace
-    a language model with its cache where the small one is to generate with it.
+    is dead when these are zero. In g(x) + f(x), where g projects x to another size, it is f.
+    Removing it removes every module that only this branch reads, with all its parameters, FLOPs and
+    memory; what is left of it are zeros, added to the stream.
+
+    A block that only passes its input on once all its branches are dead leaves its nn.ModuleList or
+    nn.Sequential: the list gets shorter, and what counts its blocks follows (layer_idx, depths and
+    lists by layer in configurations). Where that fails it returns its input; where it does more,
+    such as a norm behind the sum, it stays.
+
+    Removal is exact. What several branches read together stays until the last of them goes, and so
+    does what the model returns: trace a language model with use_cache=False. The small model then
+    generates with a cache, in which missing attention keeps its place.
 
     Branches are refused by name where no module could be left out, where a module is called
     more than once, or where the shape of what it returns doesn't follow from what it is given.

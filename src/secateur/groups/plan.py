@@ -17,6 +17,7 @@ from secateur.groups.coupling import Coupling
 from secateur.groups.depth import name_before
 from secateur.groups.groups import Layer
 from secateur.groups.norms import Numbers
+from secateur.groups.routing import Places, combined, new_places
 from secateur.groups.sizes import Sizes
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Plan:
             (reshaping.py).
         absent: modules that leave whole, and what takes their place (absent.py).
         norms: normalisation -> its attributes that have another value, such as eps (norms.py).
+        rerouted: modules with stacked experts -> the new place of each expert (routing.py).
         difference: by how much the small network's outputs differ, relative to their scale, where
             it was not to be exact; the largest of several cuts.
     """
@@ -47,6 +49,7 @@ class Plan:
     absent: dict[str, Recipe] = field(default_factory=dict)
     norms: Numbers = field(default_factory=dict)
     difference: float = 0.0
+    rerouted: dict[str, Places] = field(default_factory=dict)
 
     @property
     def out(self) -> tuple[str, ...]:
@@ -90,7 +93,10 @@ class Plan:
             norms.setdefault(name, {}).update(values)
         difference = max(earlier.difference, self.difference)
         groups = {**earlier.groups, **groups}
-        return Plan(kept, biases, groups, sizes, reshaped, absent, norms, difference)
+        rerouted = dict(earlier.rerouted)
+        for name, places in self.rerouted.items():
+            rerouted[name] = combined(rerouted[name], places) if name in rerouted else places
+        return Plan(kept, biases, groups, sizes, reshaped, absent, norms, difference, rerouted)
 
     def _named_as_before(self, blocks: Collection[str]) -> Plan:
         """The plan for a model from whose lists `blocks` have not left yet."""
@@ -106,6 +112,7 @@ class Plan:
             reshaped=renamed(self.reshaped),
             absent=renamed(self.absent),
             norms=renamed(self.norms),
+            rerouted=renamed(self.rerouted),
         )
 
 
@@ -131,4 +138,9 @@ def planned(coupling: Coupling | None, layers: Sequence[Layer], dead: np.ndarray
     absences = coupling.absent if coupling else ()
     leaving = [gone for gone in absences if dead[list(gone.groups)].all()]
     absent = {gone.module: gone.recipe for gone in leaving}
-    return Plan(kept, (), counts, sizes, absent=absent)
+    rerouted = {
+        item.module: new_places((~dead[item.entries]).tolist(), item.gone)
+        for item in (coupling.routed if coupling else ())
+        if dead[item.entries].any()
+    }
+    return Plan(kept, (), counts, sizes, absent=absent, rerouted=rerouted)

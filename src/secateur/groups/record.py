@@ -31,6 +31,7 @@ class Step:
         shapes: of the same tensors.
         operators: which of the trace's operators it is: range(start, stop).
         writes: whether it changes a tensor in place.
+        index: which entry of the first dimension it selects, if it does that.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Step:
     shapes: tuple[torch.Size, ...]
     operators: range
     writes: bool = False
+    index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,10 @@ class _Recorder(Tracer):
         operators = range(before, len(self.labels.operators))
         name = call.name.removesuffix("_") if not call.name.startswith("_") else call.name
         writes = bool(call.written)
-        self.record.steps.append(Step(name, inputs, given, shapes, operators, writes))
+        index = None
+        if name == "select" and call.argument("dim") == 0:
+            index = call.argument("index") % shapes[0][0]
+        self.record.steps.append(Step(name, inputs, given, shapes, operators, writes, index))
         for tensor in tensors_in(out):
             self.origins[id(tensor)] = number
         self.alive.append((args, kwargs, out))

@@ -17,6 +17,7 @@ from secateur.groups.kernels import shrink_kernel
 from secateur.groups.norms import has_number
 from secateur.groups.plan import Plan
 from secateur.groups.reshaping import follow
+from secateur.groups.routing import reroute
 from secateur.groups.sizes import has_size, set_sizes
 
 
@@ -43,6 +44,11 @@ def cut(model: nn.Module, plan: Plan) -> None:
                     f"  found    shape {shape}"
                 )
     modules = dict(model.named_modules(remove_duplicate=False))
+    for name in plan.rerouted:
+        if name not in modules:
+            raise ValueError(
+                f"the plan reroutes {name}, which {type(model).__name__} does not have"
+            )
     for name in plan.absent:
         if name not in modules or (name in plan.out and not is_in_list(model, name)):
             raise ValueError(
@@ -86,6 +92,8 @@ def cut(model: nn.Module, plan: Plan) -> None:
     for name, values in plan.norms.items():
         for attribute, value in values.items():
             setattr(modules[name], attribute, value)
+    for name, places in plan.rerouted.items():
+        reroute(modules[name], places)
     for name, size_inside in plan.reshaped.items():
         follow(model.get_submodule(name), size_inside)
     for name in plan.biases:
