@@ -81,6 +81,7 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
         )
     """
     model, given = unwrapped(model), groups
+    _refuse_what_is_split(model)
     groups = given.on(model)
     dead = ~groups.alive().cpu().numpy()
     if not dead.any():
