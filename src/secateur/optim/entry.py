@@ -29,7 +29,8 @@ def joined(theirs: Mapping[str, Any], ours: dict[str, Any], device: torch.device
 def ours_in(state_dict: Mapping[str, Any]) -> dict[str, Any] | None:
     """Our entry, wherever it lies; None where there is none."""
     places = [state_dict, *state_dict.get("param_groups", ())]
-    return next((place[NAME] for place in places if NAME in place), None)
+    found = next((place[NAME] for place in places if NAME in place), None)
+    return None if found is None else {"weighting": {}, **found}  # empty, it may have been dropped
 
 
 def theirs_in(state_dict: Mapping[str, Any]) -> dict[str, Any]:

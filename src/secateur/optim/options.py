@@ -15,6 +15,7 @@ from torch.optim import Optimizer, SparseAdam
 
 from secateur.budget import Allowance, BlockwiseAllowance, Budget
 from secateur.groups import Groups
+from secateur.groups.sharded import is_split
 from secateur.optim.schedules import Constant, Homotopy
 
 CONVEX = ("envelope", "lasso")  # penalties with a lambda
@@ -39,8 +40,14 @@ def check_parts(
     if not isinstance(every, Integral) or every < 1:
         raise ValueError(f"every={every!r}: expected a number of steps, an integer of 1 or more")
     _check_flags(optimizer)
-    optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    optimized = {id(p): p for group in optimizer.param_groups for p in group["params"]}
     missing = [m.name for m in groups.members if id(m.parameter) not in optimized]
+    if missing and any(is_split(p) for p in optimized.values()):
+        raise ValueError(
+            f"{', '.join(missing[:5])}: these groups were made before the model was split over "
+            "processes, and its parameters are others now; take them along: "
+            "groups = groups.on(model), before the first forward pass"
+        )
     if missing:
         raise ValueError(
             f"{', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} grouped but not in "
