@@ -71,7 +71,7 @@ class Labels:
     `keep` says what stays free where labels vary along the batch axis of an attention product and
     along another axis: "inner" (head sizes) or "batch" (heads). With "batch", `heads` collects the
     atoms that one head holds together, pair by pair, and `held` says which labels stand for more
-    than one atom.
+    than one atom. `buffers` counts how often what the model made of nothing has been written to.
     """
 
     tracked: list[Tracked]
@@ -88,6 +88,7 @@ class Labels:
     heads: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     held: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     first_fresh: int = 0  # from here on, atoms name what the model makes of nothing
+    buffers: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     _values: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
 
     @classmethod

@@ -18,6 +18,7 @@ from secateur.groups.rules import (
     normalisation,
     pointwise,
     reduction,
+    writing,
 )
 from secateur.groups.rules.call import RULES, Call, Rule, unknown
 
@@ -31,6 +32,7 @@ __all__ = [
     "normalisation",
     "pointwise",
     "reduction",
+    "writing",
 ]
 
 
@@ -38,8 +40,12 @@ def apply(labels: Labels, call: Call) -> None:
     """Let `labels` follow one operator call."""
     if call.name in creation.ZEROS:
         creation.zeros(labels, call)
+    elif call.name in creation.CONSTANTS:
+        creation.constants(labels, call)
     elif not any(labels.planes(tensor) for tensor in call.inputs):
         _pass_nothing(labels, call)
+    elif writing.fills_buffer(labels, call):
+        pass
     else:
         moves = torch.Tag.inplace_view in call.func.tags  # changes a shape, writes no memory
         before = [] if moves else [(target, labels.planes(target)) for target in call.written]

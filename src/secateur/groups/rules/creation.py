@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from secateur.groups.labels import Labels
-from secateur.groups.rules.call import Call, rule
+from secateur.groups.rules.call import Call
 
 ZEROS = ("zeros", "new_zeros")
+CONSTANTS = ("ones", "full", "empty", "empty_strided", "new_ones", "new_full", "new_empty",
+             "new_empty_strided")  # fmt: skip
 
 
 def zeros(labels: Labels, call: Call) -> None:
@@ -17,10 +19,11 @@ def zeros(labels: Labels, call: Call) -> None:
     for out in call.outputs:
         planes = labels.fresh(out) if out.is_floating_point() else []
         labels.put(out, planes, is_data=False)
+        labels.buffers[out] = 0
 
 
-@rule("new_ones", "new_full", "new_empty", "new_empty_strided")
-def _like_nothing(labels: Labels, call: Call) -> None:
-    """Only the type comes from the tensor that is asked; other constants are nobody's."""
+def constants(labels: Labels, call: Call) -> None:
+    """Other constants are nobody's, whoever is asked for their type."""
     for out in call.outputs:
         labels.put(out, [], is_data=False)
+        labels.buffers[out] = 0

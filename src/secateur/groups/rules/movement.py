@@ -176,6 +176,9 @@ def _pieces(labels: Labels, call: Call) -> None:
             begin = begin + plane.shape[dim] if begin < 0 else begin
             if piece == plane.shape[dim] and step == 1:
                 continue
+            found = plane.narrow(dim, begin, call.outputs[0].shape[dim]) if step == 1 else plane
+            if not bool((found >= 0).any()):
+                continue  # a part of a buffer that is still to be written
             if step != 1 or not piece or begin % piece:
                 piece = 0
         if not piece or plane.shape[dim] % piece or (piece == 1 and len(varied(plane)) == 1):
