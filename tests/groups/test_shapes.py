@@ -124,12 +124,63 @@ def test_a_channel_goes_when_every_reader_agrees_and_only_then():
         conv.weight.data[:, 3] = 0
     small, gap, said = shrunk(model, example)
     assert gap == 0 and small.stem.out_channels == 8  # the shortcut still reads it
-    assert said and "18 dead groups of layer1.conv1, layer2.conv1 stay" in said[0]
+    assert said == [
+        "18 dead groups of layer1.conv1, layer2.conv1 stay in the network: other layers read their "
+        "channels"
+    ]
     readers[2].weight.data[:, 3] = 0
     small, gap, said = shrunk(model, example)
     assert gap <= 1e-6 and said == []
     assert small.stem.out_channels == small.layer1.conv2.out_channels == 7
     assert small.layer2.shortcut[0].in_channels == 7
+
+
+@pytest.mark.parametrize("between", ["depthwise", "norms", "nothing"])
+def test_an_unread_channel_leaves_with_all_that_makes_it(between):
+    """Filters, biases, BatchNorms and depthwise kernels in front of a channel that nobody reads."""
+    torch.manual_seed(0)
+    middle = {
+        "depthwise": [
+            nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8),
+            nn.BatchNorm2d(8), nn.Sigmoid(),
+        ],
+        "norms": [nn.BatchNorm2d(8), nn.PReLU(8)],
+        "nothing": [],
+    }[between]  # fmt: skip
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), *middle, nn.Conv2d(8, 4, 3, padding=1), nn.Flatten()
+    )
+    example = images(2, 3, 8, 8)
+    networks.warm(model, example)
+    model[-2].weight.data[:, [1, 6]] = 0
+    small, gap, said = shrunk(model, example)
+    assert gap <= 1e-6 and said == []
+    assert small[0].out_channels == small[-2].in_channels == 6
+    for module in small[1:-2]:
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.num_features == 6
+        if isinstance(module, nn.Conv2d):
+            assert module.groups == 6
+
+
+def test_every_dead_position_that_stays_has_its_reason():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(4, 2, 3), nn.Flatten(),
+    )  # fmt: skip
+    example = images(2, 3, 8, 8)
+    model[0].weight.data[:, 1] = 0  # a channel of the input
+    model[2].weight.data[:, 0, 1, 1] = 0  # a position in the middle
+    model[4].weight.data.zero_()  # all channels: one stays
+    small, gap, said = shrunk(model, example)
+    assert gap == 0 and small[2].out_channels == small[4].in_channels == 1
+    assert said == [
+        "9 dead groups of 0 stay in the network: their channels can't leave: no weight makes it: "
+        "the model's input keeps its shape",
+        "1 dead groups of 2 stay in the network: they lie among positions of their kernels that "
+        "are read",
+        "9 dead groups of 4 stay in the network: one channel stays for a layer to read",
+    ]
 
 
 def test_the_input_keeps_its_channels_and_the_zeros_are_told():
@@ -138,14 +189,14 @@ def test_the_input_keeps_its_channels_and_the_zeros_are_told():
     small, gap, said = shrunk(model, images(2, 3, 8, 8))
     assert gap == 0 and small[0].in_channels == 3
     assert said == [
-        "9 dead groups of 0 stay in the network: shapes leave zeros in weights that others need, "
-        "so nothing can be cut there"
+        "9 dead groups of 0 stay in the network: their channels can't leave (secateur.channels "
+        "says why)"
     ]
 
 
 def test_without_an_example_nothing_is_cut():
     model = nn.Sequential(tapped(nn.Conv2d(2, 3, 3, padding=1), (1, 1), (1, 1)))
-    with pytest.warns(UserWarning, match="16 dead groups of 0 stay"):
+    with pytest.warns(UserWarning, match="16 dead groups of 0 stay .* without example inputs"):
         small = sc.shrink(model, sc.shapes(model))
     assert small[0].kernel_size == (3, 3) and torch.equal(small[0].weight, model[0].weight)
 

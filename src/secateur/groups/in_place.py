@@ -6,7 +6,7 @@ without changing the network, and the dead groups that stay as zeros.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 
 from secateur.groups.groups import Groups
 from secateur.groups.kernels import removable
+from secateur.groups.positions import reasons
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]  # tensor -> dimension -> the indices kept
 
@@ -67,7 +68,7 @@ def staying(groups: Groups, dead: np.ndarray, kept: Kept) -> list[tuple[str, int
     """Dead groups that no trace ties to a removable axis and that stay as zeros in `kept`.
 
     Returns:
-        (layers, groups, reason), one entry a kind.
+        (layers, groups, reason), one entry a kind and reason.
     """
     zeros = np.append(dead & ~tied(groups), False)
     left = np.zeros(len(zeros), bool)
@@ -79,19 +80,19 @@ def staying(groups: Groups, dead: np.ndarray, kept: Kept) -> list[tuple[str, int
                 inside = inside.index_select(dim, torch.tensor(indices, device=inside.device))
         left[inside.reshape(-1).cpu().numpy()] = True
     left = (left & zeros)[:-1]
-    found = []
-    for kind in dict.fromkeys(layer.kind for layer in groups.layers):
-        counts = {
-            layer.name: int(left[layer.start : layer.stop].sum())
-            for layer in groups.layers
-            if layer.kind == kind
-        }
-        names = [name for name, count in counts.items() if count]
-        if names:
-            more = f" and {len(names) - 3} more layers" if len(names) > 3 else ""
-            reason = f"{kind} leave zeros in weights that others need, so nothing can be cut there"
-            found.append((", ".join(names[:3]) + more, sum(counts.values()), reason))
-    return found
+    counts: dict[str, dict[str, int]] = {}  # reason -> layer -> how many
+    for layer in groups.layers:
+        why = f"{layer.kind} leave zeros in weights that others need, so nothing can be cut there"
+        if count := int(left[layer.start : layer.stop].sum()) if layer.kind != "shapes" else 0:
+            counts.setdefault(why, {})[layer.name] = count
+    for (name, reason), count in reasons(groups, dead, left).items():
+        counts.setdefault(reason, {})[name] = count
+    return [(_listed(found), sum(found.values()), reason) for reason, found in counts.items()]
+
+
+def _listed(names: Collection[str]) -> str:
+    more = f" and {len(names) - 3} more layers" if len(names) > 3 else ""
+    return ", ".join(list(names)[:3]) + more
 
 
 def tied(groups: Groups) -> np.ndarray:
