@@ -18,6 +18,7 @@ body{margin:0;background:var(--page);color:var(--ink);line-height:1.5;
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 main{max-width:880px;margin:0 auto;padding:40px 20px 64px}
 h1{font-size:30px;line-height:1.2;margin:0 0 6px;letter-spacing:-.01em}
+a{color:var(--kept)}
 h2{font-size:19px;margin:0 0 4px}
 .lead{color:var(--soft);margin:0 0 28px}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;

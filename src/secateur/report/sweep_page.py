@@ -86,7 +86,7 @@ def cost_svg(sweep: Sweep) -> str:
         show="{:.4g}%".format if percent else "{:g}".format,
         from_zero=False,
         dots=[dot for found in dots.values() for dot in found],
-        size=(600, 340),
+        size=(790, 360),
     )
 
 
@@ -128,13 +128,13 @@ def _figure(sweep: Sweep) -> str:
     lead = "A dot is a run, the line goes through the means over seeds."
     name = NAMES.get(_measure(sweep), _measure(sweep))
     title = f"{sweep.metric.capitalize()} against {name}"
-    return section(title, lead, f'<div class="scroll">{cost_svg(sweep)}</div>')
+    return section(title, lead, f'<figure class="scroll wide">{cost_svg(sweep)}</figure>')
 
 
 def _means(sweep: Sweep) -> str:
     if not sweep.runs:
         return ""
-    words = "every run within what was asked" if holds(sweep) else "not every run within its budget"
+    words = "every network is within its budget" if holds(sweep) else "not every network is"
     lead = "Mean and standard deviation over seeds, counted on the small networks themselves."
     body = table(head(sweep), rows(sweep)) + f"<p>{good(words, holds(sweep))}</p>"
     return section("Asked and reached", lead, body)
