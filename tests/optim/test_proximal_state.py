@@ -104,7 +104,7 @@ def other_states() -> dict[str, tuple[Callable[[], dict[str, Any]], str]]:
             lambda: of(proximal(network(), MAKERS["Adam"])),
             r"other optimizer\s+expected SGD\s+found    Adam",
         ),
-        "of other groups": (lambda: of(without_last_layer()), r"other layers\s+expected \[\('0'"),
+        "of other groups": (lambda: of(without_last_layer()), r"other layers\s+expected \[\['0'"),
         "of another penalty": (
             lambda: of(proximal(network(), penalty="envelope", lam=0.1)),
             r"other penalty\s+expected firm\s+found    envelope",

@@ -458,7 +458,7 @@ class Proximal(Optimizer):
         """What must be equal here and where a state comes from."""
         return {
             "optimizer": type(self.optimizer).__name__,
-            "layers": [(layer.name, layer.kind, len(layer)) for layer in self.groups.layers],
+            "layers": [[layer.name, layer.kind, len(layer)] for layer in self.groups.layers],
             "penalty": self.penalty,
             "budgets": len(self.budgets),
             "weights": type(self.weighting).__name__,
