@@ -1,11 +1,21 @@
-"""What all tests share: one thread a process, so that they run side by side and alike."""
+"""What all tests share: one thread a process, so that they run side by side and alike; a cache."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Latency tables are kept here, not in the user's folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["SECATEUR_CACHE"] = str(folder)
+    return folder

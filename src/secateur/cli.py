@@ -34,6 +34,8 @@ BUDGET_HELP = f"""\
 {AMOUNT_HELP} Several, separated by commas or by repeating --budget, must all hold.
 Several amounts of one measure (flops=50%,25%,10%) are a frontier, one network each, in one run."""
 
+RUNTIMES = "torch (default), torch.compile, onnxruntime"
+
 SWEEP_HELP = """\
 Each of --budgets is a budget of its own, trained once with every seed; commas inside one join what
 must hold at once. The same command again goes on with what is missing, from the checkpoints, and
@@ -146,6 +148,17 @@ def parser() -> argparse.ArgumentParser:
     _add_example(measure)
     _add_device(measure)
 
+    profile = _command(
+        commands, "profile", _profile, "measure latency by widths: a table for --latency-table"
+    )
+    _add_model(profile, required=True)
+    _add_example(profile)
+    _add_groups(profile)
+    _add_device(profile)
+    profile.add_argument("--runtime", default="torch", help=RUNTIMES)
+    profile.add_argument("--multiple-of", type=int, default=1, metavar="N", help="as in training")
+    profile.add_argument("--out", required=True, metavar="FILE", help="such as phone.json")
+
     export = _command(commands, "export", _export, "write a network as ONNX, checked")
     _add_model(export, required=True)
     export.add_argument("--weights", metavar="FILE", help="a small network, from secateur.save")
@@ -222,6 +235,10 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--per-layer", action="store_true", help="the same share of every layer's groups"
+    )
+    command.add_argument("--runtime", help=f"of a budget on latency: {RUNTIMES}")
+    command.add_argument(
+        "--latency-table", metavar="FILE", help="from secateur profile; by default measured here"
     )
     command.add_argument(
         "--checkpoint-every", default="5m", metavar="TIME|STEPS", help="30s, 5m (default), 500"
@@ -341,6 +358,27 @@ def _measure(options: argparse.Namespace, _: list[str]) -> None:
         watch("measuring", 0, 0, "")
         found = measure(model, example)
     print(found)
+
+
+def _profile(options: argparse.Namespace, _: list[str]) -> None:
+    from secateur.integrations.data import to_device
+    from secateur.integrations.profile import layer_table, make_table
+
+    model = _model(options).to(options.device)
+    with _watched() as watch:
+        table = make_table(
+            model,
+            to_device(_example(options), options.device),
+            Path(options.out),
+            kinds=options.kind,
+            ignore=options.ignore,
+            runtime=options.runtime,
+            threads=options.threads,
+            multiple_of=options.multiple_of,
+            watch=watch,
+        )
+    _print(layer_table(table))
+    print(f"{options.out}: off by {table.error:.1%} on networks that it doesn't know")
 
 
 def _export(options: argparse.Namespace, _: list[str]) -> None:

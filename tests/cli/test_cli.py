@@ -190,3 +190,35 @@ def test_an_example_is_needed_once(capsys):
     assert "say what the inputs look like" in refused(["measure", *MODEL], capsys)
     assert "say what the inputs look like" in refused(["measure", *MODEL, *SHAPE, *DATA], capsys)
     assert "say what to measure" in refused(["measure"], capsys)
+
+
+# -- profile -------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:the device is busy", "ignore:the latency table of")
+def test_profile_writes_a_table_that_training_goes_by(tmp_path, capsys):
+    table = tmp_path / "here.json"
+    assert main(["profile", *MODEL, *SHAPE, "--out", str(table)]) == 0
+    told = capsys.readouterr().out
+    assert "convolution" in told and f"{table}: off by" in told
+    facts = json.loads(table.read_text())
+    assert facts["format"] == "secateur latency table" and facts["example"] == ["float32 1x1x6x6"]
+    facts["machine"]["processor"] = "A Phone, 8 cores"
+    facts["layers"][1]["seconds"] = [0.0, 0.0, 0.0, 1e-3]  # one layer decides: width times width
+    facts["offset"], facts["scales"] = 0.0, dict.fromkeys(facts["scales"], 1.0)
+    table.write_text(json.dumps(facts))
+    words = [*TRAIN[:5], "--budget", "latency=1ms", "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert main([*words, "--latency-table", str(table)]) == 2
+    assert "the whole network has only" in capsys.readouterr().err
+    facts["networks"][0]["seconds"] = 0.002
+    table.write_text(json.dumps(facts))
+    assert main([*words, "--latency-table", str(table)]) == 0
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    (line,) = run["asked"]
+    assert line["reached"] <= line["asked"] == 0.001
+    assert line["note"] == "by the table of A Phone, 8 cores"
+
+
+def test_profile_refuses_a_folder_that_is_not_there(tmp_path, capsys):
+    words = ["profile", *MODEL, *SHAPE, "--out", str(tmp_path / "no" / "x.json")]
+    assert "there is no folder" in refused(words, capsys)

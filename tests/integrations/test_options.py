@@ -21,6 +21,11 @@ from secateur.integrations import options
         (["bytes=3KiB"], {"bytes": 3072}),
         (["bytes=2MB"], {"bytes": 2_000_000}),
         (["groups=60"], {"groups": 60}),
+        (["memory=2MiB"], {"memory": 2 * 1024**2}),
+        (["memory=30%"], {"memory": 0.3}),
+        (["latency=3ms"], {"latency": sc.budget.Target("3ms")}),
+        (["latency=800us,flops=50%"], {"latency": sc.budget.Target("800us"), "flops": 0.5}),
+        (["latency=60%"], {"latency": sc.budget.Target(0.6)}),
         (["groups=1"], {"groups": 1}),
         (["flops=1.0"], {"flops": 1.0}),
         (["flops=25%,params=40%"], {"flops": 0.25, "params": 0.4}),
@@ -40,6 +45,10 @@ def test_budgets_are_read(texts, amounts):
         ("25%", "25% of what"),
         ("speed=3", "unknown measure 'speed'; measures are groups, flops, params, bytes"),
         ("flops=25", "write flops=25% for a share"),
+        ("latency=3", "can't read '3'; write a share such as 50% .* such as 3ms"),
+        ("latency=0ms", "can't read '0ms'"),
+        ("latency=3 parsecs", "such as 3ms or 800us"),
+        ("memory=2M", "unknown unit 'M'; known for memory: .*MiB"),
         ("flops=120Q", "unknown unit 'Q'; known for flops: %, k, M, G, T"),
         ("bytes=2M", "unknown unit 'M'; known for bytes: .*MiB"),
         ("flops=1.7", r"lies in \(0, 1\]"),
@@ -155,3 +164,10 @@ def test_optimizers_have_their_usual_rates():
     assert options.make_optimizer(model, "adamw", None, 0.3, 0.9).defaults["weight_decay"] == 0.3
     with pytest.raises(ValueError, match="known are sgd, adamw"):
         options.make_optimizer(model, "lion", None, None, 0.9)
+
+
+def test_a_latency_is_given_its_runtime_and_table():
+    target = options.parse_budget(["latency=3ms"], runtime="torch", table="phone.json").latency
+    assert target == sc.budget.Target("3ms", runtime="torch", table="phone.json")
+    with pytest.raises(ValueError, match="go with a budget on latency="):
+        options.parse_budget(["flops=50%"], runtime="torch")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.measure import measure_latency
+from secateur.measure import measure_latency, time_together
 
 
 class Sleep(nn.Module):
@@ -48,3 +48,40 @@ def test_bad_numbers_are_refused():
 def test_the_meta_device_has_no_time():
     with pytest.raises(ValueError, match="meta device"):
         measure_latency(nn.Linear(2, 2, device="meta"), torch.zeros(1, 2, device="meta"))
+
+
+def spin(seconds):
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:the device is busy")
+def test_calls_take_turns_and_keep_their_own_times():
+    order = []
+
+    def call(name, seconds):
+        order.append(name)
+        spin(seconds)
+
+    one, two = time_together(
+        [lambda: call("a", 0.001), lambda: call("b", 0.004)], rounds=3, seconds=0.004, patience=1
+    )
+    assert 2.5 < two.median / one.median < 6
+    assert "".join(order).count("ba") >= 3  # after b it is a's turn again
+
+
+def test_a_busy_device_is_measured_longer_and_says_so():
+    times = iter([0.0005, 0.003] * 2000)
+    calls = []
+
+    def restless():
+        calls.append(1)
+        spin(next(times))
+
+    with pytest.warns(
+        RuntimeWarning, match="the device is busy: quartiles lie .* measuring longer"
+    ):
+        (found,) = time_together([restless], rounds=2, patience=4)
+    assert found.median < 0.002  # the calls that nothing interrupted
+    assert len(calls) > 4 * 2 * 3  # four times as long as two rounds of at least three calls

@@ -39,6 +39,7 @@ from secateur.budget.table import (
 )
 from secateur.budget.units import steps
 from secateur.groups import Groups, rules
+from secateur.groups.attention import converted
 from secateur.groups.removal import remove
 from secateur.groups.running import plain_kernels, separate_steps, undisturbed
 from secateur.measure import Latency, prepare, time_together
@@ -265,7 +266,7 @@ def _segments(model: nn.Module, example: Any, wanted: list[str]) -> tuple[list[s
     """The module that calls each operator that costs FLOPs, and the time until the next one."""
     run, device = forward(model, example), device_of(model, example)
     for apart in (nullcontext, separate_steps):  # recurrent layers: one operator, or many
-        with undisturbed(model), torch.no_grad(), plain_kernels(), apart():
+        with undisturbed(model), converted(model), torch.no_grad(), plain_kernels(), apart():
             finder = _Finder(model)
             with finder:
                 run()

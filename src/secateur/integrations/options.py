@@ -50,7 +50,13 @@ DEFAULTS = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.01)}  # learning rate, weight 
 
 
 def parse_budgets(
-    texts: Sequence[str], *, at_least: int = 1, multiple_of: int = 1, per_layer: bool = False
+    texts: Sequence[str],
+    *,
+    at_least: int = 1,
+    multiple_of: int = 1,
+    per_layer: bool = False,
+    runtime: str | None = None,
+    table: str | None = None,
 ) -> tuple[Budget, ...]:
     """Read a budget, or several for one run: comma-separated MEASURE=AMOUNT.
 
@@ -62,6 +68,8 @@ def parse_budgets(
         at_least: how many groups stay in every layer.
         multiple_of: of which widths are multiples.
         per_layer: whether all layers keep the same share.
+        runtime: in which a latency is measured.
+        table: the file of a latency table.
 
     Raises:
         ValueError: a measure, number or unit that isn't known; it says what to write.
@@ -107,6 +115,13 @@ def parse_budgets(
         raise ValueError(
             f"--budget: {words}; give every measure as many amounts as there are networks, or one"
         )
+    if "latency" in stages:
+        stages["latency"] = [
+            [Target(amount, runtime=runtime, table=table) for amount in given]
+            for given in stages["latency"]
+        ]
+    elif runtime or table:
+        raise ValueError("--runtime and --latency-table go with a budget on latency=")
     options = {"at_least": at_least, "multiple_of": multiple_of, "per_layer": per_layer}
     budgets: list[Budget] = []
     for stage in range(most):
@@ -178,7 +193,7 @@ def _pair(measure: str, given: list[Any]) -> Any:
     """One amount alone, or (share, absolute number)."""
     if len(given) == 1:
         return given[0]
-    shares = [amount for amount in given if isinstance(amount, float) and measure != "latency"]
+    shares = [amount for amount in given if isinstance(amount, float)]
     numbers = [amount for amount in given if isinstance(amount, int)]
     if len(shares) != 1 or len(numbers) != 1:
         raise ValueError(

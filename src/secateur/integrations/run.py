@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,6 +52,18 @@ class Settings:
     multiple_of: int = 1
     at_least: int = 1
     ignore: tuple[str, ...] = ()
+    runtime: str | None = None
+    latency_table: str | None = None
+
+    def budgeted(self) -> dict[str, Any]:
+        """What a budget needs besides its amounts: options of `parse_budgets`."""
+        return {
+            "at_least": self.at_least,
+            "multiple_of": self.multiple_of,
+            "per_layer": self.per_layer,
+            "runtime": self.runtime,
+            "table": self.latency_table,
+        }
 
     def words(self) -> dict[str, str]:
         """Option -> value, without those left open."""
@@ -89,12 +102,7 @@ def train(
         Interrupted: a signal asked to stop; the checkpoint has been written.
         ValueError: settings that don't fit, or a folder that already holds a run.
     """
-    budgets = options.parse_budgets(
-        settings.budget,
-        at_least=settings.at_least,
-        multiple_of=settings.multiple_of,
-        per_layer=settings.per_layer,
-    )
+    budgets = options.parse_budgets(settings.budget, **settings.budgeted())
     interval = options.parse_interval(checkpoint_every)
     path = folder / CHECKPOINT
     if resume and not path.exists():

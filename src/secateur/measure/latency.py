@@ -151,7 +151,7 @@ def time_together(
                 RuntimeWarning,
                 stacklevel=2,
             )
-    return [_latency(sorted(mine)[: len(mine) // 10]) for mine in times]
+    return [_latency(sorted(mine)[: max(len(mine) // 10, 1)]) for mine in times]
 
 
 def _latency(times: list[float]) -> Latency:

@@ -1,0 +1,55 @@
+"""What may be asked of a clock, and what is refused."""
+
+import math
+import sys
+
+import pytest
+
+from secateur.budget import Budget, Target
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("3ms", 0.003), ("800us", 8e-4), ("800 µs", 8e-4), ("1.5s", 1.5), ("40ns", 4e-8)],
+)
+def test_times_have_units(text: str, seconds: float) -> None:
+    assert Target(text).seconds == seconds
+    assert Target(text).share is None
+    assert Target(text).limit(full=99.0) == seconds
+
+
+def test_a_fraction_is_of_the_full_network() -> None:
+    assert Target(0.25).limit(full=8.0) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("amount", "told"),
+    [
+        (0, "of what"),
+        (3, r"3 of what\? write a time with its unit, such as '3ms'"),
+        (-0.5, r"a fraction lies in \(0, 1\]"),
+        (1.7, r"a fraction lies in \(0, 1\]; a time is written with its unit"),
+        (math.nan, "a fraction lies in"),
+        (True, "got bool"),
+        ("25", "write a time with its unit, such as '3ms'; units are s, ms"),
+        ("3 hours", "units are"),
+        ("0ms", "a time is above 0"),
+        ("-3ms", "write a time with its unit"),
+    ],
+)
+def test_bad_amounts_are_refused(amount: object, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Budget(latency=amount)  # pyright: ignore[reportArgumentType]
+
+
+def test_unknown_runtimes_and_threads_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"runtime='tensorrt': known are torch, torch\.compile"):
+        Target(0.5, runtime="tensorrt")
+    with pytest.raises(ValueError, match=r"threads=0\): an integer of 1 or more"):
+        Target(0.5, threads=0)
+
+
+def test_a_missing_runtime_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r"needs onnxruntime: pip install secateur\[export\]"):
+        Target(0.5, runtime="onnxruntime")
