@@ -148,3 +148,61 @@ def test_state_that_is_not_kept_by_element_is_refused(make: Callable[..., Optimi
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [
         id(p) for p in model.parameters()
     ]
+
+
+def residual() -> nn.Sequential:
+    """Three pre-norm blocks in a list, on the numbers of small pictures."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.up, self.down = nn.LayerNorm(12), nn.Linear(12, 20), nn.Linear(20, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.down(self.up(self.norm(x)).relu())
+
+    blocks = nn.Sequential(*(Block() for _ in range(4)))
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 12), blocks, nn.Linear(12, 10)).double()
+
+
+@pytest.mark.parametrize("name", ["momentum", "Adam"])
+def test_blocks_that_left_leave_the_optimizer_and_the_others_keep_their_moments(name: str) -> None:
+    torch.manual_seed(0)
+    model = residual()
+    groups = sc.layers(model, batches(1, 0)[0][0])
+    proximal = sc.Proximal(
+        OPTIMIZERS[name](model.parameters()), groups, sc.Budget(groups=0.5), steps=10
+    )
+    run(model, proximal, batches(10, 1))
+    small = shrink(model, groups)
+    assert len(small[2]) == 2 and small.secateur.out
+    full, whole = copy.deepcopy((model, proximal))
+    optimizer = refit(proximal, model, small)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert (
+        {id(p) for p in held}
+        == {id(p) for p in small.parameters()}
+        == set(map(id, optimizer.state))
+    )
+    later = batches(6, 2)
+    run(full, whole, later)
+    run(small, optimizer, later)
+    x = later[0][0]
+    expected, found = full.eval()(x), small.eval()(x)
+    assert (found - expected).abs().max() <= 1e-9 * expected.abs().max()
+    assert (found - model.eval()(x)).abs().max() > 1e-3 * expected.abs().max()
+
+
+def test_refit_follows_a_second_cut_of_a_shorter_list() -> None:
+    torch.manual_seed(0)
+    model = residual()
+    x = batches(1, 0)[0][0]
+    small = shrink(model, sc.layers(model, x).scale_(torch.tensor([1.0, 0.0, 1.0, 1.0])))
+    sgd = OPTIMIZERS["momentum"](small.parameters())
+    run(small, sgd, batches(3, 1))
+    last = small[2][2].down
+    moments = sgd.state[last.weight]["momentum_buffer"]
+    again = sc.layers(small, x).scale_(torch.tensor([1.0, 0.0, 1.0]))
+    smaller = shrink(small, again)
+    sgd = refit(sgd, small, smaller)
+    assert torch.equal(sgd.state[smaller[2][1].down.weight]["momentum_buffer"], moments)

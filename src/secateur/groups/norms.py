@@ -10,7 +10,7 @@ makes a mean over all d channels the mean over the d' others times d'/d, so that
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from secateur.groups.depth import name_after
 
 EPSILONS = (  # attributes that hold the number a normalisation adds to its statistic
     "eps", "variance_epsilon", "epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_eps",
@@ -160,17 +162,22 @@ class Whole:
 
 @contextmanager
 def whole(
-    small: nn.Module, model: nn.Module, norms: Iterable[Norm], dead: np.ndarray
+    small: nn.Module,
+    model: nn.Module,
+    norms: Iterable[Norm],
+    dead: np.ndarray,
+    out: Collection[str] = (),
 ) -> Iterator[None]:
     """Inside, normalisations of `small` that can't follow exactly are those of `model`.
 
-    What then still differs between the two models has another cause.
+    What then still differs between the two models has another cause. `out` are the blocks of
+    `model` that left their lists.
     """
     replaced: list[nn.Module] = []
     modules = dict(small.named_modules())
     try:
         for norm in norms:
-            module = modules.get(norm.module)
+            module = modules.get(name_after(norm.module, out) or "")
             if module is not None and not norm.recipe.exact:
                 full = copy.deepcopy(model.get_submodule(norm.module))
                 forward: Any = Whole(full, norm.dim, norm.kept(dead), len(norm.entries))

@@ -248,7 +248,8 @@ def _attempt(model: nn.Module, groups: Groups, dead: np.ndarray) -> Plan | str:
         if removal.refused:
             return removal.refused[0][2]
         norms = groups.coupling.norms if groups.coupling else ()
-        with whole(removal.model, zeroed, norms, removal.dead):  # they alone may be inexact
+        out = removal.plan.out
+        with whole(removal.model, zeroed, norms, removal.dead, out):  # they alone may be inexact
             found = difference(zeroed, removal.model, groups.example)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from secateur.groups.absent import is_inside
+from secateur.groups.depth import name_before
 from secateur.groups.plan import Plan
 from secateur.measure.running import unwrapped
 from secateur.optim import Proximal
@@ -33,7 +35,8 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
 
     Returns:
         The optimizer, with `small`'s parameters in the same param_groups, so that learning rates
-        and schedulers carry on. A bias that only `small` has joins its layer's weight.
+        and schedulers carry on. A bias that only `small` has joins its layer's weight; what left
+        with a branch, a block or an expert leaves the optimizer.
 
     Raises:
         ValueError: the optimizer has parameters of another model, `small` was not cut out of
@@ -57,16 +60,23 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
     if isinstance(optimizer, Proximal):
         optimizer = optimizer.optimizer
     model = unwrapped(model)
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    parameters = dict(small.named_parameters())
+    earlier, plan = getattr(model, "secateur", None) or Plan(), _plan_of(small)
+    names = {p: name_before(name, earlier.out) for name, p in model.named_parameters()}
+    parameters = {name_before(name, plan.out): p for name, p in small.named_parameters()}
     added = parameters.keys() - set(names.values())
-    kept = _kept_since(getattr(model, "secateur", None) or Plan(), small)
+    kept = _kept_since(earlier, plan)
     state: dict[Tensor, dict[str, Any]] = {}
     lists: list[list[Tensor]] = []
     for group in optimizer.param_groups:
         lists.append([])
         for old in group["params"]:
-            name = _name_in_both(old, names, parameters)
+            name = _name_of(old, names)
+            if name not in parameters and is_inside(name, plan.absent):
+                continue  # it left with its branch or block
+            if name not in parameters:
+                raise ValueError(
+                    f"refit: the small network has no {name}; pass what shrink(model) returned"
+                )
             lists[-1].append(parameters[name])
             if old in optimizer.state:
                 state[parameters[name]] = {
@@ -82,29 +92,28 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
     return optimizer
 
 
-def _name_in_both(
-    old: Tensor, names: dict[nn.Parameter, str], parameters: dict[str, nn.Parameter]
-) -> str:
+def _name_of(old: Tensor, names: dict[nn.Parameter, str]) -> str:
+    """What a parameter of the optimizer is called in the full-size network."""
     name = names.get(old)  # pyright: ignore[reportArgumentType]
     if name is None:
         raise ValueError(
             f"refit: the optimizer has a parameter of shape {tuple(old.shape)} that the model has "
             "not; pass the model that the optimizer trained, as it was given to shrink"
         )
-    if name not in parameters:
-        raise ValueError(
-            f"refit: the small network has no {name}; pass what shrink(model) returned"
-        )
     return name
 
 
-def _kept_since(earlier: Plan, small: nn.Module) -> dict[str, Kept]:
-    """What `small` kept of each tensor, counted in a model that `earlier` had cut already."""
+def _plan_of(small: nn.Module) -> Plan:
     plan = getattr(small, "secateur", None)
     if plan is None:
         raise ValueError(
             f"refit: this {type(small).__name__} has no plan; pass what secateur.shrink returned"
         )
+    return plan
+
+
+def _kept_since(earlier: Plan, plan: Plan) -> dict[str, Kept]:
+    """What `plan` keeps of each tensor, counted in a model that `earlier` had cut already."""
     since: dict[str, Kept] = {}
     for name, dims in plan.kept.items():
         since[name] = {dim: torch.tensor(indices, device="cpu") for dim, indices in dims.items()}

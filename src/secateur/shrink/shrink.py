@@ -171,7 +171,7 @@ def _checked_removal(model: nn.Module, groups: Groups, dead: np.ndarray) -> Remo
         if groups.example is None:
             return removal  # made without running the model: an equal copy
         norms = groups.coupling.norms if groups.coupling else ()
-        with whole(removal.model, model, norms, removal.dead):
+        with whole(removal.model, model, norms, removal.dead, removal.plan.out):
             found = difference(model, removal.model, groups.example)
     except Exception as error:
         raise ShrinkError(
