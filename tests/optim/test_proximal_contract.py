@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim import Optimizer, lr_scheduler
+from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 import secateur as sc
 from optim.training import STEPS, groups_of, loss_of, network, proximal, same, snapshot, train
@@ -39,11 +39,19 @@ SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
         [lr_scheduler.LinearLR(o, total_iters=4), lr_scheduler.CosineAnnealingLR(o, STEPS)],
         milestones=[4],
     ),
+    "SWALR": lambda o: swa_utils.SWALR(o, swa_lr=0.01, anneal_epochs=4),
 }
 
 
 def test_no_scheduler_of_torch_is_forgotten() -> None:
     known = {*SCHEDULERS, "LRScheduler"}
+    found = {
+        name
+        for module in (lr_scheduler, swa_utils)
+        for name, kind in vars(module).items()
+        if isinstance(kind, type) and issubclass(kind, lr_scheduler.LRScheduler)
+    }
+    assert {name for name in found if not name.startswith("_")} <= known
     assert set(lr_scheduler.__all__) <= known
 
 

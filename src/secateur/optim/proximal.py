@@ -234,6 +234,7 @@ class Proximal(Optimizer):
 
     # -- one step ----------------------------------------------------------------------------------
 
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]  # it loses what it traces
     def step(self, closure: Closure | None = None) -> Any:  # pyright: ignore
         """The wrapped optimizer's step, then the proximal one.
 
