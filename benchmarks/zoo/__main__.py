@@ -25,7 +25,7 @@ from zoo.check import check
 from zoo.entry import Entry, Missing, everything
 
 RESULT = runs.RESULTS / "zoo.jsonl"
-LIMIT = 120  # seconds; a model that takes longer is stopped and counted as failed
+LIMIT = 300  # seconds; a model that takes longer is stopped and counted as failed
 
 
 def main(arguments: list[str]) -> None:
@@ -52,9 +52,7 @@ def run(names: list[str], result: Path, *, export: bool = True) -> None:
         import_exporter()
     done = {key[0] for key in runs.finished(result, ("name",))}
     for name in names or [name for name in zoo if name not in done]:
-        start = time.perf_counter()
-        line = in_a_process(zoo[name], export)
-        line |= {"seconds": round(time.perf_counter() - start, 1), **machine()}
+        line = in_a_process(zoo[name], export) | machine()
         line["transformers"] = installed("transformers")
         line["command"] = "PYTHONPATH=benchmarks python -m zoo"
         runs.replace(result, line, ("name",))
@@ -93,7 +91,7 @@ def in_a_process(entry: Entry, export: bool) -> dict[str, Any]:
     finally:
         process.terminate()
         process.join()
-    return {"name": entry.name, "family": entry.family, "error": error}
+    return {"name": entry.name, "family": entry.family, "error": error, "seconds": float(LIMIT)}
 
 
 def _send(sender: Connection, entry: Entry, export: bool) -> None:
@@ -109,7 +107,7 @@ def _send(sender: Connection, entry: Entry, export: bool) -> None:
             "family": entry.family,
             "error": f"{type(error).__name__}: {error}"[:600],
         }
-    sender.send(line)
+    sender.send(line | {"seconds": round(time.process_time(), 1)})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ they are counted, and half of their groups is removed in a run of its own. Real 
 they are.
 
 *Reached* is counted on the shrunk network by an independent counter. *Floor* marks a budget that
-lies below the smallest network that keeps one group of each layer: that network was made."""
+lies below the smallest network that keeps one group of each layer: that network was made. Seconds
+are CPU seconds."""
 
 COLUMNS = (
     "| architecture | groups | at 50 % | at 20 % | difference | grouping, shrinking s | loads "
@@ -153,6 +155,7 @@ def remark(line: dict[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)  # colours meant for a terminal
     return " ".join(text.split())[:700].replace("|", "/").replace("<", "&lt;")
 
 
