@@ -61,17 +61,20 @@ class Parallel(nn.Module):
 
 
 class Widening(nn.Module):
-    """Shortcuts of three kinds: pooled and filled with zeros, cut out and filled, projected."""
+    """Shortcuts of three kinds: pooled and filled with zeros, cut out and filled, projected.
+
+    The last branch ends in a pool, as Xception's do.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, padding=1)
         self.branches = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU(),
-                nn.Conv2d(b, b, 3, padding=1), nn.BatchNorm2d(b),
+                nn.Conv2d(a, b, 3, stride, 1), nn.BatchNorm2d(b), nn.ReLU(),
+                nn.Conv2d(b, b, 3, padding=1), nn.BatchNorm2d(b), nn.MaxPool2d(3, 2 // stride, 1),
             )
-            for a, b in ((4, 6), (6, 8), (8, 10))
+            for a, b, stride in ((4, 6, 2), (6, 8, 2), (8, 10, 1))
         )  # fmt: skip
         self.project = nn.Conv2d(8, 10, 1, 2)
         self.head = nn.Linear(10, 5)

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from secateur.groups.admission import admitted
-from secateur.groups.branches import find_experts
 from secateur.groups.groups import Groups
 from secateur.groups.leaving import from_branches
+from secateur.groups.listed import find_listed
 from secateur.groups.record import record
 from secateur.groups.select import Ignore, build, ignored_names, nothing_found
 from secateur.groups.stacks import find_stacks, group_stacks
@@ -68,7 +68,7 @@ def experts(
     """
     model = admitted(model)
     trace, run = record(model, example)
-    listed, stacks = list(find_experts(model, run)), list(find_stacks(model, run, example))
+    listed, stacks = list(find_listed(model, run)), list(find_stacks(model, run, example))
     if not stacks:
         return from_branches(model, example, trace, listed, kind="experts", ignore=ignore)
     blank = build(trace, [], "experts", (), example)
