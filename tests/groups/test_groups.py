@@ -122,7 +122,7 @@ def test_the_summary_tells_what_is_tied_and_what_stays():
     text = groups.summary()
     stem = next(line for line in text.splitlines() if line.startswith("stem"))
     assert stem.split()[2:4] == ["8", "5"]  # groups, alive
-    assert "layer1.conv2.weight" in stem
+    assert stem.endswith("layer1.conv2, bn, layer1.bn2")
     assert "layer3.conv1 (32): ignored ('layer3')" in text
 
 

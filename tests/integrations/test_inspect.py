@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import math
+
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 from networks import ResNet, Transformer
@@ -41,7 +45,45 @@ EXAMPLES = {
 def test_every_kind_can_be_looked_at(kind):
     network, example = EXAMPLES.get(kind, (ResNet, torch.ones(1, 3, 16, 16)))
     tables = inspect(network(), example, kind)
-    assert tables[0].row_count == len(make_groups(network(), example, kind).layers) + 1
+    groups = make_groups(network(), example, kind)
+    names, counts = (list(tables[0].columns[n].cells) for n in (0, 2))
+    assert counts[-1] == f"{len(groups):,}"
+    sizes = [math.prod(int(n.replace(",", "")) for n in c.split(" × ")) for c in counts[:-1] if c]
+    assert sum(sizes) == len(groups)
+    assert len([count for count in counts[:-1] if count]) == len(groups.rows()) <= len(names)
+
+
+def written(*renderables: object) -> str:
+    console = Console(width=100, file=io.StringIO())
+    for renderable in renderables:
+        console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_blocks_are_a_tree_and_what_is_not_grouped_has_its_reason():
+    text = written(*inspect(ResNet(), torch.ones(1, 3, 16, 16), ignore=["layer3"]))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "├─ conv1 filters 16 218 bn1" in lines
+    assert "└─ conv2 filters 16 476 shortcut.0-1, bn2" in lines
+    assert "├─ conv1 32 ignored ('layer3')" in lines
+
+
+class Transformed(nn.Module):
+    """An operator without a rule, and a part that the example does not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.side = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(4, 3)
+        self.spare = nn.ModuleList(nn.Linear(6, 2) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.up(x).relu()) + torch.linalg.qr(self.side(x)).R.sum()
+
+
+def test_unknown_operators_and_unreached_parameters_are_told():
+    text = written(*inspect(Transformed(), torch.ones(5, 4), "neurons"))
+    assert "rule, which protect whatever they touch: linalg_qr (1)" in " ".join(text.split())
+    assert "never reaches: spare.0-2.weight, spare.0-2.bias" in text
 
 
 def test_kinds_without_structure_are_budgeted_by_count_only():

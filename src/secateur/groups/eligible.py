@@ -14,6 +14,7 @@ from torch import nn
 from secateur.groups.admission import admitted
 from secateur.groups.groups import Groups, Layer
 from secateur.groups.members import Member
+from secateur.groups.reading import reasons
 from secateur.groups.select import ignored_names
 
 Refused = list[tuple[str, int, str]]
@@ -64,8 +65,7 @@ def zeros_in_place(
         start = found.stop
     if not members:
         lines = [f"{type(model).__name__} has no weight whose {kind} can be grouped"]
-        lines += [f"  {name} ({count}): {reason}" for name, count, reason in refused]
-        raise ValueError("\n".join(lines))
+        raise ValueError("\n".join([*lines, *reasons(refused)]))
     return Groups(tuple(members), tuple(layers), None, tuple(refused))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from secateur.groups.coupling import Coupling
 from secateur.groups.members import Member
+from secateur.groups.reading import Row, folded, reasons, table, tied_to, tree
 from secateur.groups.sharded import added_up, is_split, placed
 from secateur.measure.running import unwrapped
 
@@ -357,48 +358,51 @@ class Groups:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def summary(self) -> str:
-        """A table: one row a layer with its groups, those alive, and what is tied to it."""
-        alive = None if self.on_meta else self.alive().cpu().numpy()
+    def rows(self) -> list[Row]:
+        """A row a layer, or one for those of equal blocks.
+
+        Its words are the kind and what is tied to the layer; its figures the groups that are alive
+        (0 on the meta device) and the parameters that leave with the layer.
+        """
+        alive = np.zeros(len(self)) if self.on_meta else self.alive().cpu().numpy()
         costs = self.costs.numpy()
-        rows = [("layer", "kind", "groups", "alive", "params", "together with")]
+        rows = []
         for layer in self.layers:
             part = slice(layer.start, layer.stop)
-            also = [p for p in layer.producers if not f"{p}.".startswith(layer.name + ".")]
-            with_ = ", ".join(also[:3]) + (f" and {len(also) - 3} more" if len(also) > 3 else "")
-            rows.append(
-                (
-                    layer.name,
-                    layer.kind,
-                    f"{len(layer):,}",
-                    "–" if alive is None else f"{int(alive[part].sum()):,}",
-                    f"{int(costs[part].sum()):,}",
-                    with_,
-                )
-            )
-        rows.append(
-            (
-                "total",
-                "",
-                f"{len(self):,}",
-                "–" if alive is None else f"{int(alive.sum()):,}",
-                "",
-                "",
-            )
-        )
-        widths = [max(len(row[i]) for row in rows) for i in range(6)]
-        lines = []
-        for row in rows:
-            left = f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}"
-            numbers = "  ".join(f"{row[i]:>{widths[i]}}" for i in (2, 3, 4))
-            lines.append(f"{left}  {numbers}  {row[5]}".rstrip())
+            words = (layer.kind, tied_to(layer.name, layer.producers))
+            figures = (int(alive[part].sum()), int(costs[part].sum()))
+            rows.append(Row(layer.name, len(layer), words, figures))
+        return folded(rows)
+
+    def summary(self) -> str:
+        """A table: one row a layer with its groups, those alive, and what is tied to it.
+
+        Layers of equal blocks share a row; below stands what could not be grouped, and why.
+        """
+        cells: list[Sequence[str]] = [
+            ("layer", "kind", "groups", "alive", "params", "together with")
+        ]
+        all_alive = 0
+        for label, row in tree(self.rows()):
+            if row is None:
+                cells.append((label, "", "", "", "", ""))
+                continue
+            (kind, also), (alive, params) = row.words, row.figures
+            all_alive += alive
+            left = "–" if self.on_meta else f"{alive:,}"
+            cells.append((label, kind, row.count, left, f"{params:,}", also))
+        left = "–" if self.on_meta else f"{all_alive:,}"
+        cells.append(("total", "", f"{len(self):,}", left, "", ""))
+        lines = table(cells, right=(2, 3, 4))
         lines.insert(1, "-" * max(map(len, lines)))
         if any(layer.inexact for layer in self.layers):
             lines.append("removed by shrink(..., exact=False) only:")
-            lines += [f"  {x.name} ({len(x)}): {x.inexact}" for x in self.layers if x.inexact]
+            lines += reasons((x.name, len(x), x.inexact) for x in self.layers if x.inexact)
         if self.refused:
-            lines.append("not removable:")
-            lines += [f"  {name} ({count}): {reason}" for name, count, reason in self.refused]
+            lines.append("not grouped:")
+            lines += reasons(self.refused)
+        if self.on_meta:
+            lines.append("on the meta device: removal not tried out; groups.on(model) does that")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

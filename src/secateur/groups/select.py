@@ -22,6 +22,7 @@ from secateur.groups.groups import Groups, Layer
 from secateur.groups.labels import Operator, compress, entries, varied
 from secateur.groups.members import Member
 from secateur.groups.norms import Norm
+from secateur.groups.reading import reasons
 from secateur.groups.running import tensors_in
 from secateur.groups.trace import Axis, Trace, trace
 from secateur.groups.trial import try_removal
@@ -137,8 +138,7 @@ def _without_crossing(
 
 def nothing_found(model: nn.Module, kind: str, refused: list[tuple[str, int, str]]) -> str:
     lines = [f"{type(model).__name__} has no removable {kind}"]
-    lines += [f"  {name} ({count}): {reason}" for name, count, reason in refused]
-    return "\n".join(lines)
+    return "\n".join([*lines, *reasons(refused)])
 
 
 def kept_by(model: nn.Module, producers: Sequence[str], ignored: dict[str, str]) -> str:

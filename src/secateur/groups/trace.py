@@ -6,7 +6,7 @@ operators that cost FLOPs. Labels ride along the run under a dispatch mode (labe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from secateur.groups.admission import admitted, beside
 from secateur.groups.attention import converted
 from secateur.groups.attributes import Sized, sizes_read
 from secateur.groups.labels import Labels, Operator, Tracked, components, varied
+from secateur.groups.reading import Row, folded, names, owner_of, table, tied_to, tree
 from secateur.groups.running import plain_kernels, separate_steps, tensors_in, undisturbed
 from secateur.groups.statistics import Statistic, statistics
 from secateur.measure.running import arguments, check_devices
@@ -82,20 +83,37 @@ class Trace:
     def __str__(self) -> str:
         free = [axis for axis in self.axes if not axis.protected]
         kept = [axis for axis in self.axes if axis.protected]
-        lines = [f"{len(free)} coupled axes, {sum(map(len, free))} channels"]
-        for axis in free:
-            also = [p for p in axis.producers if not f"{p}.".startswith(axis.name + ".")]
-            tail = f"  with {', '.join(also)}" if also else ""
-            lines.append(f"  {axis.name:<32} {len(axis):>6}{tail}")
+        lines = [_headline(free, "coupled")]
+        lines += _tree_of(
+            Row(axis.name, len(axis), (_after("with ", tied_to(axis.name, axis.producers)),))
+            for axis in free
+        )
         if kept:
-            lines.append(f"{len(kept)} protected axes")
-            lines += [f"  {axis.name:<32} {len(axis):>6}  {axis.protected}" for axis in kept]
+            lines.append(_headline(kept, "protected"))
+            lines += _tree_of(Row(axis.name, len(axis), (axis.protected,)) for axis in kept)
         if self.unknown:
             calls = ", ".join(f"{name} ({count})" for name, count in self.unknown.items())
             lines.append(f"operators without a rule: {calls}")
         if self.unreached:
-            lines.append(f"parameters the example never reaches: {', '.join(self.unreached)}")
+            lines.append(f"parameters the example never reaches: {names(self.unreached, 12)}")
         return "\n".join(lines)
+
+
+def _headline(axes: Sequence[Axis], what: str) -> str:
+    plural = "axis" if len(axes) == 1 else "axes"
+    return f"{len(axes)} {what} {plural}, {sum(map(len, axes)):,} channels"
+
+
+def _tree_of(rows: Iterable[Row]) -> list[str]:
+    lines = [
+        (f"  {label}", row.count if row else "", row.words[0] if row else "")
+        for label, row in tree(folded(rows))
+    ]
+    return table(lines, right=(1,)) if lines else []
+
+
+def _after(words: str, text: str) -> str:
+    return words + text if text else ""
 
 
 def trace(
@@ -127,10 +145,10 @@ def trace(
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
         >>> print(trace(model, torch.ones(1, 4)))
-        1 coupled axes, 6 channels
-          0                                     6
-        1 protected axes
-          2                                     2  reaches an output of the model
+        1 coupled axis, 6 channels
+          0  6
+        1 protected axis, 2 channels
+          2  2  reaches an output of the model
     """
     if keep not in ("inner", "batch"):
         raise ValueError(f"trace(keep={keep!r}): expected 'inner' or 'batch'")
@@ -305,7 +323,7 @@ def _axes(
     for number, slices in members.items():
         components = np.array(list(dict.fromkeys(n for _, ns in slices for n in ns.tolist())))
         made_by = [item.name for item, _ in slices]
-        names = [*map(_owner, made_by), *made_by, f"{made_by[0]}+{number}"]
+        names = [*map(owner_of, made_by), *made_by, f"{made_by[0]}+{number}"]
         name = next(name for name in names if name not in taken)
         taken.add(name)
         for kind in range(3):
@@ -357,9 +375,3 @@ def _same_makers(slots: list[_Slot], count: int) -> np.ndarray:
         numbers = np.unique(numbers if is_maker else numbers[~made[numbers]])
         signature[numbers] ^= draw.integers(1, 2**63, dtype=np.uint64)
     return np.unique(signature, return_inverse=True)[1]
-
-
-def _owner(parameter: str) -> str:
-    """The module that a parameter belongs to, also where it is computed (parametrizations)."""
-    name = parameter.partition(".parametrizations.")[0]
-    return name if name != parameter else parameter.rpartition(".")[0] or parameter

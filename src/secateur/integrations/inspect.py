@@ -5,7 +5,7 @@ A model, an example and a kind of groups flow in; tables for the terminal flow o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch import nn
 
 from secateur.budget import Budget
 from secateur.budget.costs import COUNTED
-from secateur.groups import Groups
+from secateur.groups import Groups, Trace, trace
+from secateur.groups.reading import Row, folded, names, tree
 from secateur.integrations.options import make_groups
 from secateur.measure import format_measure
 from secateur.report.tables import NAMES, plain_table
@@ -31,8 +32,9 @@ def inspect(
         ignore: names of modules that stay.
 
     Returns:
-        rich tables: the groups by layer, the smallest reachable cost in each measure, and what
-        can't be removed, exactly or at all, with the reason (where there is such).
+        rich tables: the groups as a tree, the smallest reachable cost in each measure, and what
+        isn't removed exactly or isn't grouped, with the reason; and lines on operators without a
+        rule and on parameters that the example never reaches (where there are such).
 
     Raises:
         ValueError: an unknown kind, or nothing can be removed.
@@ -42,28 +44,53 @@ def inspect(
     tables = [_layers(groups)]
     if all(layer.blocks is None for layer in groups.layers):  # else the kind itself is the budget
         tables.append(_reachable(groups))
-    if inexact := [layer for layer in groups.layers if layer.inexact]:
-        rows = [(layer.name, f"{len(layer):,}", layer.inexact) for layer in inexact]
-        tables.append(plain_table("Not removed exactly", ["", "groups", "because"], rows))
+    if inexact := [(x.name, len(x), x.inexact) for x in groups.layers if x.inexact]:
+        tables.append(_because("Not removed exactly", "groups", inexact))
     if groups.refused:
-        rows = [(name, f"{count:,}", reason) for name, count, reason in groups.refused]
-        tables.append(plain_table("Not removable", ["", "channels", "because"], rows))
+        tables.append(_because("Not grouped", "channels", groups.refused))
+    if example is not None:
+        tables.extend(_remarks(trace(model, example)))
     return tables
 
 
 def _layers(groups: Groups) -> Any:
-    costs = groups.costs.numpy()
     rows = []
-    for layer in groups.layers:
-        also = [name for name in layer.producers if not name.startswith(layer.name + ".")]
-        more = f" and {len(also) - 2} more" if len(also) > 2 else ""
-        each = costs[layer.start : layer.stop].mean()
-        rows.append(
-            (layer.name, layer.kind, f"{len(layer):,}", f"{each:,.0f}", ", ".join(also[:2]) + more)
-        )
+    for label, row in tree(groups.rows()):
+        if row is None:
+            rows.append((label, "", "", "", ""))
+        else:
+            each = row.figures[1] / (row.size * row.times)
+            rows.append((label, row.words[0], row.count, f"{each:,.0f}", row.words[1]))
     rows.append(("all", "", f"{len(groups):,}", "", ""))
-    columns = ["layer", "kind", "groups", "parameters each", "tied to"]
-    return plain_table("What can be removed", columns, rows)
+    columns = ["layer", "kind", "groups", "parameters each", "together with"]
+    return _with_words("What can be removed", columns, rows)
+
+
+def _because(title: str, what: str, refused: Sequence[tuple[str, int, str]]) -> Any:
+    rows = folded(Row(name, count, (reason,)) for name, count, reason in refused)
+    cells = [
+        (label, row.count if row else "", row.words[0] if row else "") for label, row in tree(rows)
+    ]
+    return _with_words(title, ["layer", what, "because"], cells)
+
+
+def _with_words(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A table in which some columns are words; the first, of names, is never broken."""
+    table = plain_table(title, columns, rows)
+    table.columns[0].no_wrap = True
+    table.columns[0].overflow = "fold"
+    for column, name in zip(table.columns, columns, strict=True):
+        if name in ("kind", "together with", "because"):
+            column.justify = "left"
+    return table
+
+
+def _remarks(found: Trace) -> Iterator[str]:
+    if found.unknown:
+        calls = ", ".join(f"{name} ({count})" for name, count in found.unknown.items())
+        yield f"Operators without a rule, which protect whatever they touch: {calls}"
+    if found.unreached:
+        yield f"Parameters that the example never reaches: {names(found.unreached, 12)}"
 
 
 def _reachable(groups: Groups) -> Any:
