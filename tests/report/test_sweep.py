@@ -60,12 +60,17 @@ def test_a_row_for_every_measure_of_a_budget():
     assert second == ("", "", "", "parameters", "30", "30 (33.33%)")
 
 
+def test_latencies_are_shown_as_times():
+    line = Line("latency", asked=2e-3, reached=1.5e-3, full=3e-3)
+    (row,) = rows(Sweep("", (Trial("latency=2ms", 0, "", make_run(asked=(line,))),)))
+    assert row[4:] == ("2 ms", "1.5 ms (50.00%)")
+
+
 def test_lines_hold_every_run_and_why_one_failed():
     records = [json.loads(line) for line in SWEEP.lines().splitlines()]
     assert [record.get("score") for record in records] == [0.90, 0.94, 0.50, 0.70, None]
-    assert records[1]["asked"] == [
-        {"measure": "flops", "asked": 5000, "reached": 4300, "full": 9000}
-    ]
+    (line,) = records[1]["asked"]
+    assert (line["asked"], line["reached"], line["full"]) == (5000, 4300, 9000)
     assert records[-1]["failed"] == "ValueError: <too> small"
 
 

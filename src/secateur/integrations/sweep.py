@@ -142,8 +142,11 @@ def sweep(
         options.resolve(settings.model, "--model")
         options.resolve(settings.data, "--data")
         told("starting Ray")
-        for name, failure in _outcomes(jobs, folder, address, resources, checkpoint_every):
-            trials[name] = replace(_trial(folder, name, plan[name]), failure=failure)
+        for name, outcome in _outcomes(jobs, folder, address, resources, checkpoint_every):
+            if isinstance(outcome, Run):
+                trials[name] = replace(trials[name], run=outcome)
+            else:
+                trials[name] = replace(trials[name], failure=outcome)
             write_atomically(folder / RESULTS, facts().lines())
             told(name)
             ended(trials[name])
@@ -174,22 +177,7 @@ def _plan(settings: Settings, budgets: Sequence[str], seeds: Sequence[int]) -> d
     """Folder name -> settings of every run, once all budgets and seeds are found good."""
     if not budgets or not seeds:
         raise ValueError("a sweep needs one budget and one seed or more: --budgets, --seeds")
-    parsed: dict[Budget, str] = {}
-    for text in budgets:
-        budget, *more = options.parse_budgets(
-            [text],
-            at_least=settings.at_least,
-            multiple_of=settings.multiple_of,
-            per_layer=settings.per_layer,
-        )
-        if more:
-            raise ValueError(
-                f"--budgets {text}: several networks of one run, which is train's; for a run each, "
-                "write --budgets flops=50% flops=25%"
-            )
-        if budget in parsed:
-            raise ValueError(f"--budgets: {parsed[budget]} and {text} are the same budget")
-        parsed[budget] = text
+    _check_budgets(settings, budgets)
     for seed in seeds:
         if seed < 0 or list(seeds).count(seed) > 1:
             raise ValueError(f"--seeds {seed}: integers of 0 or more, each once")
@@ -198,6 +186,22 @@ def _plan(settings: Settings, budgets: Sequence[str], seeds: Sequence[int]) -> d
         for text in budgets
         for seed in seeds
     }
+
+
+def _check_budgets(settings: Settings, budgets: Sequence[str]) -> None:
+    """Refuse what is no budget, a frontier of them, or one that was given before."""
+    parsed: dict[str, Budget] = {}
+    for text in budgets:
+        budget, *more = options.parse_budgets([text], **settings.budgeted())
+        if more:
+            raise ValueError(
+                f"--budgets {text}: several networks of one run, which is train's; for a run each, "
+                "write --budgets flops=50% flops=25%"
+            )
+        for other, earlier in parsed.items():
+            if budget == earlier:
+                raise ValueError(f"--budgets: {other} and {text} are the same budget")
+        parsed[text] = budget
 
 
 def _slug(budget: str) -> str:
@@ -254,8 +258,8 @@ def _outcomes(
     address: str | None,
     resources: Resources,
     checkpoint_every: str,
-) -> Iterator[tuple[str, str]]:
-    """Train all; gives (name, why it failed or "") of each run as it ends."""
+) -> Iterator[tuple[str, Run | str]]:
+    """Train all; gives (name, the facts or why it failed) of each run as it ends."""
     with _connected(address, resources) as ray, _Signals() as signals:
         shared = _shared(next(iter(jobs.values())))
         write_atomically(folder / SWEEP, json.dumps(shared, indent=1))
@@ -277,11 +281,11 @@ def _outcomes(
                 missing = sum(not (folder / "runs" / name / FACTS).exists() for name in jobs)
                 raise SweepInterrupted(signals.received, missing)
             for task in ready:
-                yield tasks.pop(task), _failure(ray, task)
+                yield tasks.pop(task), _outcome(ray, task)
 
 
-def _failure(ray: Any, task: Any) -> str:
-    """Why a task that has ended failed; "" where it did not."""
+def _outcome(ray: Any, task: Any) -> Run | str:
+    """What a task that has ended came to."""
     try:
         return ray.get(task)
     except ray.exceptions.RayError as error:  # the process or its machine is gone
@@ -295,8 +299,8 @@ def _train(
     here: tuple[str, tuple[str, ...]],
     resources: Resources,
     checkpoint_every: str,
-) -> str:
-    """One run, on whichever machine Ray chose; returns why it failed, or ""."""
+) -> Run | str:
+    """One run, on whichever machine Ray chose: its facts, or why it failed."""
     if not (folder.parents[1] / SWEEP).exists():
         return (
             f"{platform.node()} does not see {folder.parents[1]}: on a cluster, --out must be a "
@@ -308,7 +312,7 @@ def _train(
     sys.path += [entry for entry in path if entry not in sys.path]
     torch.set_num_threads(resources.cpus)
     try:
-        train(
+        run = train(
             settings,
             folder,
             resume=(folder / CHECKPOINT).exists(),
@@ -321,7 +325,7 @@ def _train(
         write_atomically(folder / ERROR, traceback.format_exc())
         return f"{type(error).__name__}: {error}"
     (folder / ERROR).unlink(missing_ok=True)
-    return ""
+    return run
 
 
 @contextmanager

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from statistics import mean, stdev
 from typing import Any
 
+from secateur.measure import format_measure
 from secateur.report.run import Run
 from secateur.report.tables import NAMES, format_score, plain_table
 
@@ -137,8 +139,9 @@ def rows(sweep: Sweep) -> list[tuple[str, ...]]:
         for i, line in enumerate(runs[0].asked):
             alike = [run.asked[i] for run in runs]
             full = mean(line.full for line in alike)
-            asked = _spread([line.asked for line in alike], "{:,.0f}".format)
-            reached = _spread([line.reached for line in alike], "{:,.0f}".format)
+            show = partial(format_measure, line.measure)
+            asked = _spread([line.asked for line in alike], show)
+            reached = _spread([line.reached for line in alike], show)
             reached += f" ({mean(line.reached for line in alike) / full:.2%})"
             name = NAMES.get(line.measure, line.measure)
             found.append((*(first if i == 0 else ("", "", "")), name, asked, reached))

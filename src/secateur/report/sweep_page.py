@@ -12,6 +12,7 @@ from statistics import mean
 from urllib.parse import quote
 
 from secateur.deploy.files import write_atomically
+from secateur.measure import format_measure
 from secateur.report.charts import Series, curves
 from secateur.report.markup import (
     Markup,
@@ -78,7 +79,7 @@ def cost_svg(sweep: Sweep) -> str:
         (mean(x for x, _ in found), mean(y for _, y in found)) for found in dots.values() if found
     ]
     percent = sweep.metric == "accuracy"
-    name = NAMES.get(measure, measure)
+    name = _name(measure)
     return curves(
         [Series(f"mean {sweep.metric}", sorted(means))] if means else [],
         f"{sweep.metric} against {name}: a dot a run, a line through the means over seeds",
@@ -100,6 +101,10 @@ def _measure(sweep: Sweep) -> str:
         return shared[0]
     known = all(trial.share("flops") is not None for trial in sweep.trials if trial.run)
     return "flops" if known else "params"
+
+
+def _name(measure: str) -> str:
+    return NAMES.get(measure, measure)
 
 
 def _dots(trials: tuple[Trial, ...], measure: str) -> list[tuple[float, float]]:
@@ -126,8 +131,7 @@ def _figure(sweep: Sweep) -> str:
     if all(trial.score is None for trial in sweep.trials):
         return ""
     lead = "A dot is a run, the line goes through the means over seeds."
-    name = NAMES.get(_measure(sweep), _measure(sweep))
-    title = f"{sweep.metric.capitalize()} against {name}"
+    title = f"{sweep.metric.capitalize()} against {_name(_measure(sweep))}"
     return section(title, lead, f'<figure class="scroll wide">{cost_svg(sweep)}</figure>')
 
 
@@ -145,7 +149,10 @@ def _every_run(sweep: Sweep) -> str:
     for trial in sweep.trials:
         if trial.run is not None:
             reached = ", ".join(
-                good(f"{line.reached:,} {NAMES.get(line.measure, line.measure)}", line.holds)
+                good(
+                    f"{format_measure(line.measure, line.reached)} {_name(line.measure)}",
+                    line.holds,
+                )
                 for line in trial.run.asked
             )
             score = "–" if trial.score is None else format_score(trial.score, sweep.metric)
