@@ -146,3 +146,18 @@ def test_ids_that_do_not_broadcast_are_refused_with_both_shapes():
         Member("weight", torch.ones(2, 4), torch.zeros(3, 1, dtype=torch.int64))
     with pytest.raises(ValueError, match="do not broadcast"):
         Member("weight", torch.ones(2, 4), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_an_accelerator_adds_in_a_fixed_order() -> None:
+    """Processes that hold equal weights on GPUs of their own come to equal norms, bit for bit."""
+    parameter = torch.randn(1 << 14, 8, device="cuda")
+    member = Member("w", parameter, torch.arange(1 << 14).reshape(-1, 1) % 3)
+    totals = torch.zeros(20, 3, dtype=torch.float64, device="cuda")
+    for total in totals:
+        member.add_squares_(total)
+    assert bool((totals == totals[0]).all())
+    expected = parameter.double().square().sum(1).cpu()
+    torch.testing.assert_close(
+        totals[0].cpu(), torch.stack([expected[j::3].sum() for j in range(3)]), rtol=1e-6, atol=0
+    )

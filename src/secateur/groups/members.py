@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -75,6 +76,12 @@ class Member:
 
     def add_squares_(self, total: Tensor, tensor: Tensor | None = None) -> None:
         """Add the square of each group's norm to its entry of `total`, (groups,), in place."""
+        if total.device.type != "cpu" and self._repeats:
+            # Accelerators add to one place in any order; processes would come to different sums.
+            sums = torch.zeros_like(total, device="cpu")
+            self.add_squares_(sums, tensor)
+            total += sums.to(total.device)
+            return
         for ids, norms in self._reduced(2, tensor):
             total.index_add_(0, ids.to(total.device), norms.to(total).square_())
 
@@ -108,6 +115,12 @@ class Member:
             if target.device.type == "cpu" and not bool((mine != 1).any()):
                 continue  # spares a pass over memory; an accelerator would have to wait
             piece.mul_(mine.to(target.dtype))
+
+    @cached_property
+    def _repeats(self) -> bool:
+        """Whether a group has several entries in the ids."""
+        grouped = self.ids[self.ids >= 0]
+        return len(grouped.unique()) < len(grouped)
 
     def _as_parameter(self, mine: Tensor) -> Tensor:
         return mine if self.shape is None else mine.expand(self.shape).reshape(self.parameter.shape)
