@@ -21,6 +21,10 @@ import torch
 from torch import distributed as dist
 
 LIMIT = 60.0  # seconds for one call
+PRELOADED = [
+    *("secateur", "torch.distributed.fsdp", "torch.distributed.tensor.parallel"),
+    *("torch.distributed.tensor.debug", "torch.distributed.checkpoint.state_dict"),
+]
 
 
 class RankError(RuntimeError):
@@ -46,7 +50,7 @@ class Ranks:
         self.pipes: list[Connection] = []
 
     def start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         meeting = os.path.join(tempfile.mkdtemp(), "meeting")
         for rank in range(self.world):
             here, there = context.Pipe()
@@ -82,6 +86,15 @@ class Ranks:
             self.stop()
             raise RankError(ends)
         return results
+
+
+def _context() -> Any:
+    """Where there is one, a server that has imported everything, from which processes fork."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def _received(pipe: Connection, deadline: float) -> tuple[bool, Any]:
