@@ -310,6 +310,33 @@ def test_a_group_with_a_frozen_part_is_left_out_by_name():
     assert "1.bias is frozen" in groups.summary()
 
 
+def test_what_is_frozen_after_grouping_is_refused_before_it_fades():
+    model = convolutions()
+    groups = sc.filters(model, X)
+    model[0].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"0.weight, 0.bias are grouped but frozen .* anew"):
+        proximal(model, groups)
+    assert groups.alive().all()
+    proximal(model, sc.filters(model, X))
+
+
+def test_custom_groups_of_frozen_parameters_are_refused_in_training():
+    model = convolutions().requires_grad_(False)
+    groups = sc.custom(model, {"0.weight": torch.arange(8).view(8, 1, 1, 1)})
+    with pytest.raises(ValueError, match=r"0.weight is grouped but frozen"):
+        sc.Proximal(torch.optim.SGD(model.parameters(), lr=0.01), groups, sc.Budget(groups=4),
+                    steps=4)  # fmt: skip
+
+
+def test_replaced_parameters_are_noticed_by_the_optimizer():
+    model = convolutions()
+    groups = sc.filters(model, X)
+    model.load_state_dict(convolutions().state_dict(), assign=True)
+    with pytest.raises(ValueError, match=r"not in the optimizer(.|\n)*groups = groups.on\(model\)"):
+        proximal(model, groups)
+    proximal(model, groups.on(model))
+
+
 def test_replaced_parameters_are_noticed_when_nothing_shrinks():
     model = convolutions()
     groups = sc.filters(model, X)

@@ -51,7 +51,16 @@ def check_parts(
     if missing:
         raise ValueError(
             f"{', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} grouped but not in "
-            "the optimizer; pass all of the model's parameters to it, or ignore= their modules"
+            "the optimizer; pass all of the model's parameters to it, or ignore= their modules. If "
+            "the model's parameters were replaced since (load_state_dict(assign=True), to_empty), "
+            "take the groups along: groups = groups.on(model)"
+        )
+    frozen = [m.name for m in groups.members if not m.parameter.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"{', '.join(frozen[:5])} {'is' if len(frozen) == 1 else 'are'} grouped but frozen "
+            "(requires_grad=False): what fades there could never come back. Make the groups anew, "
+            "which leaves frozen layers out; or let them learn"
         )
 
 
