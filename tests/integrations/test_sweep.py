@@ -105,12 +105,12 @@ class TestOnRay:
             text=True,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not list(tmp_path.glob("runs/*/checkpoint")) and time.monotonic() < deadline:
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes, too
-        told = process.communicate(timeout=60)[1]
+        told = process.communicate(timeout=180)[1]
         assert process.returncode == 128 + signal.SIGINT, told
         assert "stopped with 4 runs missing" in told and "Traceback" not in told
         assert f"to go on:  secateur {' '.join(words)}" in told
