@@ -253,6 +253,11 @@ class Budget:
             return BlockwiseAllowance.of(allowance)
         return allowance
 
+    @property
+    def clock(self) -> Clock | None:
+        """What latency is counted by, once the budget was used on groups: its table and more."""
+        return self._clocks.get("latency")
+
     def choose(self, allowance: Allowance | BlockwiseAllowance, saliency: np.ndarray) -> np.ndarray:
         """Choose the groups to keep for good, bool of shape (m,).
 
@@ -267,7 +272,9 @@ class Budget:
             return allowance.choose(saliency)
         kept = choose(allowance, saliency, self._trials)
         if "latency" in self._trials:
-            self._full["latency"] = self._clocks["latency"].trial.full
+            trial = self._clocks["latency"].trial
+            self._full["latency"] = trial.full
+            trial.forget()
         return kept
 
     def reached(self, model: nn.Module, example: Any, *, groups: Groups | None = None) -> Reached:

@@ -71,8 +71,8 @@ class LatencyTrial:
     runtime: str
     threads: int
     full: float
-    aim: tuple[float, float] = (0.92, 0.98)
-    _run_full: Callable[[], Any] | None = field(default=None, repr=False)
+    aim: tuple[float, float] = (0.90, 0.96)
+    _run_full: Callable[[], Any] | None = field(default=None, init=False, repr=False)
 
     def __call__(self, network: nn.Module) -> float:
         return self.seconds(network) / self.target.limit(self.full)
@@ -95,6 +95,10 @@ class LatencyTrial:
 
     def _prepared(self, network: nn.Module, example: Any) -> Callable[[], Any]:
         return prepare(copy.deepcopy(network), example, self.runtime, threads=self.threads)
+
+    def forget(self) -> None:
+        """Let go of the copy of the full network."""
+        self._run_full = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: not what a runtime has opened."""
@@ -122,9 +126,8 @@ def choose(
     groups = next(iter(trials.values())).groups
     limits = dict(allowance.limits)
     bounds = dict.fromkeys(trials, (0.0, np.inf))  # limits that held, that didn't
-    best: tuple[float, np.ndarray] | None = None
+    held: list[tuple[bool, float, np.ndarray]] = []  # within its aim, share, groups
     tried: dict[bytes, dict[str, float]] = {}
-    kept = np.ones(len(saliency), bool)
     for _ in range(ATTEMPTS):
         kept = _limited(allowance, limits).choose(saliency)
         key = kept.tobytes()
@@ -133,16 +136,16 @@ def choose(
             network = without(groups, kept)
             tried[key] = {measure: trial(network) for measure, trial in trials.items()}
         shares = tried[key]
-        if all(share <= trials[measure].aim[1] for measure, share in shares.items()):
-            if best is None or max(shares.values()) > best[0]:
-                best = max(shares.values()), kept
-            near = any(shares[measure] >= trial.aim[0] for measure, trial in trials.items())
-            if near or again:  # or another measure decides, and more room changes nothing
-                break
+        within = all(shares[measure] <= trial.aim[1] for measure, trial in trials.items())
+        near = any(shares[measure] >= trial.aim[0] for measure, trial in trials.items())
+        if max(shares.values()) <= 1:
+            held.append((within, max(shares.values()), kept))
+        if within and (near or again):  # again: another measure decides, more room changes nothing
+            break
         limits |= _moved(limits, bounds, shares, trials)
-    if best is None:
-        return _smallest(allowance, trials, groups, kept)
-    return best[1]
+    if not held:
+        return _smallest(allowance, trials, groups)
+    return max(held, key=lambda one: one[:2])[2]
 
 
 def _moved(
@@ -179,7 +182,6 @@ def _smallest(
     allowance: Allowance | BlockwiseAllowance,
     trials: Mapping[str, Trial],
     groups: Groups,
-    kept: np.ndarray,
 ) -> np.ndarray:
     """The cheapest network of all, with a warning where that is above what was asked, too."""
     cheapest = allowance.cheapest()
