@@ -123,7 +123,7 @@ class Loop:
             Interrupted: SIGINT or SIGTERM came; the checkpoint has been written.
             RuntimeError: the training loader's length and its batches disagree.
         """
-        with _Signals() as signals:
+        with Signals() as signals:
             while self.epoch < self.epochs:
                 for batch in self._remaining_batches():
                     self._train_on(batch)
@@ -187,13 +187,13 @@ class Loop:
         self._loss, self._steps_summed = 0.0, 0
         self.watch(self.step, self.steps, words)
 
-    def _test(self, signals: _Signals) -> dict[str, Any]:
+    def _test(self, signals: Signals) -> dict[str, Any]:
         scores = test(self.model, self.data, stop=lambda: self._stop_if_asked(signals))
         return {"step": self.step, "epoch": self.epoch + 1, **scores}
 
     # -- stopping and going on -------------------------------------------------------------------
 
-    def _pause(self, signals: _Signals) -> None:
+    def _pause(self, signals: Signals) -> None:
         """Between two steps: stop if asked, write a checkpoint if one is due."""
         self._stop_if_asked(signals)
         if self.path is None:
@@ -205,7 +205,7 @@ class Loop:
         if due:
             self.save()
 
-    def _stop_if_asked(self, signals: _Signals) -> None:
+    def _stop_if_asked(self, signals: Signals) -> None:
         if signals.received is not None:
             self.save()
             raise Interrupted(signals.received, self.step, self.steps, self.path)
@@ -301,14 +301,14 @@ def test(
     return {"held_out_loss": loss / rows, data.metric_name: score / rows}
 
 
-class _Signals:
+class Signals:
     """Notes SIGINT and SIGTERM instead of dying; a second one of a kind acts as usual."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():  # Python sets handlers only there
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)

@@ -70,7 +70,7 @@ class Settings:
         return {
             name.replace("_", " "): ", ".join(value) if isinstance(value, tuple) else str(value)
             for name, value in asdict(self).items()
-            if value not in (None, (), False)
+            if value not in (None, ()) and value is not False
         }
 
 

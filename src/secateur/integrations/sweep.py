@@ -25,7 +25,7 @@ from secateur.budget import Budget
 from secateur.deploy.extras import require
 from secateur.deploy.files import write_atomically
 from secateur.integrations import checkpoint, options
-from secateur.integrations.loop import Interrupted, _Signals
+from secateur.integrations.loop import Interrupted, Signals
 from secateur.integrations.run import CHECKPOINT, FACTS, REPORT, Settings, Watch, train
 from secateur.report import Run
 from secateur.report.sweep import Sweep, Trial
@@ -260,7 +260,7 @@ def _outcomes(
     checkpoint_every: str,
 ) -> Iterator[tuple[str, Run | str]]:
     """Train all; gives (name, the facts or why it failed) of each run as it ends."""
-    with _connected(address, resources) as ray, _Signals() as signals:
+    with _connected(address, resources) as ray, Signals() as signals:
         shared = _shared(next(iter(jobs.values())))
         write_atomically(folder / SWEEP, json.dumps(shared, indent=1))
         # A process a run: nothing that one leaves behind, such as GPU memory, reaches the next.

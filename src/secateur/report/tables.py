@@ -46,7 +46,10 @@ def frontier_rows(points: Sequence[Point], metric: str) -> list[tuple[str, str, 
                 f"{line.asked / line.full:.2%} of the {NAMES.get(line.measure, line.measure)}"
                 for line in point.lines
             ),
-            ", ".join(f"{x.reached:,} ({x.reached / x.full:.2%})" for x in point.lines),
+            ", ".join(
+                f"{format_measure(x.measure, x.reached)} ({x.reached / x.full:.2%})"
+                for x in point.lines
+            ),
             format_score(point.score, metric),
         )
         for point in points
