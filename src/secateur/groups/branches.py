@@ -13,7 +13,7 @@ from torch import nn
 
 from secateur.groups.absent import known_by_class
 from secateur.groups.ancestors import WEIGHED, Ancestors
-from secateur.groups.record import Origin, Record
+from secateur.groups.record import Origin, Record, Step
 from secateur.groups.vanishing import NORMS, PASSING, Zero, made_zero, unneeded
 
 _SHORT = {*PASSING, *NORMS, *WEIGHED, "add", "cat"}  # what a shortcut may be made of
@@ -45,11 +45,12 @@ def find_branches(model: nn.Module, run: Record) -> Iterator[Branch]:
     taken: set[str] = set()
     unread = unneeded(run, consumers, ())
     for step in run.steps:
-        if step.name != "add" or len(step.inputs) != 2 or step.shapes[0] != step.shapes[1]:
+        if not _is_sum(step):
             continue
         for stream, branch in (step.inputs, step.inputs[::-1]):
             if not isinstance(branch, int) or not (
-                ancestors.has(branch, stream) or _is_shortcut(run, ancestors, stream, branch)
+                _feeds(run, ancestors, stream, branch)
+                or _is_shortcut(run, ancestors, stream, branch)
             ):
                 continue
             for summand in _summands(run, ancestors, branch):
@@ -61,6 +62,18 @@ def find_branches(model: nn.Module, run: Record) -> Iterator[Branch]:
                     taken |= zero.parameters
                     yield branch_of(model, run, zero, dead, dead - unread)
             break
+
+
+def _is_sum(step: Step) -> bool:
+    return step.name == "add" and len(step.inputs) == 2 and step.shapes[0] == step.shapes[1]
+
+
+def _feeds(run: Record, ancestors: Ancestors, stream: Origin, branch: int) -> bool:
+    """Whether a branch is computed from a stream, or from one without its latest branches."""
+    if not isinstance(stream, int) or ancestors.has(branch, stream):
+        return isinstance(stream, int)
+    step = run.steps[stream]
+    return _is_sum(step) and any(_feeds(run, ancestors, part, branch) for part in step.inputs)
 
 
 def _is_shortcut(run: Record, ancestors: Ancestors, origin: Origin, branch: int) -> bool:

@@ -64,8 +64,10 @@ def find_shells(
         Shells with one recipe each, found right by trial removals; and (module, 1, reason).
     """
     good: list[Shell] = []
-    refused: list[tuple[str, int, str]] = []
-    found = list(_candidates(model, run, branches, grouped([])))
+    places = _places(run, branches)
+    passing = _passing(model, grouped([]), places.keys())
+    found = list(_candidates(model, run, places, passing))
+    refused = list(_doing_more(model, places, passing))
     for level in _from_the_inside(found):  # an outer shell would hide what an inner one does
         trying = level
         while trying:
@@ -82,16 +84,14 @@ def find_shells(
 
 
 def _from_the_inside(shells: Sequence[Shell]) -> list[list[Shell]]:
-    """Shells by how many others are nested in them, none first."""
-    levels: dict[int, list[Shell]] = {}
-    for shell in shells:
-        depths = [
-            other.module.count(".")
-            for other in shells
-            if other is not shell and is_inside(other.module, [shell.module])
-        ]
-        levels.setdefault(max(depths, default=0), []).append(shell)
-    return [levels[depth] for depth in sorted(levels)]
+    """Shells by how deep others are nested in them, those with none first."""
+
+    def height(shell: Shell) -> int:
+        inner = [x for x in shells if x is not shell and is_inside(x.module, [shell.module])]
+        return max((1 + height(other) for other in inner), default=0)
+
+    heights = [height(shell) for shell in shells]
+    return [[x for x, h in zip(shells, heights, strict=True) if h == n] for n in sorted({*heights})]
 
 
 def _failing(model: nn.Module, groups: Groups, shells: Sequence[Shell]) -> dict[int, str]:
@@ -107,12 +107,10 @@ def _failing(model: nn.Module, groups: Groups, shells: Sequence[Shell]) -> dict[
     return failed
 
 
-def _candidates(
-    model: nn.Module, run: Record, branches: Sequence[Branch], groups: Groups
-) -> Iterator[Shell]:
-    """The modules that pass their inputs on when all branches are dead."""
+def _places(run: Record, branches: Sequence[Branch]) -> dict[str, set[int]]:
+    """The modules that hold branches as a whole, and which."""
     places: dict[str, set[int]] = {}
-    for name in {call.module for call in run.calls if call.module}:
+    for name in dict.fromkeys(call.module for call in run.calls if call.module):
         touched = [
             number
             for number, branch in enumerate(branches)
@@ -122,7 +120,25 @@ def _candidates(
         absent = any(is_inside(name, branch.absent) for branch in branches)
         if touched and whole and not absent and len(touched) <= MOST:
             places[name] = set(touched)
-    passing = _passing(model, groups, places.keys())
+    return places
+
+
+def _doing_more(
+    model: nn.Module, places: Collection[str], passing: Collection[str]
+) -> Iterator[tuple[str, int, str]]:
+    """The blocks of lists that are no identity without their branches, as one entry."""
+    blocks = [name for name in places if is_in_list(model, name) and _has_equals(model, name)]
+    outer = [name for name in blocks if not is_inside(name, set(blocks) - {name})]
+    found = [name for name in outer if name not in passing]
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        yield found[0] + more, len(found), "without its branches a block does more than pass on"
+
+
+def _candidates(
+    model: nn.Module, run: Record, places: dict[str, set[int]], passing: dict[str, Recipe | None]
+) -> Iterator[Shell]:
+    """What may leave of the modules that pass their inputs on when all branches are dead."""
     in_lists = [name for name in passing if is_in_list(model, name)]
     for name, recipe in passing.items():
         around = [other for other in in_lists if other != name and is_inside(name, [other])]
