@@ -169,7 +169,7 @@ def foreign_relu(x: Tensor) -> Tensor:
 
 UNKNOWN = {
     "secateur_tests::relu": foreign_relu,
-    "fft_rfft": lambda x: torch.fft.rfft(x, dim=1).real,
+    "linalg_lu": lambda x: torch.linalg.lu(x).U[:, : x.shape[1]],
     "linalg_qr": lambda x: torch.linalg.qr(x).R[:, : x.shape[1]],
 }
 
@@ -192,7 +192,6 @@ def test_an_unknown_operator_protects_and_is_reported(name):
 @pytest.mark.parametrize(
     "write",
     [
-        lambda out, x: out[:, :4].copy_(x),
         lambda out, x: out[:, :4].add_(x),
         lambda out, x: out.view(2, 4, 2)[:, :, 0].copy_(x),
         lambda out, x: torch.add(x, 1, out=out[:, :4]),

@@ -66,3 +66,14 @@ def test_a_buffer_that_something_else_shares_stays():
 
     model = Apply(run, a=nn.Linear(3, 6), b=nn.Linear(3, 4), last=nn.Linear(10, 2))
     assert axes(model, images(5, 3))[0] == {}
+
+
+def test_a_piece_of_a_fixed_size_is_refused_by_the_trial():
+    def run(m, x):
+        y = torch.full((len(x), 8), 1.0)
+        y[:, :4] = m.a(x).relu()
+        return m.last(y)
+
+    model = Apply(run, a=nn.Linear(3, 4), last=nn.Linear(8, 2))
+    with pytest.raises(ValueError, match=r"(?s)no removable neurons.*does not run"):
+        sc.neurons(model, images(5, 3))
