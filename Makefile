@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-# Shrinks sixty-odd architectures and writes docs/zoo.md; finished ones are skipped.
+# Shrinks 127 architectures and writes docs/zoo.md; finished ones are skipped.
 zoo: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[zoo]'
 	PYTHONPATH=benchmarks $(BIN)/python -m zoo
