@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 import secateur.envelope.solve as solve
 from envelope.problems import Case, cases, make_case
+from secateur.envelope import implementation
 
 METHODS: list[solve.Method] = ["sorted", "newton"]
+if implementation() == "compiled":
+    METHODS.append("fused")
 
 
 def _spent(t: torch.Tensor, slope, offset, costs) -> torch.Tensor:
@@ -50,7 +53,8 @@ def test_methods_agree(case: Case, strength: float) -> None:
         )
         for method in METHODS
     ]
-    torch.testing.assert_close(kept[0], kept[1], rtol=0, atol=1e-12 * (1 + offset.max().item()))
+    for other in kept[1:]:
+        torch.testing.assert_close(kept[0], other, rtol=0, atol=1e-12 * (1 + offset.max().item()))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -115,8 +119,9 @@ def test_warm_start_saves_passes_and_changes_nothing(monkeypatch) -> None:
     torch.testing.assert_close(warm, cold, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("method", METHODS[1:])
 @pytest.mark.parametrize("start", [0.0, -1.0, 1e-30, 1e30, math.nan, math.inf])
-def test_newton_survives_a_bad_start(start: float) -> None:
+def test_newton_survives_a_bad_start(start: float, method) -> None:
     slope = torch.tensor([4.0, 2.0, 1.0], dtype=torch.float64)
     level = torch.tensor(2.0, dtype=torch.float64)
     t = solve.root(
@@ -124,7 +129,7 @@ def test_newton_survives_a_bad_start(start: float) -> None:
         torch.zeros(3),
         torch.ones(3),
         level,
-        method="newton",
+        method=method,
         start=torch.tensor(start, dtype=torch.float64),
     )
     assert t.item() == pytest.approx(1 / 3, rel=1e-14)
@@ -145,6 +150,18 @@ def test_slopes_of_sixty_orders_of_magnitude() -> None:
     for method in METHODS:
         t = solve.root(slope, torch.zeros(()), torch.ones(()), level, method=method)
         assert _spent(t, slope, 0, 1).item() == pytest.approx(30.5, rel=1e-14)
+
+
+def test_newton_starts_from_a_sample_where_there_are_many() -> None:
+    torch.manual_seed(0)
+    slope = torch.randn(2, 10 * solve.SAMPLE, dtype=torch.float64).abs()
+    offset, costs = torch.rand_like(slope), torch.rand_like(slope) + 0.1
+    level = torch.tensor([100.0, 3000.0], dtype=torch.float64)
+    guess = solve._sampled(slope, offset, costs, level)
+    found = [solve.root(slope, offset, costs, level, method=method) for method in METHODS]
+    torch.testing.assert_close(guess, found[0], rtol=0.1, atol=0)
+    for t in found[1:]:
+        torch.testing.assert_close(t, found[0], rtol=1e-13, atol=0)
 
 
 def test_sorted_rows_never_look_at_the_values() -> None:

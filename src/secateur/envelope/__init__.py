@@ -1,10 +1,22 @@
 """The mathematics: group norms and a budget in, one factor per group out.
 
-Pure functions on tensors (..., m), one row a problem; nothing here knows of networks.
+Pure functions on tensors (..., m), one row a problem; nothing here knows of networks. `prox_` and
+`firm_` apply the factors, in place, to groups that are rows of one tensor.
 """
 
 from secateur.envelope.firm import firm
+from secateur.envelope.fused import implementation
 from secateur.envelope.penalty import conjugate, value
 from secateur.envelope.proximal import multipliers, prox
+from secateur.envelope.rows import firm_, prox_
 
-__all__ = ["conjugate", "firm", "multipliers", "prox", "value"]
+__all__ = [
+    "conjugate",
+    "firm",
+    "firm_",
+    "implementation",
+    "multipliers",
+    "prox",
+    "prox_",
+    "value",
+]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.envelope import fused
 from secateur.envelope.inputs import Problem, Scalar, read, read_between
 from secateur.envelope.solve import multipliers_at_root, root
 
@@ -63,14 +64,13 @@ def firm(
     """
     problem = read("firm", norms, level, weights, costs)
     rows = read_between("firm", "hardness", hardness, problem.norms, 0, 1).unsqueeze(-1)
-    saliency = problem.norms * (problem.weights / problem.costs).sqrt()
     if isinstance(hardness, Tensor):  # some rows may be at 1: looking would wait for the device
-        soft = _soft(saliency, problem, torch.where(rows == 1, 0, rows))
-        found = torch.where(rows == 1, _projection(saliency, problem), soft)
+        soft = _soft(problem, torch.where(rows == 1, 0, rows))
+        found = torch.where(rows == 1, _projection(problem), soft)
     elif hardness == 1:
-        found = _projection(saliency, problem)
+        found = _projection(problem)
     else:
-        found = _soft(saliency, problem, rows)
+        found = _soft(problem, rows)
     return found.to(norms.dtype)
 
 
@@ -129,15 +129,18 @@ def factors(multipliers: Any, hardness: Any) -> Any:
     return (multipliers + untouched) / (whole + untouched)
 
 
-def _soft(saliency: Tensor, problem: Problem, hardness: Tensor) -> Tensor:
-    """Solve for the threshold (1/t below), for a hardness under 1."""
-    slope, offset = saliency / (1 - hardness), hardness / (1 - hardness)
+def _soft(problem: Problem, hardness: Tensor) -> Tensor:
+    """Solve for the threshold, 1 / (t (1 - hardness)), for a hardness under 1."""
+    slope, offset = problem.slope, hardness / (1 - hardness)
     t = root(slope, offset, problem.costs, problem.level)
+    if fused.takes(slope):
+        return fused.factors(slope, offset, t, firm=True)
     return factors(multipliers_at_root(t, slope, offset), hardness)
 
 
-def _projection(saliency: Tensor, problem: Problem) -> Tensor:
+def _projection(problem: Problem) -> Tensor:
     """Keep groups whole, in the order of their saliency, as long as the level allows."""
+    saliency = problem.slope.to(problem.level)
     level = problem.level.unsqueeze(-1)
     order = saliency.argsort(dim=-1, descending=True, stable=True)
     spent = problem.costs.expand_as(saliency).gather(-1, order).cumsum(-1)

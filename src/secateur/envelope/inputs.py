@@ -7,9 +7,12 @@ has no float64), whose level is NaN in every row that holds a value no answer ca
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from secateur.envelope import fused
 
 Scalar = float | int | Tensor
 DEVICES_WITHOUT_FLOAT64 = ("mps",)
@@ -19,10 +22,22 @@ DEVICES_WITHOUT_FLOAT64 = ("mps",)
 class Problem:
     """Checked arguments: norms (..., m), level (...,), weights and costs broadcast to norms."""
 
-    norms: Tensor
+    given: Tensor  # the norms, in their own dtype
     level: Tensor
     weights: Tensor
     costs: Tensor
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """The norms in the working precision."""
+        return self.given.to(self.level.dtype)
+
+    @cached_property
+    def slope(self) -> Tensor:
+        """norms sqrt(weights / costs), (..., m), up to a factor that all groups share."""
+        if self.weights.numel() == 1 == self.costs.numel():
+            return self.given if fused.takes(self.given) else self.norms
+        return self.norms * (self.weights / self.costs).sqrt()
 
 
 def read(function: str, norms: Tensor, level: Scalar, weights: Scalar, costs: Scalar) -> Problem:
@@ -56,22 +71,22 @@ def read(function: str, norms: Tensor, level: Scalar, weights: Scalar, costs: Sc
             f"{function}(norms of shape ()): expected (..., m), one norm a group; "
             "for a single group pass norms.unsqueeze(0)."
         )
-    exact = norms.detach().to(_working_dtype(norms.device))
-    weights = _per_group(function, "weights", weights, exact)
-    costs = _per_group(function, "costs", costs, exact)
-    level = per_row(function, "level", level, exact)
+    norms = norms.detach()
+    weights = _per_group(function, "weights", weights, norms)
+    costs = _per_group(function, "costs", costs, norms)
+    level = per_row(function, "level", level, norms)
     _refuse(function, "level", level, level <= 0, "above 0: it is how much may be kept")
     sound = (
-        _sound_rows(function, "norms", exact, strict=False)
+        _sound_rows(function, "norms", norms, strict=False)
         & _sound_rows(function, "weights", weights, strict=True)
         & _sound_rows(function, "costs", costs, strict=True)
         & (level > 0)
     )
-    return Problem(exact, torch.where(sound, level, torch.nan), weights, costs)
+    return Problem(norms, torch.where(sound, level, torch.nan), weights, costs)
 
 
 def per_row(function: str, name: str, value: Scalar, norms: Tensor) -> Tensor:
-    """Give `value`, a number or (...,), the shape (...,) and the dtype of `norms` (..., m)."""
+    """Give `value`, a number or (...,), the shape (...,) and the precision to work in."""
     rows = norms.shape[:-1]
     tensor = _as_tensor(value, norms)
     if _expands_to(tensor, rows):
@@ -102,9 +117,10 @@ def _working_dtype(device: torch.device) -> torch.dtype:
 
 def _as_tensor(value: Scalar, like: Tensor) -> Tensor:
     """Bring a value beside `like`; a number is filled in on the device, which waits for nothing."""
+    dtype = _working_dtype(like.device)
     if isinstance(value, (int, float)):
-        return torch.full((), float(value), dtype=like.dtype, device=like.device)
-    return torch.as_tensor(value).detach().to(like)
+        return torch.full((), float(value), dtype=dtype, device=like.device)
+    return torch.as_tensor(value).detach().to(like.device, dtype)
 
 
 def _expands_to(tensor: Tensor, shape: torch.Size) -> bool:

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from secateur.envelope import fused
 from secateur.envelope.inputs import Problem, Scalar, read, read_between
 from secateur.envelope.solve import multipliers_at_root, root
 
@@ -88,6 +89,10 @@ def prox(
     """
     problem = read("prox", norms, level, weights, costs)
     step = read_between("prox", "step", step, problem.norms, 0, math.inf)
+    if fused.takes(problem.slope):
+        offset = step.unsqueeze(-1) * problem.weights
+        t = root(problem.slope, offset, problem.costs, problem.level)
+        return fused.factors(problem.slope, offset, t, firm=False).to(norms.dtype)
     kept = optimal_multipliers(problem, step)
     whole = kept + step.unsqueeze(-1) * problem.weights
     untouched = whole == 0  # step 0 on a group of norm 0: the identity
@@ -96,6 +101,6 @@ def prox(
 
 def optimal_multipliers(problem: Problem, step: Tensor) -> Tensor:
     """Solve a checked problem for its multipliers, in the working precision; step is (...,)."""
-    slope = problem.norms * (problem.weights / problem.costs).sqrt()
     offset = step.unsqueeze(-1) * problem.weights
-    return multipliers_at_root(root(slope, offset, problem.costs, problem.level), slope, offset)
+    t = root(problem.slope, offset, problem.costs, problem.level)
+    return multipliers_at_root(t, problem.slope.to(t), offset)

@@ -14,9 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Method = Literal["auto", "sorted", "newton"]
-# From this many groups a row on, a CPU is faster with Newton (benchmarks/speed/envelope.py).
+from secateur.envelope import fused
+
+Method = Literal["auto", "fused", "sorted", "newton"]
+# From this many groups a row on, a CPU is faster with Newton (benchmarks/speed/root.py).
 NEWTON_FROM = 1024
+SAMPLE = 1024  # groups whose root Newton starts from, where there are many times as many
 NEWTON_PASSES = 24
 
 
@@ -42,9 +45,11 @@ def root(
         offset: broadcasts to slope, 0 or more.
         costs: broadcasts to slope, above 0.
         level: (...,), above 0.
-        start: (...,), a guess of t (the last step's root), used by "newton".
-        method: "sorted" searches the sorted breakpoints: never waits for the device, a number of
-            passes fixed by m. "newton" is the faster one for many groups on a CPU. "auto" chooses.
+        start: (...,), a guess of t (the last step's root), used by "fused" and "newton".
+        method: "fused" is Newton's method in compiled loops (fused.py), for what they take.
+            "sorted" searches the sorted breakpoints: never waits for the device, a number of
+            passes fixed by m. "newton" is the faster of the two for many groups on a CPU. "auto"
+            chooses the fastest.
 
     Returns:
         t (...,), without a gradient; NaN for a row that holds a NaN. What it spends meets the
@@ -64,6 +69,8 @@ def root(
     """
     if slope.shape[-1] == 0:
         return torch.full_like(level, torch.inf)
+    if method == "fused" or (method == "auto" and fused.takes(slope)):
+        return fused.root(slope, offset, costs, level, start)[0].to(level)
     if method == "auto":
         newton = slope.device.type == "cpu" and slope.shape[-1] >= NEWTON_FROM
         method = "newton" if newton else "sorted"
@@ -137,7 +144,8 @@ def _newton(
     total = weighted.sum(-1)
     offsets = (costs * offset).expand_as(slope).sum(-1)
     t = (level + offsets) / torch.where(total == 0, 1, total)  # the root if nothing was clipped
-    t = t if start is None else torch.where(start.isfinite() & (start > 0), start, t)
+    start = _sampled(slope, offset, costs, level) if start is None else start
+    t = torch.where(start.isfinite() & (start > 0), start, t)
     t = torch.minimum(t, high)
     slack = 32 * torch.finfo(slope.dtype).eps
     settled = torch.zeros_like(level, dtype=torch.bool)
@@ -158,3 +166,12 @@ def _newton(
         if bool(settled.all()):
             return t
     return torch.where(settled, t, _sorted(slope, offset, costs, level))
+
+
+def _sampled(slope: Tensor, offset: Tensor, costs: Tensor, level: Tensor) -> Tensor:
+    """Guess the root from every so manieth group; NaN where there are few enough to look at all."""
+    every = slope.shape[-1] // SAMPLE
+    if every < 8:
+        return torch.full_like(level, torch.nan)
+    few, offset, costs = (x.expand_as(slope)[..., ::every] for x in (slope, offset, costs))
+    return _newton(few, offset, costs, level / every, None)

@@ -1,0 +1,149 @@
+"""The room's inner loops in one sweep each, compiled from _fused.c when secateur was installed.
+
+In and out: the same tensors as the plain code (solve.py, rows.py), which runs where no compiler was
+there, on other devices and for other dtypes; `takes` says which. Calls don't hold Python's lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ABI = 1  # of the functions below; a library left over from another version is not used
+_NUMBER, _ARRAY = ctypes.c_int64, ctypes.c_void_p
+_STRIDED = (_ARRAY, _NUMBER, _NUMBER)  # numbers, their stride over rows, their stride over lines
+_SIGNATURES = {
+    "secateur_root": (*[_NUMBER] * 3, _ARRAY, *_STRIDED, *_STRIDED, *[_ARRAY] * 4),
+    "secateur_factors": (*[_NUMBER] * 3, _ARRAY, *_STRIDED, _ARRAY, _NUMBER, _ARRAY),
+    "secateur_norms": (*[_NUMBER] * 3, _ARRAY, _ARRAY),
+    "secateur_scale": (*[_NUMBER] * 3, _ARRAY, _ARRAY),
+}
+
+
+def _load(folder: Path) -> ctypes.CDLL | None:
+    """The compiled library in a folder, if there is one that this machine and version can use."""
+    for path in (folder / f"_fused{suffix}" for suffix in EXTENSION_SUFFIXES):
+        if path.exists():
+            try:
+                library = ctypes.CDLL(str(path))
+            except OSError:  # built for another machine
+                continue
+            if library.secateur_abi() == ABI:
+                for name, arguments in _SIGNATURES.items():
+                    function = getattr(library, name)
+                    function.argtypes, function.restype = arguments, None
+                return library
+    return None
+
+
+_library = _load(Path(__file__).parent)
+
+
+def implementation() -> str:
+    """Say which code runs on float32 and float64 tensors of a CPU: "compiled" or "plain".
+
+    Both give the same results to rounding. "plain" means that there was no C compiler when
+    secateur was installed; once there is one, install it again.
+
+    Example:
+        >>> implementation() in ("compiled", "plain")
+        True
+    """
+    return "plain" if _library is None else "compiled"
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether the compiled loops can read these: float32 or 64, contiguous, not empty, on a CPU."""
+    if _library is None or torch.compiler.is_compiling():
+        return False
+    if torch._C._are_functorch_transforms_active():  # of torch.func: its tensors have no memory
+        return False
+    return all(
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.float64)
+        and tensor.is_contiguous()
+        and tensor.numel() > 0
+        for tensor in tensors
+    )
+
+
+def root(
+    slope: Tensor, offset: Tensor, costs: Tensor, level: Tensor, start: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Solve `solve.root`'s equation for every row.
+
+    Args:
+        slope: (..., m), what `takes` takes.
+        offset: broadcasts to slope.
+        costs: broadcasts to slope.
+        level: (...,).
+        start: (...,), a guess of the root.
+
+    Returns:
+        (t, passes): float64 and int32 of shape (...,); passes says how often all lines of a row
+        were looked at to refine its root.
+    """
+    level = level.double().contiguous()
+    start = torch.zeros_like(level) if start is None else start.double().expand_as(level)
+    t, passes = torch.empty_like(level), torch.empty_like(level, dtype=torch.int32)
+    start, offset, costs = start.contiguous(), _by_rows(offset, slope), _by_rows(costs, slope)
+    _call(
+        "root",
+        slope,
+        *_strided(offset),
+        *_strided(costs),
+        *(tensor.data_ptr() for tensor in (level, start, t, passes)),
+    )
+    return t, passes
+
+
+def factors(slope: Tensor, offset: Tensor, t: Tensor, *, firm: bool) -> Tensor:
+    """Evaluate each line at its row's root t (...,) and turn it into a factor, (..., m).
+
+    u / (u + offset),  times 1 + offset if firm,    u = clip(t slope - offset, 0, 1)
+    """
+    out, offset = torch.empty_like(slope), _by_rows(offset, slope)
+    t = t.double().contiguous()
+    _call("factors", slope, *_strided(offset), t.data_ptr(), firm, out.data_ptr())
+    return out
+
+
+def norms(values: Tensor) -> Tensor:
+    """The Euclidean norms of `values` (..., m, size) along its last dimension, float64 (..., m)."""
+    out = torch.empty(values.shape[:-1], dtype=torch.float64)
+    _call("norms", values, out.data_ptr())
+    return out
+
+
+def scale_(values: Tensor, factors: Tensor) -> Tensor:
+    """Multiply `values` (..., m, size) by `factors` (..., m) in place; not where that is 1."""
+    factors = factors.double().contiguous()
+    _call("scale", values, factors.data_ptr())
+    return values
+
+
+def _call(name: str, values: Tensor, *arguments: int) -> None:
+    """Call a function of the library on all rows of `values`."""
+    size = values.shape[-1]
+    rows = values.numel() // size
+    single = values.dtype == torch.float32
+    getattr(_library, f"secateur_{name}")(rows, size, single, values.data_ptr(), *arguments)
+
+
+def _by_rows(tensor: Tensor, like: Tensor) -> Tensor:
+    """A float64 view (rows, m) of what broadcasts to `like` (..., m); strides of 0 repeat."""
+    tensor = tensor.double()
+    if tensor.numel() == 1:
+        return tensor.reshape(1, 1)
+    return tensor.expand(like.shape).reshape(-1, like.shape[-1])
+
+
+def _strided(tensor: Tensor) -> tuple[int, int, int]:
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    row, line = (stride if size > 1 else 0 for size, stride in sizes)
+    return tensor.data_ptr(), row, line

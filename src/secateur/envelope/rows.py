@@ -1,0 +1,101 @@
+"""The operators on the values themselves, in place: norms, factors and scaling in a few sweeps.
+
+In: values (..., m, size), a group a row, and a budget. Out: the same tensor, each group multiplied
+by its factor. Groups that are spread over several tensors are the groups room's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from secateur.envelope import fused
+from secateur.envelope.firm import firm
+from secateur.envelope.inputs import Scalar
+from secateur.envelope.proximal import prox
+
+
+@torch.no_grad()
+def prox_(
+    values: Tensor, level: Scalar, *, step: Scalar, weights: Scalar = 1.0, costs: Scalar = 1.0
+) -> Tensor:
+    """Apply the proximal operator of the envelope to groups that are rows, in place.
+
+        argmin_x 1/2 ||x - values||^2 + step S(x)
+
+    Args:
+        values: (..., m, size), any floating dtype; size 1 for single weights.
+        level: number or (...,), above 0, in the unit of costs.
+        step: number or (...,), 0 or more.
+        weights: number or broadcastable to (..., m), above 0.
+        costs: number or broadcastable to (..., m), above 0.
+
+    Returns:
+        values.
+
+    Raises:
+        TypeError: values is no floating tensor.
+        ValueError: a value is out of its bounds, or shapes do not fit.
+
+    Example:
+        >>> prox_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), 1, step=1.0)
+        tensor([[1.5000, 2.0000],
+                [0.0000, 0.0000]])
+
+    Source: Refael, Arbel, Huleihel, arXiv 2212.12921; `prox` gives the factors.
+    """
+    return _scale_(values, prox(_norms(values), level, step=step, weights=weights, costs=costs))
+
+
+@torch.no_grad()
+def firm_(
+    values: Tensor, level: Scalar, *, hardness: Scalar, weights: Scalar = 1.0, costs: Scalar = 1.0
+) -> Tensor:
+    """Apply firm shrinkage to groups that are rows, in place.
+
+    Args:
+        values: (..., m, size), any floating dtype; size 1 for single weights.
+        level: number or (...,), above 0, in the unit of costs.
+        hardness: number or (...,), in [0, 1].
+        weights: number or broadcastable to (..., m), above 0.
+        costs: number or broadcastable to (..., m), above 0.
+
+    Returns:
+        values.
+
+    Raises:
+        TypeError: values is no floating tensor.
+        ValueError: a value is out of its bounds, or shapes do not fit.
+
+    Example:
+        >>> firm_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), 1, hardness=1.0)
+        tensor([[3., 4.],
+                [0., 0.]])
+
+    Source: own; `firm` gives the factors.
+    """
+    found = firm(_norms(values), level, hardness=hardness, weights=weights, costs=costs)
+    return _scale_(values, found)
+
+
+def _norms(values: Tensor) -> Tensor:
+    """The norm of each row, (..., m): float64, single weights in their own dtype."""
+    if values.ndim < 2 or not values.is_floating_point():
+        kind = f"{values.dtype} of shape {tuple(values.shape)}"
+        error = ValueError if values.is_floating_point() else TypeError
+        raise error(
+            f"values: {kind}: expected a floating tensor (..., m, size), a group a row; "
+            "for single weights pass values.unsqueeze(-1)."
+        )
+    if values.shape[-1] == 1:
+        return values.squeeze(-1).abs()
+    if fused.takes(values):
+        return fused.norms(values)
+    dtype = torch.float32 if values.device.type == "mps" else torch.float64
+    return torch.linalg.vector_norm(values, dim=-1, dtype=dtype)
+
+
+def _scale_(values: Tensor, factors: Tensor) -> Tensor:
+    if fused.takes(values) and values.shape[-1] > 1:
+        return fused.scale_(values, factors)
+    return values.mul_(factors.unsqueeze(-1).to(values.dtype))
