@@ -155,3 +155,73 @@ def test_a_large_model_costs_no_memory():
     tracemalloc.stop()
     assert len(groups) == 210_000
     assert peak < 1e9
+
+
+class Asking(nn.Module):
+    """Its code asks for values: of positions, of a mask, of a constant; none is a parameter's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.up = nn.Embedding(10, 6), nn.Linear(6, 8)
+        self.down, self.head = nn.Linear(8, 6), nn.Linear(6, 3)
+        self.register_buffer("order", torch.tensor([1, 0, 3, 2]))
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = self.embedding(words)
+        positions = torch.arange(words.shape[1], device=x.device)
+        if int(positions[-1]) != words.shape[1] - 1 or bool((words < 0).any()):
+            raise RuntimeError("a wrong answer")
+        mask = torch.full((words.shape[1],), 1.0, device=x.device).to(x.dtype)
+        x = x.index_select(1, positions.flip(0)) * mask[None, :, None]
+        state = torch.zeros(words.shape[0], 6)
+        state += self.down(self.up(x).relu()).sum(1)
+        return self.head(state)
+
+
+def test_code_may_ask_for_values_that_are_no_parameter_s():
+    words = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    found = str(trace(on_meta(Asking), words))
+    assert found == str(trace(Asking(), words))
+    assert "3 coupled axes, 20 channels" in found
+
+
+def test_code_that_asks_a_parameter_for_its_value_is_refused():
+    model = on_meta(
+        lambda: Apply(lambda m, x: m.a(x) * float(m.a.weight.mean()), a=nn.Linear(3, 2))
+    )
+    with pytest.raises(
+        RuntimeError, match=r"_local_scalar_dense(.|\n)*group a model that has some"
+    ):
+        trace(model, images(2, 3))
+
+
+def test_indices_in_buffers_are_lost_and_protect_what_they_choose_from():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 8), nn.Linear(8, 2)
+            self.other, self.last = nn.Linear(2, 5), nn.Linear(5, 2)
+            self.register_buffer("order", torch.arange(8).flip(0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.other(self.down(self.up(x)[:, self.order])).relu())
+
+    with pytest.warns(UserWarning, match="not tried out"):
+        groups = sc.neurons(on_meta(Model), images(2, 3))
+    names = [layer.name for layer in groups.layers]
+    assert "other" in names and "up" not in names
+    assert {name for name, _, _ in groups.refused} >= {"up", "last"}
+
+
+@pytest.mark.parametrize("kind", ["layers", "experts"])
+def test_kinds_that_must_see_values_say_so(kind):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + sum(block(x) for block in self.blocks)
+
+    with pytest.raises(ValueError, match=f"so {kind} are grouped on a model that has some"):
+        getattr(sc, kind)(on_meta(Model), images(2, 4))

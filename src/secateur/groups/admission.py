@@ -11,17 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
-from torch.utils._pytree import tree_map
 
 from secateur.measure.running import state_of, unwrapped
 
 
-def admitted(model: nn.Module) -> nn.Module:
+def admitted(model: nn.Module, *, seen: str = "") -> nn.Module:
     """The model inside its shells, if its code can be followed and its parameters can be cut.
+
+    Args:
+        model: any module.
+        seen: the kind of groups, if it has to see values.
 
     Raises:
         TypeError: it is no nn.Module, or a part of it is scripted or quantized.
-        ValueError: a parameter or buffer has no plain values that could be trained.
+        ValueError: a parameter or buffer has no plain values that could be trained, or none where
+            they have to be seen.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a model (an nn.Module), got {_a(model)}")
@@ -33,6 +37,11 @@ def admitted(model: nn.Module) -> nn.Module:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if reason := _has_no_plain_values(name, tensor):
             raise ValueError(f"{type(model).__name__} can't be grouped: {name} {reason}")
+    if seen and is_on_meta(model):
+        raise ValueError(
+            f"{type(model).__name__} is on the meta device: what parts of it leave behind can only "
+            f"be seen with values, so {seen} are grouped on a model that has some"
+        )
     on_meta = [tensor.is_meta for tensor in state_of(model)]
     if any(on_meta) and not all(on_meta):
         names = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
@@ -47,13 +56,6 @@ def admitted(model: nn.Module) -> nn.Module:
 def is_on_meta(model: nn.Module) -> bool:
     """Whether a model is on the meta device, where tensors have shapes but no values."""
     return any(tensor.is_meta for tensor in state_of(model))
-
-
-def beside(model: nn.Module, example: Any) -> Any:
-    """The example, on the meta device if the model is there; else as it is."""
-    if not is_on_meta(model):
-        return example
-    return tree_map(lambda x: x.to("meta") if isinstance(x, Tensor) else x, example)
 
 
 def _hides_its_code(module: nn.Module) -> str:

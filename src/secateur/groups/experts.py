@@ -66,7 +66,7 @@ def experts(
         >>> list(sc.experts(Mixture(), torch.ones(2, 4)).names)
         ['experts.0', 'experts.1', 'experts.2']
     """
-    model = admitted(model)
+    model = admitted(model, seen="experts")
     trace, run = record(model, example)
     listed, stacks = list(find_listed(model, run)), list(find_stacks(model, run, example))
     if not stacks:

@@ -58,7 +58,7 @@ def layers(
         >>> list(sc.layers(model, torch.ones(1, 5, 16)).names)
         ['self_attn', 'linear2']
     """
-    model = admitted(model)
+    model = admitted(model, seen="layers")
     trace, run = record(model, example)
     found = [("layers", branch) for branch in find_branches(model, run)]
     return from_branches(model, example, trace, found, kind="layers", ignore=ignore, run=run)

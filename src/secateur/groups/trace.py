@@ -16,10 +16,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.groups import rules
-from secateur.groups.admission import admitted, beside
+from secateur.groups.admission import admitted
 from secateur.groups.attention import converted
 from secateur.groups.attributes import Sized, sizes_read
 from secateur.groups.labels import Labels, Operator, Tracked, components, varied
+from secateur.groups.meta import beside, without_values
 from secateur.groups.reading import Row, folded, names, owner_of, table, tied_to, tree
 from secateur.groups.running import plain_kernels, separate_steps, tensors_in, undisturbed
 from secateur.groups.statistics import Statistic, statistics
@@ -180,10 +181,17 @@ def _run(model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., T
         ):
             outputs = model(*args, **kwargs)
     except Exception as error:
-        check_devices(model, (args, tuple(kwargs.values())))
+        if not mode.on_meta:
+            check_devices(model, (args, tuple(kwargs.values())))
+        advice = (
+            "on the meta device it has no values that its code could ask for; group a model that "
+            "has some"
+            if mode.on_meta
+            else "check that model(*example) runs in eval mode"
+        )
         raise RuntimeError(
             f"tracing {type(model).__name__} failed in {mode.current or 'its own code'}: {error}\n"
-            "  the model is unchanged; check that model(*example) runs in eval mode"
+            f"  the model is unchanged; {advice}"
         ) from error
     for tensor in tensors_in(outputs):
         labels.protect(labels.planes(tensor), "reaches an output of the model")
@@ -203,11 +211,12 @@ class Tracer(TorchDispatchMode):
         self.statistics: list[Statistic] = []
         self.current = ""
         self.used: set[int] = set()
+        self.on_meta = any(item.tensor.is_meta for item in labels.tracked)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         self.current = f"the operator {func.name()}"
-        out = func(*args, **kwargs)
+        out = without_values(func, args, kwargs) if self.on_meta else func(*args, **kwargs)
         with torch.device("cpu"):  # labels stay there, whatever torch's default device is
             self.follow(func, args, kwargs, out)
         self.current = ""

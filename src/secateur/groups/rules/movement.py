@@ -20,6 +20,9 @@ def _run_on_plane(call: Call, source: Tensor, plane: Tensor) -> list[Tensor]:
     keeps_sizes = call.name in ("t", "numpy_T", "transpose", "permute", "movedim", "unsqueeze")
     full = plane if keeps_sizes else plane.expand(source.shape).contiguous()
     full = full if source.is_meta else full.to(source.device)  # labels have values, always
+    others = [leaf for leaf in flat if isinstance(leaf, Tensor) and leaf is not source]
+    if any(leaf.is_meta for leaf in others):
+        raise ValueError("where labels go depends on values that are not there")
     full = full + 1  # what the operator fills with zeros becomes "no atom"
     for kind in (torch.int64, torch.float64):  # some kernels only take floating point
         swapped = [full.to(kind) if leaf is source else leaf for leaf in flat]
