@@ -14,6 +14,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -154,6 +155,17 @@ def fsdp(rank: int, world: int, name: str, **options: Any) -> Any:
     model, optimizer = under_fsdp(name, **options)
     losses = train(model, optimizer, rank=rank, world=world)
     return {**outcome(model, optimizer, losses), "stationarity": stationarity(model, optimizer)}
+
+
+def fsdp_of_wrapped_layers(rank: int, world: int) -> Any:
+    """With activation checkpointing, which puts modules into others and renames parameters."""
+    model = network()
+    groups = grouped(model)
+    for number in (0, 2):
+        model[number] = checkpoint_wrapper(model[number])
+    optimizer = proximal(model, groups.on(sharded(model)))
+    losses = train(model, optimizer, rank=rank, world=world)
+    return {**outcome(model, optimizer, losses), "weights": {*get_model_state_dict(model)}}
 
 
 def stationarity(model: nn.Module, optimizer: sc.Proximal) -> float:

@@ -18,7 +18,10 @@ if not (dist.is_available() and dist.is_gloo_available()):
 from optim import split
 from optim.ranks import RankError, Ranks
 
-pytestmark = pytest.mark.slow  # two processes start and import torch
+pytestmark = [
+    pytest.mark.slow,  # two processes start and import torch
+    pytest.mark.filterwarnings("ignore:torch.distributed is disabled"),  # one without a launcher
+]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,14 @@ def test_fsdp_ends_like_one_process(ranks: Ranks, name: str, kind: str) -> None:
     expected = split.alone(name, **OPTIONS[kind])
     for one in ranks(split.fsdp, name, **OPTIONS[kind]):
         assert_same(one, expected)
+
+
+def test_wrapped_layers_are_known_by_their_own_names(ranks: Ranks) -> None:
+    expected = split.alone()
+    for one in ranks(split.fsdp_of_wrapped_layers):
+        assert one["losses"] == pytest.approx(expected["losses"], rel=1e-9)
+        assert torch.equal(one["alive"], expected["alive"])
+        assert one["weights"] == expected["weights"].keys()
 
 
 def test_stationarity_is_of_the_whole_model(ranks: Ranks) -> None:

@@ -89,10 +89,19 @@ def _refuse_misfit(
         )
 
 
-def _fitting(coupling: Coupling, model: nn.Module) -> Coupling:
-    """The coupling of another copy of the model, if whatever groups cut looks the same there."""
+def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, also without what wrappers of single modules add to it."""
     tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors |= dict(model.named_buffers(remove_duplicate=False))
+    plain = tensors
+    for shell in ("_orig_mod.", "_checkpoint_wrapped_module."):  # compiled, and checkpointed
+        plain = {name.replace(shell, ""): tensor for name, tensor in plain.items()}
+    return plain | tensors
+
+
+def _fitting(coupling: Coupling, model: nn.Module) -> Coupling:
+    """The coupling of another copy of the model, if whatever groups cut looks the same there."""
+    tensors = _tensors_of(model)
     owners: dict[int, str] = {}  # a tensor -> the name of its slot
     slots = []
     for slot in coupling.slots:
@@ -330,7 +339,7 @@ class Groups:
                 another; or what was found on the meta device can't be removed.
         """
         model = unwrapped(model)
-        tensors = dict(model.named_parameters(remove_duplicate=False))
+        tensors = _tensors_of(model)
         members = []
         for member in self.members:
             _refuse_misfit(model, tensors, member.name, tuple(member.parameter.shape))

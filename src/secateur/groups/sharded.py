@@ -26,13 +26,14 @@ def is_split(tensor: Any) -> TypeGuard[DTensor]:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-@torch.no_grad()
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor, in the same memory; a plain tensor is all here."""
-    return tensor.to_local() if is_split(tensor) else tensor
+    if not is_split(tensor):
+        return tensor
+    with torch.no_grad():
+        return tensor.to_local()
 
 
-@torch.no_grad()
 def sum_gradient_(parameter: Tensor) -> None:
     """Split a gradient as its parameter is.
 
@@ -41,7 +42,8 @@ def sum_gradient_(parameter: Tensor) -> None:
     """
     gradient = parameter.grad
     if is_split(gradient) and is_split(parameter) and gradient.placements != parameter.placements:
-        parameter.grad = gradient.redistribute(placements=parameter.placements)
+        with torch.no_grad():
+            parameter.grad = gradient.redistribute(placements=parameter.placements)
 
 
 def added_up(parts: Iterable[tuple[Tensor, Callable[[Tensor], None]]], zeros: Tensor) -> Tensor:
