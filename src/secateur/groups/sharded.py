@@ -62,8 +62,9 @@ def added_up(parts: Iterable[tuple[Tensor, Callable[[Tensor], None]]], zeros: Te
     devices: dict[tuple[ProcessGroup, ...], torch.device] = {}
     for parameter, add_ in parts:
         across = _across(parameter)
-        devices.setdefault(across, parameter.device)
-        add_(sums.setdefault(across, zeros.clone()))
+        if across not in sums:
+            sums[across], devices[across] = zeros.clone(), parameter.device
+        add_(sums[across])
     whole = sums.pop(())
     for across, part in sums.items():
         part = part.to(devices[across])
