@@ -56,14 +56,14 @@ def added_up(parts: Iterable[tuple[Tensor, Callable[[Tensor], None]]], zeros: Te
     Args:
         parts: (parameter, add_), in the same order on every process: add_(sums) adds to `sums`, in
             place, what this process holds of the parameter.
-        zeros: zeros to add to, such as (groups,); left as they are.
+        zeros: zeros to add to in place, such as (groups,); what is returned, too.
     """
-    sums: dict[tuple[ProcessGroup, ...], Tensor] = {(): zeros.clone()}
+    sums: dict[tuple[ProcessGroup, ...], Tensor] = {(): zeros}
     devices: dict[tuple[ProcessGroup, ...], torch.device] = {}
     for parameter, add_ in parts:
         across = _across(parameter)
         if across not in sums:
-            sums[across], devices[across] = zeros.clone(), parameter.device
+            sums[across], devices[across] = torch.zeros_like(zeros), parameter.device
         add_(sums[across])
     whole = sums.pop(())
     for across, part in sums.items():

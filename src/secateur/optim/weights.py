@@ -136,7 +136,7 @@ def summed(groups: Groups, values_of: Callable[[Member], Tensor | None]) -> Tens
             member.add_squares_(total, values)
 
     parts = ((member.parameter, partial(add_, member)) for member in groups.members)
-    return added_up(parts, torch.zeros(len(groups), dtype=torch.float64))
+    return added_up(parts, torch.zeros(len(groups), dtype=torch.float64, device="cpu"))
 
 
 def above_zero(values: np.ndarray) -> np.ndarray:
