@@ -54,6 +54,28 @@ class Lamb(Optimizer):
         return loss
 
 
+class Lion(Optimizer):
+    """As a third party would write it: the sign of an interpolated momentum."""
+
+    def __init__(self, params: Any, lr: float = 1e-3) -> None:
+        super().__init__(params, {"lr": lr, "betas": (0.9, 0.99), "weight_decay": 0.1})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                momentum = state.setdefault("momentum", torch.zeros_like(p))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.sub_(momentum.lerp(p.grad, 1 - group["betas"][0]).sign(), alpha=group["lr"])
+                momentum.lerp_(p.grad, 1 - group["betas"][1])
+        return loss
+
+
 o = torch.optim
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "SGD": lambda p: o.SGD(p, lr=0.1),
@@ -75,7 +97,9 @@ OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "RAdam": lambda p: o.RAdam(p, lr=0.01),
     "ASGD": lambda p: o.ASGD(p, lr=0.05),
     "Rprop": lambda p: o.Rprop(p, lr=0.001),
+    "Adafactor": lambda p: o.Adafactor(p, lr=0.05),
     "LAMB of a third party": Lamb,
+    "Lion of a third party": Lion,
 }
 
 
@@ -87,6 +111,14 @@ def dead_entries(optimizer: sc.Proximal, pick: Callable[[Tensor], Any]) -> list[
         mask = torch.from_numpy(np.append(dead, False))[member.ids].expand(member.parameter.shape)
         found += [value[mask] for value in pick(member.parameter) if value.shape == mask.shape]
     return found
+
+
+def test_no_optimizer_of_torch_is_forgotten() -> None:
+    """LBFGS, Muon and SparseAdam have tests of their own."""
+    tested = {type(make([torch.ones(2, 2, requires_grad=True)])) for make in OPTIMIZERS.values()}
+    of_torch = {kind for kind in vars(o).values() if isinstance(kind, type)} - {Optimizer}
+    names = {kind.__name__ for kind in of_torch - tested}
+    assert names <= {"LBFGS", "Muon", "SparseAdam"}
 
 
 # -- the budget is met -----------------------------------------------------------------------------
@@ -109,6 +141,20 @@ def test_lbfgs_ends_on_the_count() -> None:
     optimizer = proximal(model, lambda p: o.LBFGS(p, lr=0.1, max_iter=3))
     train(model, optimizer, closure=True)
     assert int(optimizer.groups.alive().sum()) == 9
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_muon_ends_on_the_count() -> None:
+    """It takes matrices only, so the network has no biases."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(64, 24, bias=False), nn.ReLU(), nn.Linear(24, 10, bias=False)]
+    model = nn.Sequential(nn.Flatten(), *layers)
+    groups = sc.neurons(model, digits()[0][:2])
+    optimizer = sc.Proximal(
+        torch.optim.Muon(model.parameters(), lr=0.02), groups, sc.Budget(groups=9), steps=STEPS
+    )
+    train(model, optimizer)
+    assert int(groups.alive().sum()) == 9
 
 
 @pytest.mark.parametrize("name", ["momentum", "AdamW"])
