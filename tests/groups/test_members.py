@@ -161,3 +161,16 @@ def test_an_accelerator_adds_in_a_fixed_order() -> None:
     torch.testing.assert_close(
         totals[0].cpu(), torch.stack([expected[j::3].sum() for j in range(3)]), rtol=1e-6, atol=0
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 1e-30])
+def test_norms_of_columns_are_exact_over_many_blocks_of_rows(dtype, scale) -> None:
+    """900 x 7 x 50 elements are three blocks; the groups lie along the second dimension."""
+    torch.manual_seed(0)
+    parameter = (torch.randn(900, 7, 50) * scale).to(dtype)
+    member = Member("weight", parameter, torch.arange(7).reshape(1, 7, 1))
+    total = torch.zeros(7, dtype=torch.float64)
+    member.add_squares_(total)
+    expected = parameter.double().square().sum((0, 2))
+    torch.testing.assert_close(total, expected, rtol=1e-5, atol=0)

@@ -9,7 +9,7 @@ import torch
 import secateur as sc
 from optim.training import groups_of, network
 from secateur import envelope
-from secateur.optim.penalties import Kept, convex, firm, saliency
+from secateur.optim.penalties import Kept, convex, firm, lasso, saliency
 
 M = 30
 
@@ -77,3 +77,16 @@ def test_a_layer_that_is_gone_does_not_stop_the_convex_penalty() -> None:
     factors, _ = convex(allowance, norms, weights, 0.1, Kept(gone))
     assert np.isfinite(factors).all()
     assert ((factors >= 0) & (factors <= 1)).all()
+
+
+def test_the_group_lasso_s_prox_is_optimal_against_a_fine_grid() -> None:
+    """One scalar problem a group: 1/2 (x - a)^2 + step sqrt(d) x over x >= 0."""
+    norms, weights = problem()
+    norms[0] = 0
+    factors, kept = lasso(norms, weights, 0.4)
+    grid = np.linspace(0, 1.2, 120_001)[:, None]
+    values = (grid - norms) ** 2 / 2 + 0.4 * np.sqrt(weights) * grid
+    np.testing.assert_allclose(factors * norms, grid[values.argmin(0), 0], atol=1e-5)
+    np.testing.assert_array_equal(kept.multipliers, factors > 0)
+    assert 0 < kept.multipliers.sum() < M
+    np.testing.assert_array_equal(lasso(norms, weights, 0.0)[0], norms > 0)
