@@ -21,14 +21,14 @@
 #define WIDE
 #endif
 
-enum { ABI = 1, LANES = 8, BLOCK = 1024, SHORT = 32, SAMPLE = 2048, SAMPLE_FROM = 16384 };
+enum { ABI = 2, LANES = 8, BLOCK = 1024, SHORT = 32, SAMPLE = 2048, SAMPLE_FROM = 16384 };
 enum { FREE_PASSES = 10, MOST_PASSES = FREE_PASSES + 2 * 64 };
 
 EXPORT int secateur_abi(void) { return ABI; }
 EXPORT int secateur_most_passes(void) { return MOST_PASSES; }
 EXPORT void *PyInit__fused(void) { return 0; } /* what some linkers ask an extension for */
 
-/* sum_j cost_j clip(t slope_j - offset_j, 0, 1): n lines; a stride of 0 repeats one number. */
+/* sum_j cost_j clip(t |slope_j| - offset_j, 0, 1), n lines; a stride of 0 repeats one number. */
 typedef struct {
     const void *slope;
     const double *offset, *cost;
@@ -60,10 +60,10 @@ static double sum(Sum of) { return isfinite(of.lost) ? of.sum + of.lost : of.sum
 WIDE static void fill(Block *block, const Lines *lines, int64_t start, int64_t count) {
     if (lines->single) {
         const float *slope = (const float *)lines->slope + start;
-        for (int64_t i = 0; i < count; i++) block->slope[i] = slope[i];
+        for (int64_t i = 0; i < count; i++) block->slope[i] = fabs((double)slope[i]);
     } else {
         const double *slope = (const double *)lines->slope + start;
-        for (int64_t i = 0; i < count; i++) block->slope[i] = slope[i];
+        for (int64_t i = 0; i < count; i++) block->slope[i] = fabs(slope[i]);
     }
     if (lines->offset_stride || start == 0)
         for (int64_t i = 0; i < BLOCK; i++)
@@ -193,16 +193,18 @@ EXPORT void secateur_root(int64_t rows, int64_t n, int64_t single, const void *s
     }
 }
 
-/* Each line's factor, top u / (u + offset), with u = clip(t slope - offset, 0, 1) and top = 1 + offset
-   (firm) or 1 (prox); 1 where that is 0 / 0. */
+/* Each line's factor, top u / (u + offset), with u = clip(t |slope| - offset, 0, 1), top = 1 + offset
+   (firm) or 1 (prox); 1 where that is 0 / 0. It is written, or multiplied into what is there. */
 #define FACTORS(NAME, TYPE)                                                                         \
     WIDE static void NAME(int64_t n, const TYPE *slope, const double *offset, int64_t stride,       \
-                          double t, int64_t firm, TYPE *out) {                                      \
+                          double t, int64_t firm, int64_t scale, TYPE *out) {                       \
         for (int64_t j = 0; j < n; j++) {                                                           \
-            const double shift = offset[stride ? j * stride : 0], line = t * slope[j] - shift;      \
+            const double shift = offset[stride ? j * stride : 0];                                   \
+            const double line = t * fabs((double)slope[j]) - shift;                                 \
             const double above = line < 0 ? 0 : line, kept = above > 1 ? 1 : above;                 \
             const double whole = kept + shift, top = firm ? (1 + shift) * kept : kept;              \
-            out[j] = (TYPE)(whole == 0 ? 1 : top / whole);                                          \
+            const double factor = whole == 0 ? 1 : top / whole;                                     \
+            out[j] = (TYPE)(scale ? out[j] * factor : factor);                                      \
         }                                                                                           \
     }
 
@@ -211,15 +213,15 @@ FACTORS(factors_double, double)
 
 EXPORT void secateur_factors(int64_t rows, int64_t n, int64_t single, const void *slope,
                              const double *offset, int64_t offset_row, int64_t offset_stride,
-                             const double *root, int64_t firm, void *out) {
+                             const double *root, int64_t firm, int64_t scale, void *out) {
     for (int64_t row = 0; row < rows; row++, offset += offset_row) {
         const double t = root[row] > DBL_MAX ? DBL_MAX : root[row]; /* so that inf * 0 is 0 */
         if (single)
             factors_float(n, (const float *)slope + row * n, offset, offset_stride, t, firm,
-                          (float *)out + row * n);
+                          scale, (float *)out + row * n);
         else
             factors_double(n, (const double *)slope + row * n, offset, offset_stride, t, firm,
-                           (double *)out + row * n);
+                           scale, (double *)out + row * n);
     }
 }
 

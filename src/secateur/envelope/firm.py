@@ -65,12 +65,12 @@ def firm(
     problem = read("firm", norms, level, weights, costs)
     rows = read_between("firm", "hardness", hardness, problem.norms, 0, 1).unsqueeze(-1)
     if isinstance(hardness, Tensor):  # some rows may be at 1: looking would wait for the device
-        soft = _soft(problem, torch.where(rows == 1, 0, rows))
-        found = torch.where(rows == 1, _projection(problem), soft)
+        below = soft(problem, torch.where(rows == 1, 0, rows))
+        found = torch.where(rows == 1, _projection(problem), below)
     elif hardness == 1:
         found = _projection(problem)
     else:
-        found = _soft(problem, rows)
+        found = soft(problem, rows)
     return found.to(norms.dtype)
 
 
@@ -129,12 +129,15 @@ def factors(multipliers: Any, hardness: Any) -> Any:
     return (multipliers + untouched) / (whole + untouched)
 
 
-def _soft(problem: Problem, hardness: Tensor) -> Tensor:
-    """Solve for the threshold, 1 / (t (1 - hardness)), for a hardness under 1."""
+def soft(problem: Problem, hardness: Tensor, into: Tensor | None = None) -> Tensor:
+    """Solve for the threshold, 1 / (t (1 - hardness)), for a hardness under 1, (..., 1).
+
+    Where fused.py takes the problem, the factors are multiplied into `into`, if that is given.
+    """
     slope, offset = problem.slope, hardness / (1 - hardness)
     t = root(slope, offset, problem.costs, problem.level)
     if fused.takes(slope):
-        return fused.factors(slope, offset, t, firm=True)
+        return fused.factors(slope, offset, t, firm=True, into=into)
     return factors(multipliers_at_root(t, slope, offset), hardness)
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ABI = 1  # of the functions below; a library left over from another version is not used
+ABI = 2  # of the functions below; a library left over from another version is not used
 _NUMBER, _ARRAY = ctypes.c_int64, ctypes.c_void_p
 _STRIDED = (_ARRAY, _NUMBER, _NUMBER)  # numbers, their stride over rows, their stride over lines
 _SIGNATURES = {
     "secateur_root": (*[_NUMBER] * 3, _ARRAY, *_STRIDED, *_STRIDED, *[_ARRAY] * 4),
-    "secateur_factors": (*[_NUMBER] * 3, _ARRAY, *_STRIDED, _ARRAY, _NUMBER, _ARRAY),
+    "secateur_factors": (*[_NUMBER] * 3, _ARRAY, *_STRIDED, _ARRAY, *[_NUMBER] * 2, _ARRAY),
     "secateur_norms": (*[_NUMBER] * 3, _ARRAY, _ARRAY),
     "secateur_scale": (*[_NUMBER] * 3, _ARRAY, _ARRAY),
 }
@@ -78,7 +78,7 @@ def root(
     """Solve `solve.root`'s equation for every row.
 
     Args:
-        slope: (..., m), what `takes` takes.
+        slope: (..., m), what `takes` takes; its sign is not looked at.
         offset: broadcasts to slope.
         costs: broadcasts to slope.
         level: (...,).
@@ -102,14 +102,18 @@ def root(
     return t, passes
 
 
-def factors(slope: Tensor, offset: Tensor, t: Tensor, *, firm: bool) -> Tensor:
+def factors(
+    slope: Tensor, offset: Tensor, t: Tensor, *, firm: bool, into: Tensor | None = None
+) -> Tensor:
     """Evaluate each line at its row's root t (...,) and turn it into a factor, (..., m).
 
-    u / (u + offset),  times 1 + offset if firm,    u = clip(t slope - offset, 0, 1)
+        u / (u + offset),  times 1 + offset if firm,    u = clip(t |slope| - offset, 0, 1)
+
+    They are multiplied into `into`, of slope's shape, dtype and layout; it may be slope itself.
     """
-    out, offset = torch.empty_like(slope), _by_rows(offset, slope)
-    t = t.double().contiguous()
-    _call("factors", slope, *_strided(offset), t.data_ptr(), firm, out.data_ptr())
+    out = torch.empty_like(slope) if into is None else into
+    t, offset, scale = t.double().contiguous(), _by_rows(offset, slope), into is not None
+    _call("factors", slope, *_strided(offset), t.data_ptr(), firm, scale, out.data_ptr())
     return out
 
 

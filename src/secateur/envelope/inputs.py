@@ -40,7 +40,15 @@ class Problem:
         return self.norms * (self.weights / self.costs).sqrt()
 
 
-def read(function: str, norms: Tensor, level: Scalar, weights: Scalar, costs: Scalar) -> Problem:
+def read(
+    function: str,
+    norms: Tensor,
+    level: Scalar,
+    weights: Scalar,
+    costs: Scalar,
+    *,
+    signed: bool = False,
+) -> Problem:
     """Check the arguments that all functions of this room share.
 
     Numbers, and tensors on the CPU, are refused with a ValueError. Looking into a tensor on
@@ -52,6 +60,7 @@ def read(function: str, norms: Tensor, level: Scalar, weights: Scalar, costs: Sc
         level: number or (...,), the budget.
         weights: number or tensor that broadcasts to norms.
         costs: number or tensor that broadcasts to norms.
+        signed: whether the norms are single weights with their signs, which only fused.py reads.
 
     Returns:
         The problem. Its level is NaN where a row of norms, weights or costs is not finite.
@@ -77,7 +86,7 @@ def read(function: str, norms: Tensor, level: Scalar, weights: Scalar, costs: Sc
     level = per_row(function, "level", level, norms)
     _refuse(function, "level", level, level <= 0, "above 0: it is how much may be kept")
     sound = (
-        _sound_rows(function, "norms", norms, strict=False)
+        _sound_rows(function, "norms", norms, strict=False, signed=signed)
         & _sound_rows(function, "weights", weights, strict=True)
         & _sound_rows(function, "costs", costs, strict=True)
         & (level > 0)
@@ -142,15 +151,19 @@ def _per_group(function: str, name: str, value: Scalar, norms: Tensor) -> Tensor
     )
 
 
-def _sound_rows(function: str, name: str, values: Tensor, *, strict: bool) -> Tensor:
-    """Say which rows are finite and not negative (positive if `strict`)."""
+def _sound_rows(
+    function: str, name: str, values: Tensor, *, strict: bool, signed: bool = False
+) -> Tensor:
+    """Say which rows are finite and not negative (positive if `strict`, any if `signed`)."""
     low, high = values, values
     if values.ndim > 0:
         if values.shape[-1] == 0:
             return torch.ones(values.shape[:-1], dtype=torch.bool, device=values.device)
-        low, high = torch.aminmax(values, dim=-1)
+        low, high = values.amin(-1), values.amax(-1)  # aminmax(dim=-1) takes 20 times as long
     wrong = low <= 0 if strict else low < 0
     bound = "above 0" if strict else "0 or more"
+    if signed:
+        return low.isfinite() & high.isfinite()
     _refuse(function, name, low, wrong, f"{bound} for every group")
     return ~wrong & high.isfinite()
 

@@ -90,13 +90,18 @@ def prox(
     problem = read("prox", norms, level, weights, costs)
     step = read_between("prox", "step", step, problem.norms, 0, math.inf)
     if fused.takes(problem.slope):
-        offset = step.unsqueeze(-1) * problem.weights
-        t = root(problem.slope, offset, problem.costs, problem.level)
-        return fused.factors(problem.slope, offset, t, firm=False).to(norms.dtype)
+        return fused_factors(problem, step).to(norms.dtype)
     kept = optimal_multipliers(problem, step)
     whole = kept + step.unsqueeze(-1) * problem.weights
     untouched = whole == 0  # step 0 on a group of norm 0: the identity
     return ((kept + untouched) / (whole + untouched)).to(norms.dtype)
+
+
+def fused_factors(problem: Problem, step: Tensor, into: Tensor | None = None) -> Tensor:
+    """The factors of a checked problem by fused.py, multiplied into `into` if that is given."""
+    offset = step.unsqueeze(-1) * problem.weights
+    t = root(problem.slope, offset, problem.costs, problem.level)
+    return fused.factors(problem.slope, offset, t, firm=False, into=into)
 
 
 def optimal_multipliers(problem: Problem, step: Tensor) -> Tensor:

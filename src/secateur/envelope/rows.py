@@ -6,13 +6,15 @@ by its factor. Groups that are spread over several tensors are the groups room's
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from secateur.envelope import fused
-from secateur.envelope.firm import firm
-from secateur.envelope.inputs import Scalar
-from secateur.envelope.proximal import prox
+from secateur.envelope.firm import firm, soft
+from secateur.envelope.inputs import Scalar, read, read_between
+from secateur.envelope.proximal import fused_factors, prox
 
 
 @torch.no_grad()
@@ -44,6 +46,11 @@ def prox_(
 
     Source: Refael, Arbel, Huleihel, arXiv 2212.12921; `prox` gives the factors.
     """
+    if _own_slopes(values, weights, costs):
+        each = values.squeeze(-1)
+        problem = read("prox_", each, level, weights, costs, signed=True)
+        fused_factors(problem, read_between("prox_", "step", step, each, 0, math.inf), into=each)
+        return values
     return _scale_(values, prox(_norms(values), level, step=step, weights=weights, costs=costs))
 
 
@@ -74,12 +81,24 @@ def firm_(
 
     Source: own; `firm` gives the factors.
     """
+    if _own_slopes(values, weights, costs) and isinstance(hardness, (int, float)) and hardness < 1:
+        each = values.squeeze(-1)
+        problem = read("firm_", each, level, weights, costs, signed=True)
+        rows = read_between("firm_", "hardness", hardness, each, 0, 1).unsqueeze(-1)
+        soft(problem, rows, into=each)
+        return values
     found = firm(_norms(values), level, hardness=hardness, weights=weights, costs=costs)
     return _scale_(values, found)
 
 
+def _own_slopes(values: Tensor, weights: Scalar, costs: Scalar) -> bool:
+    """Whether the groups are single weights that fused.py can read as the slopes they are."""
+    single = values.ndim > 1 and values.shape[-1] == 1 and fused.takes(values)
+    return single and not isinstance(weights, Tensor) and not isinstance(costs, Tensor)
+
+
 def _norms(values: Tensor) -> Tensor:
-    """The norm of each row, (..., m): float64, single weights in their own dtype."""
+    """The norm of each row, (..., m), in float64 where the device has it."""
     if values.ndim < 2 or not values.is_floating_point():
         kind = f"{values.dtype} of shape {tuple(values.shape)}"
         error = ValueError if values.is_floating_point() else TypeError
@@ -87,8 +106,6 @@ def _norms(values: Tensor) -> Tensor:
             f"values: {kind}: expected a floating tensor (..., m, size), a group a row; "
             "for single weights pass values.unsqueeze(-1)."
         )
-    if values.shape[-1] == 1:
-        return values.squeeze(-1).abs()
     if fused.takes(values):
         return fused.norms(values)
     dtype = torch.float32 if values.device.type == "mps" else torch.float64
@@ -96,6 +113,6 @@ def _norms(values: Tensor) -> Tensor:
 
 
 def _scale_(values: Tensor, factors: Tensor) -> Tensor:
-    if fused.takes(values) and values.shape[-1] > 1:
+    if fused.takes(values):
         return fused.scale_(values, factors)
     return values.mul_(factors.unsqueeze(-1).to(values.dtype))
