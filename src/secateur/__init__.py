@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from secateur import envelope, groups
-    from secateur.budget import Budget
+    from secateur.budget import Budget, Target, profile
     from secateur.deploy import export, load, save
     from secateur.groups import (
         Groups,
@@ -41,6 +41,7 @@ __all__ = [
     "Homotopy",
     "Proximal",
     "ShrinkError",
+    "Target",
     "blocks",
     "channels",
     "custom",
@@ -55,6 +56,7 @@ __all__ = [
     "measure",
     "n_of_m",
     "neurons",
+    "profile",
     "save",
     "shapes",
     "shrink",
@@ -63,7 +65,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "budget": ["Budget"],
+    "budget": ["Budget", "Target", "profile"],
     "deploy": ["export", "load", "save"],
     "groups": [
         "Groups",
