@@ -111,6 +111,39 @@ def exactness_table(lines: list[dict[str, Any]]) -> str:
     return "\n".join([*rows, "", words + tail])
 
 
+def memory_table(lines: list[dict[str, Any]]) -> str:
+    """One row a size: prox_ over its bound, single weights and groups."""
+    mine = [line for line in lines if line["what"] == "memory" and line["call"] == "prox_"]
+    groups = sorted({line["group"] for line in mine})
+    names = ["single weights" if group == 1 else f"groups of {group}" for group in groups]
+    rows = [
+        f"| values | bound ms | {' | '.join(names)} |",
+        "|---:|---:" + "|---:" * len(groups) + "|",
+    ]
+    for n in sorted({line["values"] for line in mine}):
+        here = {line["group"]: line for line in mine if line["values"] == n}
+        bound = 1e3 * statistics.median(line["bound"] for line in here.values())
+        cells = [f"{1e3 * here[g]['seconds']:.2f} ms, {here[g]['over_bound']:.1f}x" for g in groups]
+        rows.append(f"| {n:,} | {bound:.2f} | {' | '.join(cells)} |")
+    facts = mine[0]["machine"]
+    return "\n".join([*rows, "", f"{facts['processor']}, torch {facts['torch']}, one thread."])
+
+
+def others_table(lines: list[dict[str, Any]]) -> str:
+    """One row a program: its milliseconds, and how many times ours that is."""
+    mine = [line for line in lines if line["what"] == "others"]
+    sizes = sorted({line["values"] for line in mine})
+    rows = [f"| | {' | '.join(f'{n:,} groups' for n in sizes)} |", "|---|" + "---:|" * len(sizes)]
+    for name in dict.fromkeys(line["call"] for line in mine):
+        here = {line["values"]: line for line in mine if line["call"] == name}
+        cells = [
+            f"{1e3 * here[n]['seconds']:.2f} ms, {here[n]['over_ours']:.1f}x" if n in here else ""
+            for n in sizes
+        ]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def _range(values: list[int]) -> str:
     if not values:
         return ""
@@ -126,9 +159,15 @@ def _machine(line: dict[str, Any]) -> str:
     return f"{line['processor']}, torch {line['torch']}, one thread"
 
 
+def speed_tables(lines: list[dict[str, Any]]) -> str:
+    """The prox against the memory's speed, and against other programs."""
+    return f"{memory_table(lines)}\n\n{others_table(lines)}"
+
+
 TABLES: dict[str, dict[str, Callable[[list[dict[str, Any]]], str]]] = {
     "README.md": {"lenet-mnist": accuracy_table, "lenet-mnist-latency": latency_table},
     "docs/budgets.md": {"exactness": exactness_table, "frontier": frontier_table},
+    "docs/speed.md": {"speed-prox": speed_tables},
 }
 
 

@@ -9,8 +9,6 @@ with weights and costs that differ from group to group, on the CPU and, if there
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -19,15 +17,20 @@ from pathlib import Path
 
 import torch
 
-from secateur.envelope import firm, prox, solve
+from secateur.envelope import firm, fused, prox, solve
+from secateur.measure.machine import machine
 
 SEED = 0
 SIZES = [1_000, 10_000, 100_000, 1_000_000]
 KEPT = 0.1  # of what all groups cost together
 REPEATS = {1_000: 51, 10_000: 31, 100_000: 15, 1_000_000: 7}
 RESULT = Path(__file__).parents[1] / "results" / "speed-envelope.json"
-# From how many groups a row on Newton is used: each setting forces one method.
-METHODS = {"sorted": sys.maxsize, "newton": 0}
+# How each method of the root is forced: the compiled library, and from where Newton takes over.
+METHODS = {
+    "fused": (fused._library, 0),
+    "newton": (None, 0),
+    "sorted": (None, sys.maxsize),
+}
 
 
 def main() -> None:
@@ -35,8 +38,7 @@ def main() -> None:
     rows = [row for device in devices for m in SIZES for row in measure(m, device)]
     result = {
         "command": "python benchmarks/speed/envelope.py",
-        "machine": describe_machine(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "machine": machine(),
         "seeds": [SEED],
         "kept": KEPT,
         "unit": "seconds, median",
@@ -58,8 +60,7 @@ def measure(m: int, device: str) -> list[dict]:
     }
     methods = METHODS if device == "cpu" else {"sorted": METHODS["sorted"]}
     rows = []
-    for method, newton_from in methods.items():
-        solve.NEWTON_FROM = newton_from
+    for method, (fused._library, solve.NEWTON_FROM) in methods.items():
         for name, call in calls.items():
             rows.append(timed(name, method, m, device, call))
     calls = {"firm, hardness 1": lambda: firm(norms, level, hardness=1, **scales)}
@@ -79,26 +80,6 @@ def timed(name: str, method: str, m: int, device: str, call: Callable[[], object
     median = statistics.median(seconds)
     print(f"{device:5} {m:>9,} {name:20} {method:7} {1e3 * median:9.3f} ms")
     return {"call": name, "method": method, "groups": m, "device": device, "seconds": median}
-
-
-def describe_machine() -> dict:
-    return {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "system": platform.system(),
-    }
-
-
-def cpu_name() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

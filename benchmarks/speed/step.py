@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
-from envelope import describe_machine
+from secateur.measure.machine import machine
 
 SEED = 0
 BATCH = 128
@@ -44,7 +44,7 @@ def main() -> None:
     ]
     result = {
         "command": "python benchmarks/speed/step.py",
-        "machine": describe_machine(),
+        "machine": machine(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "seeds": [SEED],
         "network": "LeNet 20-50-500, 570 groups, 431,080 parameters",

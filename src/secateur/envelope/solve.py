@@ -17,7 +17,7 @@ from torch import Tensor
 from secateur.envelope import fused
 
 Method = Literal["auto", "fused", "sorted", "newton"]
-# From this many groups a row on, a CPU is faster with Newton (benchmarks/speed/root.py).
+# From this many groups a row on, a CPU is faster with Newton (benchmarks/speed/envelope.py).
 NEWTON_FROM = 1024
 SAMPLE = 1024  # groups whose root Newton starts from, where there are many times as many
 NEWTON_PASSES = 24

@@ -1,0 +1,22 @@
+"""The page on speed does what it shows, and names the true bound on passes."""
+
+from __future__ import annotations
+
+import doctest
+from pathlib import Path
+
+import pytest
+
+from secateur.envelope import fused, implementation
+
+PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
+
+
+def test_every_example_of_the_page_runs():
+    found = doctest.testfile(str(PAGE), module_relative=False)
+    assert found.failed == 0 and found.attempted == 2
+
+
+@pytest.mark.skipif(implementation() == "plain", reason="no compiled library")
+def test_the_bound_on_passes_is_that_of_the_loop():
+    assert f"takes more than {fused._library.secateur_most_passes()}." in PAGE.read_text()
