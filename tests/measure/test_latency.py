@@ -72,7 +72,7 @@ def test_calls_take_turns_and_keep_their_own_times():
 
 
 def test_a_busy_device_is_measured_longer_and_says_so():
-    times = iter([0.0005, 0.003] * 2000)
+    times = iter([0.0005, 0.02] * 2000)
     calls = []
 
     def restless():
