@@ -56,6 +56,35 @@ def test_relaxed_multipliers_meet_the_tightest_limit(
         np.testing.assert_array_equal(u[free], expected[free])
 
 
+class Unknown(Cost):
+    """A cost that isn't known to be linear."""
+
+
+@given(SEEDS, HARDNESS, st.integers(1, 3), st.integers(0, 2), st.sampled_from([None, 1e-9, 0.7]))
+def test_linear_costs_are_solved_as_all_others(
+    seed: int, hardness: float, measures: int, at_least: int, start: float | None
+) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 12, rng.integers(1, 5))
+    ends = np.cumsum(sizes)
+    bounds = zip(ends - sizes, ends, strict=True)
+    layers = tuple(Layer(f"l{i}", "neurons", int(a), int(b)) for i, (a, b) in enumerate(bounds))
+    axes = [np.arange(layer.start, layer.stop) for layer in layers]
+    names = [f"measure {i}" for i in range(measures)]
+    terms = {n: [(float(rng.integers(1, 9)), (axis,)) for axis in axes] for n in names}
+    whole = np.ones(ends[-1])
+    limits = {n: rng.uniform(0.05, 1) * Cost.of(terms[n], ends[-1])(whole) for n in names}
+    linear, other = (
+        Allowance({n: kind.of(terms[n], ends[-1]) for n in names}, limits, layers, at_least)
+        for kind in (Cost, Unknown)
+    )
+    assert linear.costs[names[0]].linear and not other.costs[names[0]].linear
+    saliency = saliencies(seed, ends[-1])
+    found = linear.relax(saliency, hardness, start=start)[0]
+    expected = other.relax(saliency, hardness, start=start)[0]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11 / (1 - hardness))
+
+
 @given(SEEDS, HARDNESS)
 def test_a_start_changes_the_time_only(seed: int, hardness: float) -> None:
     allowance = random_allowance(seed)

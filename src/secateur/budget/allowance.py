@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from secateur.budget.costs import Cost
 from secateur.budget.units import Units, least, ordered
 from secateur.envelope.firm import multipliers_at
+from secateur.envelope.solve import root
 from secateur.groups import Layer
 
 ROUNDING = 1e-13  # relative: costs and limits are whole numbers, the sums of products are not
@@ -107,8 +109,12 @@ class Allowance:
         if self.fits(whole):
             return whole, 0.0
         free = saliency[~floor & (saliency > 0)]
+        steep, offset = pressed / (1 - hardness), hardness / (1 - hardness)
         low, high = hardness / free.max(), 1 / free.min()  # of 1 / T: all but the floor 0, all 1
-        inverse = self._root(pressed / (1 - hardness), hardness / (1 - hardness), low, high, start)
+        if all(cost.linear for cost in self.costs.values()):
+            inverse = min(max(self._linear_root(steep, offset, floor, start), low), high)
+        else:
+            inverse = self._root(steep, offset, low, high, start)
         return multipliers_at(pressed, 1 / inverse, hardness), 1 / inverse
 
     def _root(
@@ -139,6 +145,24 @@ class Allowance:
                 x, last = x + step, abs(step)
             else:
                 x, last = math.sqrt(low) * math.sqrt(high), high - low
+
+    def _linear_root(
+        self, steep: np.ndarray, offset: float, floor: np.ndarray, start: float | None
+    ) -> float:
+        """The same where all costs are linear: the smallest of the envelope's roots, one a limit.
+
+        The floor is paid first: its lines are flat here, and the limits lower by its cost.
+        """
+        paid = floor.astype(float)
+        slope = torch.from_numpy(np.where(floor, 0, steep))
+        shift = torch.tensor(offset, dtype=torch.float64)
+        guess = torch.tensor(1 / start if start else 0.0, dtype=torch.float64)
+        roots = []
+        for measure, cost in self.costs.items():
+            left = torch.tensor(max(self.limits[measure] - cost(paid), 0), dtype=torch.float64)
+            costs = torch.from_numpy(cost.gradient(paid))
+            roots.append(float(root(slope, shift, costs, left, start=guess)))
+        return min(roots)
 
     # -- at hardness 1 -----------------------------------------------------------------------------
 

@@ -62,6 +62,11 @@ class Cost:
         """dC/du, shape (m,): what the last bit of each group costs at `multipliers`."""
         return self._gradient_at(multipliers) if self._constant is None else self._constant
 
+    @property
+    def linear(self) -> bool:
+        """Whether the gradient is the same everywhere, as of a count."""
+        return type(self) is Cost and self._constant is not None
+
     @cached_property
     def _constant(self) -> np.ndarray | None:
         """The gradient where it is the same everywhere, as of a count: no term has two axes."""
