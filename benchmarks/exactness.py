@@ -50,8 +50,11 @@ def measure(entry: Entry, weights: str) -> dict[str, Any]:
     """All cases of one network."""
     torch.manual_seed(0)
     model, example = entry.build(), entry.example()
-    check.disturb(model, example, steps=STEPS[weights])
-    groups, kinds, refusals = check.group(model, example)
+    if entry.trained:
+        model.eval()
+    else:
+        check.disturb(model, example, steps=STEPS[weights])
+    groups, kinds, _, refusals = check.group(model, example)
     line: dict[str, Any] = {"name": entry.name, "weights": weights, "kinds": kinds}
     if groups is None:
         return line | {"cases": 0, "why": refusals}
@@ -179,7 +182,9 @@ def main() -> None:
     done = runs.finished(RESULT, ("name", "weights"))
     for name in options.names or zoo if not options.table else ():
         for weights in STEPS:
-            if (name, weights) in done and not options.names:
+            if ((name, weights) in done and not options.names) or (
+                weights == "random" and zoo[name].trained
+            ):
                 continue
             start = time.perf_counter()
             try:

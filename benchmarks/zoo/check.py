@@ -25,6 +25,7 @@ from secateur.measure.running import arguments
 from zoo.entry import Entry
 
 KINDS = ("filters", "neurons", "heads", "experts", "layers")  # as many together as can be
+# and the width of the stream, where it is exact, alone
 BUDGETS = (0.5, 0.2)
 STEPS = 3
 
@@ -99,13 +100,19 @@ def group(
     kinds: dict[str, int] = {}
     apart: dict[str, sc.Groups] = {}
     nothing: list[str] = []
-    for kind in KINDS:
+    for kind in (*KINDS, "width"):
         try:
             found = getattr(sc, kind)(model, example)
         except ValueError as error:
             nothing.append(str(error))
             continue
+        if any(layer.inexact for layer in found.layers):  # the stream under a LayerNorm
+            nothing.append(found.layers[0].inexact)
+            continue
         kinds[kind] = len(found)
+        if kind == "width":
+            apart[kind] = found
+            continue
         try:
             groups = found if groups is None else groups + found
         except ValueError:  # a parameter can be in one group only
