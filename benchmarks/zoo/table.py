@@ -73,7 +73,8 @@ difference of any output, relative to the output's scale, on the example and on 
 another batch size), saved and loaded into a new full-size network, and (the smaller one) exported
 to ONNX, where ONNX Runtime must compute the same within 1e-5.
 
-Kinds that share parameters with another one (layers and the filters in them, the width of a stream) can't be added:
+Kinds that share parameters with another one (layers and the filters in them, the width of a
+stream) can't be added:
 they are counted, and half of their groups is removed in a run of its own. Real weights are left as
 they are.
 
