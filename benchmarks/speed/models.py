@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -30,7 +31,7 @@ import transformers
 from torch import Tensor, nn
 
 import secateur as sc
-from envelope import describe_machine
+from secateur.measure.machine import machine
 
 SEED = 0
 ROUNDS = 6  # before the freeze, and as many after it
@@ -57,11 +58,14 @@ def main() -> None:
         write_table()
         return
     torch.set_num_threads(1)
+    if sys.argv[1:2] == ["--memory"]:
+        print(json.dumps([row["peak_memory"] for row in measure(sys.argv[2], rounds=2)]))
+        return
     chosen = sys.argv[1:] or list(SETTINGS)
-    rows = [row for name in chosen for row in measure(name, SETTINGS[name])]
+    rows = [row for name in chosen for row in measure_both(name)]
     result = {
         "command": "python benchmarks/speed/models.py",
-        "machine": describe_machine(),
+        "machine": machine(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -94,15 +98,33 @@ def write_table() -> None:
     DOCS.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
 
 
-def measure(name: str, setting: Setting) -> list[dict[str, Any]]:
+def measure_both(name: str) -> list[dict[str, Any]]:
+    """Time and memory; memory in a process in which what is freed leaves the process at once."""
+    rows = measure(name, ROUNDS)
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, __file__, "--memory", name]
+    found = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    for row, peak in zip(rows, json.loads(found.stdout), strict=True):
+        row["peak_memory"] = peak
+        print(
+            f"{name:18} {row['phase']:18} {1e3 * row['added']:7.2f} ms  {row['share']:6.2%} of an "
+            f"iteration, {row['added'] / row['plain_step']:6.2%} of the step, "
+            f"{peak / 2**20:6.1f} MiB",
+            flush=True,
+        )
+    return rows
+
+
+def measure(name: str, rounds: int) -> list[dict[str, Any]]:
     """Train for a few iterations, time them and watch the memory of the optimizer's steps."""
+    setting = SETTINGS[name]
     torch.manual_seed(SEED)
     model, example = setting.model(), setting.example()
     groups = setting.groups(model, example)
     wrapped = setting.optimizer(model.parameters())
     inner = Timed(wrapped)
-    steps = WARM_UP + 2 * ROUNDS
-    schedule = sc.Homotopy(steps, freeze=(WARM_UP + ROUNDS) / steps, power=1)
+    steps = WARM_UP + 2 * rounds
+    schedule = sc.Homotopy(steps, freeze=(WARM_UP + rounds) / steps, power=1)
     budget = sc.Budget(flops=0.5)
     optimizer = sc.Proximal(wrapped, groups, budget, schedule=schedule, **setting.options)
     found: dict[str, list[tuple[float, float, float, float]]] = {}
@@ -118,18 +140,13 @@ def measure(name: str, setting: Setting) -> list[dict[str, Any]]:
         added = end - step - inner.seconds
         extra = max(inner.peak_before - before, memory("VmHWM") - inner.resident_after, 0)
         phase = "before the freeze" if not optimizer.frozen else "after the freeze"
-        if number >= WARM_UP and number != WARM_UP + ROUNDS - 1:  # not the freeze itself
+        if number >= WARM_UP and number != WARM_UP + rounds - 1:  # not the freeze itself
             times = (middle - start + inner.seconds, inner.seconds, added, extra)
             found.setdefault(phase, []).append(times)
     rows = []
     for phase, lines in found.items():
         columns = zip(*lines, strict=True)
         whole, plain, added, extra = (statistics.median(column) for column in columns)
-        print(
-            f"{name:24} {phase:18} {1e3 * added:8.2f} ms  {added / whole:6.2%} of an "
-            f"iteration, {added / plain:6.2%} of the step, {extra / 2**20:6.1f} MiB",
-            flush=True,
-        )
         rows.append(
             {
                 "model": name,
