@@ -225,6 +225,9 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--every", type=int, default=1, help="steps between proximal steps")
     command.add_argument("--weights", default="auto", help="auto (default), curvature or a number")
     command.add_argument(
+        "--metric", default="euclidean", help="euclidean (default), or optimizer: AdamW's own"
+    )
+    command.add_argument(
         "--freeze", type=float, default=0.7, help="share of the run after which groups are chosen"
     )
     command.add_argument(

@@ -91,3 +91,11 @@ def test_the_rate_falls_along_a_cosine_in_every_stage() -> None:
         assert alone(step) == pytest.approx(reference.get_last_lr()[0], abs=1e-9)
         reference.optimizer.step()
         reference.step()
+
+
+def test_the_metric_is_the_optimizer_s_where_asked(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, budget=("flops=60%",), epochs=1, optimizer="adamw", lr=None)
+    run = train(replace(settings, metric="optimizer"), tmp_path / "adamw")
+    assert run.asked[0].holds
+    with pytest.raises(ValueError, match="metric"):
+        train(replace(settings, optimizer="sgd", metric="optimizer"), tmp_path / "sgd")

@@ -259,7 +259,7 @@ class Loop:
 
 def _spent(optimizer: Proximal) -> dict[str, float]:
     """What the network would cost if only what is kept now remained, as a share of the full one."""
-    kept = optimizer.state_dict()["proximal"]["multipliers"].numpy() > 0
+    kept = optimizer.multipliers.numpy() > 0
     full = optimizer.allowance.spent(np.ones(len(kept)))
     spent = optimizer.allowance.spent(kept.astype(float))
     return {name: cost / full[name] for name, cost in spent.items()}

@@ -47,6 +47,7 @@ class Settings:
     seed: int = 0
     every: int = 1
     weights: str = "auto"
+    metric: str = "euclidean"
     freeze: float = 0.7
     per_layer: bool = False
     multiple_of: int = 1
@@ -127,6 +128,7 @@ def train(
         budgets,
         schedule=schedule,
         weights=options.parse_weights(settings.weights),
+        metric=settings.metric,
         every=settings.every,
     )
 
