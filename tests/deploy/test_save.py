@@ -199,13 +199,14 @@ def test_loading_into_the_meta_device_takes_the_memory_of_the_small_network(tmp_
     big = nn.Sequential(nn.Linear(2048, 4096), nn.ReLU(), nn.Linear(4096, 16))  # 34 MB
     path = save(big, tmp_path / "big")
     code = """
-        import resource, sys, torch, secateur as sc
+        import resource, sys, torch
         from torch import nn
+        from secateur import load  # and all that it imports
         with torch.device("meta"):
             model = nn.Sequential(nn.Linear(2048, 4096), nn.ReLU(), nn.Linear(4096, 16))
         with open("/proc/self/status") as status:
             before = next(int(s.split()[1]) for s in status if s.startswith("RssAnon"))
-        sc.load(sys.argv[1], model=model)
+        load(sys.argv[1], model=model)
         with open("/proc/self/status") as status:
             print(next(int(s.split()[1]) for s in status if s.startswith("RssAnon")) - before)
     """
