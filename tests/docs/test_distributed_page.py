@@ -16,6 +16,8 @@ if not (dist.is_available() and dist.is_gloo_available()):
 
 pytestmark = pytest.mark.slow  # processes start and import torch
 ROOT = Path(__file__).parents[2]
+# What gloo's threads do now and then when a process ends after its work is done, without us too.
+ABORTED = "terminate called without an active exception"
 PAGE = (ROOT / "docs" / "distributed.md").read_text()
 
 
@@ -26,9 +28,12 @@ def output_of(line: str, folder: Path) -> list[str]:
     words = [str(ROOT / word) if word.startswith("examples/") else word for word in words]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
-    )
+    for _ in range(3):
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        )
+        if ABORTED not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
