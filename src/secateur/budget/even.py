@@ -78,6 +78,8 @@ class EvenAllowance(Allowance):
     def levels(self) -> np.ndarray:
         """How much of each layer may be kept, (layers,), were its groups all kept in equal part."""
         sizes = np.array([len(layer) for layer in self.layers])
+        if self.fits(np.ones(sizes.sum())):
+            return sizes.astype(float)
         return sizes * _largest(lambda share: self.excess(np.full(sizes.sum(), share)))
 
     def _levelled(self, saliency: np.ndarray, hardness: float) -> Callable[[float], np.ndarray]:
@@ -98,9 +100,7 @@ class EvenAllowance(Allowance):
 
 
 def _largest(excess: Callable[[float], float], near: float | None = None) -> float:
-    """The largest share in (0, 1] at which `excess`, which rises with it, is not above 0."""
-    if excess(1.0) <= 0:
-        return 1.0
+    """The share at which `excess`, which rises with it and is above 0 at 1, is 0."""
     low, high = 1e-9, 1.0
     if near is not None:
         below, above = near * (1 - NARROW), min(1.0, near * (1 + NARROW))
