@@ -28,7 +28,7 @@ from secateur.measure.running import (
     inputs_of,
     tensors_of,
 )
-from secateur.measure.runtimes import quiet, session
+from secateur.measure.runtimes import session, translate
 
 __all__ = ["count_flops", "export", "latency", "run"]
 
@@ -167,19 +167,8 @@ def _check_size(model: nn.Module) -> None:
 def _translate(model: nn.Module, example: Example, path: Path, dynamic_batch: bool) -> None:
     if dynamic_batch:  # torch.export may take a size of one for a constant
         example = _resized(example, 2)
-    args, kwargs = arguments(example)
     try:
-        with torch.no_grad(), quiet():
-            torch.onnx.export(
-                model,
-                args,
-                os.fspath(path),
-                kwargs=kwargs,
-                dynamo=True,
-                external_data=False,
-                dynamic_shapes=_open_batch(example) if dynamic_batch else None,
-                verbose=False,
-            )
+        translate(model, example, path, _open_batch(example) if dynamic_batch else None)
     except Exception as error:
         raise RuntimeError(
             f"export: torch.onnx could not translate {type(model).__name__}"

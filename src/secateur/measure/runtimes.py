@@ -130,24 +130,32 @@ def session(path: str | os.PathLike[str], threads: int = 0) -> Any:
     )
 
 
+def translate(model: nn.Module, example: Example, path: Path, dynamic_shapes: Any = None) -> None:
+    """Write a model as one ONNX file, quietly; torch.onnx's errors come through as they are."""
+    args, kwargs = arguments(example)
+    with torch.no_grad(), quiet():
+        torch.onnx.export(
+            model,
+            args,
+            os.fspath(path),
+            kwargs=kwargs,
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes=dynamic_shapes,
+            verbose=False,
+        )
+
+
 def _in_onnxruntime(model: nn.Module, example: Example, threads: int) -> Callable[[], Any]:
     device = device_of(model, example)
     if device.type != "cpu":
         raise ValueError(f"runtime='onnxruntime' runs on the CPU; the model is on {device}")
-    args, kwargs = arguments(example)
+    _, kwargs = arguments(example)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         try:
-            with evaluating(model), torch.no_grad(), quiet():
-                torch.onnx.export(
-                    model,
-                    args,
-                    os.fspath(path),
-                    kwargs=kwargs,
-                    dynamo=True,
-                    external_data=False,
-                    verbose=False,
-                )
+            with evaluating(model):
+                translate(model, example, path)
         except Exception as error:
             raise RuntimeError(
                 f"runtime='onnxruntime': torch.onnx could not translate {type(model).__name__}: "
