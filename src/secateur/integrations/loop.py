@@ -12,17 +12,19 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur.deploy.files import write_atomically
 from secateur.integrations import checkpoint
 from secateur.integrations.data import Data, call, split, to_device
+from secateur.integrations.engine import Engine
 from secateur.integrations.rng import rng_state, seed_all, set_rng_state
 from secateur.optim import Proximal
 
@@ -58,9 +60,12 @@ class Loop:
         settings: what makes this run this run; a checkpoint with others is refused.
         watch: called after every step with (step, steps, words about how it goes).
         settled: called when training has settled on a budget that others follow.
+        accumulate: batches of one optimizer step; the last one of an epoch may have fewer.
+        engine: takes the steps; by default in one process and in the model's precision. Under one
+            of several processes, all call `run`, and the first one writes.
 
     Raises:
-        ValueError: epochs < 1.
+        ValueError: epochs or accumulate < 1.
 
     Example:
         >>> model = nn.Linear(2, 2)
@@ -87,9 +92,12 @@ class Loop:
         settings: Mapping[str, Any] | None = None,
         watch: Callable[[int, int, str], None] = lambda step, steps, words: None,
         settled: Callable[[], None] = lambda: None,
+        accumulate: int = 1,
+        engine: Engine | None = None,
     ) -> None:
-        if epochs < 1:
-            raise ValueError(f"epochs={epochs}: an integer of 1 or more")
+        for name, value in (("epochs", epochs), ("accumulate", accumulate)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: an integer of 1 or more")
         self.model, self.optimizer, self.data, self.scheduler = model, optimizer, data, scheduler
         self.epochs, self.seed, self.settings, self.watch = (
             epochs,
@@ -98,18 +106,21 @@ class Loop:
             watch,
         )
         self.settled = settled
+        self.accumulate, self.engine = accumulate, engine or Engine()
+        self.engine.prepare(model, optimizer)
+        self.loader = self.engine.share(data.train_loader)
         self.path = Path(path) if path is not None else None
         self.seconds, self.steps_between = seconds, steps_between
         self.history: list[dict[str, Any]] = []
         self.epoch = self.batch = self.step = 0
-        self._loss, self._steps_summed = 0.0, 0  # since the last record
+        self._summed, self._steps_summed = 0.0, 0  # losses since the last record
         self._rng: dict[str, Any] | None = None  # of the checkpoint, until its epoch has begun
         self._saved_at = time.monotonic()
 
     @property
     def steps(self) -> int:
         """Optimizer steps in the whole run."""
-        return self.epochs * len(self.data.train_loader)
+        return self.epochs * steps_in_epoch(self.data, self.accumulate)
 
     @property
     def device(self) -> torch.device:
@@ -125,13 +136,13 @@ class Loop:
         """
         with Signals() as signals:
             while self.epoch < self.epochs:
-                for batch in self._remaining_batches():
-                    self._train_on(batch)
+                batches = self._remaining_batches()
+                while window := list(islice(batches, self.accumulate)):
+                    self._train_on(window)
                     if isinstance(self.optimizer, Proximal) and self.optimizer.settled:
                         self.settled()
                     self._pause(signals)
-                record = self._test(signals)
-                self.history.append(record)
+                self.history.append(self._test(signals))
                 self.epoch, self.batch = self.epoch + 1, 0
                 self._pause(signals)
         self.save()
@@ -140,7 +151,7 @@ class Loop:
 
     def _remaining_batches(self) -> Iterator[Any]:
         """The epoch's batches that were not trained on yet."""
-        loader = self.data.train_loader
+        loader = self.loader
         seed_all(self.seed, self.epoch, loader)
         batches = iter(loader)
         for _ in range(self.batch):
@@ -155,25 +166,25 @@ class Loop:
                 f"{self.batch}; the budget's schedule counts steps: make the two agree"
             )
 
-    def _train_on(self, batch: Any) -> None:
+    def _loss(self, model: nn.Module, batch: Any) -> Tensor:
         inputs, target = to_device(split(batch), self.device)
-        self.model.train()
-        self.optimizer.zero_grad()
-        loss = self.data.loss(call(self.model, inputs), target)
-        loss.backward()
-        self.optimizer.step()
+        return self.data.loss(call(model, inputs), target)
+
+    def _train_on(self, window: list[Any]) -> None:
+        """One optimizer step, on some batches."""
+        loss = self.engine.step(window, self._loss)
         rate = self.optimizer.param_groups[0]["lr"]
         if self.scheduler is not None:
             self.scheduler.step()
         self.step += 1
-        self.batch += 1
-        self._loss += float(loss.detach())
-        self._steps_summed += 1
+        self.batch += len(window)
+        self._summed, self._steps_summed = self._summed + loss, self._steps_summed + 1
         if self.step % max(1, self.steps // RECORDS) == 0 or self.step == self.steps:
             self._record(rate)
 
     def _record(self, rate: float) -> None:
-        record = {"step": self.step, "loss": self._loss / self._steps_summed, "lr": float(rate)}
+        total, steps = self.engine.total(self._summed, self._steps_summed)
+        record = {"step": self.step, "loss": total / steps, "lr": float(rate)}
         words = f"loss {record['loss']:.3f}"
         if isinstance(self.optimizer, Proximal):
             spent = _spent(self.optimizer)
@@ -184,35 +195,47 @@ class Loop:
             }
             words += "".join(f", {name} {share:.0%}" for name, share in spent.items())
         self.history.append(record)
-        self._loss, self._steps_summed = 0.0, 0
+        self._summed, self._steps_summed = 0.0, 0
         self.watch(self.step, self.steps, words)
 
     def _test(self, signals: Signals) -> dict[str, Any]:
-        scores = test(self.model, self.data, stop=lambda: self._stop_if_asked(signals))
+        def stop() -> None:
+            if self.engine.world == 1:  # several processes stop together, after the test
+                self._stop_if_asked(signals.received)
+
+        self.engine.align()
+        scores = test(self.model, self.data, stop=stop, engine=self.engine)
         return {"step": self.step, "epoch": self.epoch + 1, **scores}
 
     # -- stopping and going on -------------------------------------------------------------------
 
     def _pause(self, signals: Signals) -> None:
-        """Between two steps: stop if asked, write a checkpoint if one is due."""
-        self._stop_if_asked(signals)
-        if self.path is None:
-            return
-        if self.steps_between is not None:
-            due = self.batch > 0 and self.step % self.steps_between == 0
-        else:
-            due = time.monotonic() - self._saved_at >= self.seconds
+        """Between two steps: stop if any process is asked to, write a checkpoint if one is due."""
+        received, due = self.engine.largest(signals.received or 0, self._due())
+        self._stop_if_asked(int(received))
         if due:
             self.save()
 
-    def _stop_if_asked(self, signals: Signals) -> None:
-        if signals.received is not None:
+    def _due(self) -> bool:
+        if self.path is None:
+            return False
+        if self.steps_between is not None:
+            return self.batch > 0 and self.step % self.steps_between == 0
+        return time.monotonic() - self._saved_at >= self.seconds
+
+    def _stop_if_asked(self, number: int | None) -> None:
+        if number:
             self.save()
-            raise Interrupted(signals.received, self.step, self.steps, self.path)
+            raise Interrupted(number, self.step, self.steps, self.path)
 
     def save(self) -> None:
-        """Write the checkpoint, and the history beside it as metrics.jsonl."""
+        """Write the checkpoint, and the history beside it as metrics.jsonl; on every process."""
         if self.path is None:
+            return
+        own = {"rng": rng_state(self.loader), "summed": (self._summed, self._steps_summed)}
+        processes = self.engine.gather(own)
+        self._saved_at = time.monotonic()
+        if self.engine.rank:
             return
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
         write_atomically(self.path.with_name("metrics.jsonl"), lines)
@@ -223,16 +246,18 @@ class Loop:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
-                "rng": rng_state(self.data.train_loader),
+                "engine": self.engine.state_dict(),
                 "place": (self.epoch, self.batch, self.step),
-                "summed": (self._loss, self._steps_summed),
+                "processes": processes,
                 "history": self.history,
             },
         )
-        self._saved_at = time.monotonic()
 
     def resume(self) -> None:
         """Go to where the checkpoint was written; `run` continues from there.
+
+        With another number of processes the steps that follow are on the same batches, and what
+        else is random in them is drawn anew.
 
         Raises:
             FileNotFoundError: there is no checkpoint.
@@ -251,10 +276,18 @@ class Loop:
             ) from error
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        self.engine.load_state_dict(state["engine"])
         self.epoch, self.batch, self.step = state["place"]
-        self._loss, self._steps_summed = state["summed"]
         self.history = list(state["history"])
-        self._rng = state["rng"] if self.batch else None
+        if len(state["processes"]) == self.engine.world:
+            own = state["processes"][self.engine.rank]
+            self._summed, self._steps_summed = own["summed"]
+            self._rng = own["rng"] if self.batch else None
+
+
+def steps_in_epoch(data: Data, accumulate: int = 1) -> int:
+    """Optimizer steps in an epoch, of `accumulate` batches each; the last one may have fewer."""
+    return -(-len(data.train_loader) // accumulate)
 
 
 def _spent(optimizer: Proximal) -> dict[str, float]:
@@ -267,7 +300,11 @@ def _spent(optimizer: Proximal) -> dict[str, float]:
 
 @torch.no_grad()
 def test(
-    model: nn.Module, data: Data, *, stop: Callable[[], None] = lambda: None
+    model: nn.Module,
+    data: Data,
+    *,
+    stop: Callable[[], None] = lambda: None,
+    engine: Engine | None = None,
 ) -> dict[str, float]:
     """The mean loss and metric of a model on the test data, in eval mode.
 
@@ -275,6 +312,7 @@ def test(
         model: any module; left in the mode it was in.
         data: whose test loader, loss and metric are used.
         stop: called before every batch; what it raises ends the test.
+        engine: whose processes share the batches, and in whose precision the model is run.
 
     Returns:
         {"held_out_loss": ..., the metric's name: ...}, means over rows.
@@ -283,19 +321,22 @@ def test(
         ValueError: the test loader is empty.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    training, rows, loss, score = model.training, 0, 0.0, 0.0
+    engine = engine or Engine()
+    training, rows, loss, score = model.training, 0.0, 0.0, 0.0
     model.eval()
     try:
-        for batch in data.test_loader:
+        for batch in islice(data.test_loader, engine.rank, None, engine.world):
             stop()
             inputs, target = to_device(split(batch), device)
-            output = call(model, inputs)
-            count = len(target) if hasattr(target, "__len__") else 1
-            loss += float(data.loss(output, target)) * count
-            score += float(data.metric(output, target)) * count
+            with engine.autocast():
+                output = call(model, inputs)
+                count = len(target) if hasattr(target, "__len__") else 1
+                loss += float(data.loss(output, target)) * count
+                score += float(data.metric(output, target)) * count
             rows += count
     finally:
         model.train(training)
+    loss, score, rows = engine.total(loss, score, rows)
     if not rows:
         raise ValueError("the test loader is empty: nothing to test on")
     return {"held_out_loss": loss / rows, data.metric_name: score / rows}

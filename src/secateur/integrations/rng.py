@@ -32,6 +32,19 @@ def seed_all(seed: int, epoch: int, loader: Any = None) -> None:
             sampler.set_epoch(epoch)
 
 
+def part_ways(rank: int) -> None:
+    """Give a process random numbers of its own, where all had the same until now.
+
+    Args:
+        rank: which process; 0 goes on as it was.
+    """
+    if rank:
+        number = int(np.random.SeedSequence([torch.initial_seed(), rank]).generate_state(1)[0])
+        torch.manual_seed(number)
+        np.random.seed(number)  # noqa: NPY002
+        random.seed(number)
+
+
 def rng_state(loader: Any = None) -> dict[str, Any]:
     """The state of every generator, in types that `torch.load(weights_only=True)` reads."""
     name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
