@@ -244,7 +244,7 @@ def make_model(text: str) -> nn.Module:
     Raises:
         ValueError: it failed, or returned something else.
     """
-    found = _called(text, "--model", {})
+    found = called(text, "--model")
     if not isinstance(found, nn.Module):
         raise ValueError(f"--model {text}: returned a {type(found).__name__}, not an nn.Module")
     return found
@@ -256,11 +256,16 @@ def make_data(text: str, batch_size: int | None = None) -> Any:
     Raises:
         ValueError: it failed.
     """
-    return _called(text, "--data", {} if batch_size is None else {"batch_size": batch_size})
+    return called(text, "--data", {} if batch_size is None else {"batch_size": batch_size})
 
 
-def _called(text: str, option: str, arguments: dict[str, Any]) -> Any:
-    function = resolve(text, option)
+def called(text: str, option: str, arguments: dict[str, Any] | None = None) -> Any:
+    """What PACKAGE.MODULE:NAME returns when it is called.
+
+    Raises:
+        ValueError: there is no such function, or it failed.
+    """
+    function, arguments = resolve(text, option), arguments or {}
     try:
         return function(**arguments)
     except Exception as error:
