@@ -30,6 +30,10 @@ AMOUNT_HELP = """\
 Amounts: a share (flops=25% or flops=0.25), or an absolute number (flops=120M, params=1.5M,
 bytes=2MiB, groups=60)."""
 
+LAUNCH_HELP = """\
+On several processes: torchrun --nproc-per-node 2 -m secateur train ..., or accelerate launch -m
+secateur train ... Each takes its rows of every batch; steps and schedule stay the same."""
+
 BUDGET_HELP = f"""\
 {AMOUNT_HELP} Several, separated by commas or by repeating --budget, must all hold.
 Several amounts of one measure (flops=50%,25%,10%) are a frontier, one network each, in one run."""
@@ -65,8 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.traceback:
             raise
-        print(f"secateur: error: {_told(error)}", file=sys.stderr)
+        who = f"secateur: process {_rank()}" if _rank() else "secateur"
+        print(f"{who}: error: {_told(error)}", file=sys.stderr)
         return 2
+
+
+def _rank() -> int:
+    """Which of a launcher's processes this is; 0 without a launcher."""
+    return int(os.environ.get("RANK", 0))
 
 
 def _told(error: Exception) -> str:
@@ -106,11 +116,11 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--report", metavar="FILE", help="default: report.html, or in --out if given")
 
     train = _command(commands, "train", _train, "train a model of your own to a budget")
-    train.epilog = f"{BUDGET_HELP}\n\n{DATA_HELP}"
+    train.epilog = f"{BUDGET_HELP}\n\n{DATA_HELP}\n\n{LAUNCH_HELP}"
     _add_training(train)
     train.add_argument("--budget", required=True, action="append", metavar="WHAT=AMOUNT")
     train.add_argument("--seed", type=int, default=0)
-    _add_device(train)
+    _add_device(train, None, "cpu, cuda, ... (default: what Accelerate finds)")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
 
     sweep = _command(commands, "sweep", _sweep, "train for every budget and seed, in parallel")
@@ -244,6 +254,13 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         "--latency-table", metavar="FILE", help="from secateur profile; by default measured here"
     )
     command.add_argument(
+        "--precision", help="no, bf16 or fp16, of the forward pass (default: the launcher's, or no)"
+    )
+    command.add_argument(
+        "--accumulate", type=int, default=1, metavar="N", help="batches of a step (default: 1)"
+    )
+    command.add_argument("--clip", type=float, metavar="NORM", help="of all gradients, at most")
+    command.add_argument(
         "--checkpoint-every", default="5m", metavar="TIME|STEPS", help="30s, 5m (default), 500"
     )
 
@@ -257,8 +274,12 @@ def _add_groups(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+def _add_device(
+    command: argparse.ArgumentParser,
+    default: str | None = "cpu",
+    words: str = "cpu (default), cuda, ...",
+) -> None:
+    command.add_argument("--device", default=default, help=words)
     command.add_argument("--threads", type=int, help="of torch")
 
 
@@ -294,10 +315,12 @@ def _train(options: argparse.Namespace, words: list[str]) -> int:
                 watch=watch,
             )
     except Interrupted as stop:
-        print(f"secateur: {stop}{_resume_hint(options, words)}", file=sys.stderr)
+        if not _rank():
+            print(f"secateur: {stop}{_resume_hint(options, words)}", file=sys.stderr)
         return 128 + stop.number
-    _show(run)
-    print(f"files and report in {options.out}")
+    if run is not None:
+        _show(run)
+        print(f"files and report in {options.out}")
     return 0
 
 

@@ -175,8 +175,13 @@ class Accelerated(Engine):
             for buffer in self.module.buffers():
                 distributed.broadcast(buffer, 0)
 
-    def close(self) -> None:
-        """Leave the other processes, once nothing is to be done together any more."""
+    # -- beginning and end ------------------------------------------------------------------------
+
+    def __enter__(self) -> Accelerated:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the other processes; what is done from here on, each does alone."""
         self.accelerator.end_training()
         self.accelerator.state._reset_state(reset_partial_state=True)
 

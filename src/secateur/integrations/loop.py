@@ -95,9 +95,8 @@ class Loop:
         accumulate: int = 1,
         engine: Engine | None = None,
     ) -> None:
-        for name, value in (("epochs", epochs), ("accumulate", accumulate)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: an integer of 1 or more")
+        if epochs < 1:
+            raise ValueError(f"epochs={epochs}: an integer of 1 or more")
         self.model, self.optimizer, self.data, self.scheduler = model, optimizer, data, scheduler
         self.epochs, self.seed, self.settings, self.watch = (
             epochs,
@@ -106,6 +105,7 @@ class Loop:
             watch,
         )
         self.settled = settled
+        self.steps = epochs * steps_in_epoch(data, accumulate)  # of the optimizer, in the run
         self.accumulate, self.engine = accumulate, engine or Engine()
         self.engine.prepare(model, optimizer)
         self.loader = self.engine.share(data.train_loader)
@@ -116,11 +116,6 @@ class Loop:
         self._summed, self._steps_summed = 0.0, 0  # losses since the last record
         self._rng: dict[str, Any] | None = None  # of the checkpoint, until its epoch has begun
         self._saved_at = time.monotonic()
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps in the whole run."""
-        return self.epochs * steps_in_epoch(self.data, self.accumulate)
 
     @property
     def device(self) -> torch.device:
@@ -286,7 +281,13 @@ class Loop:
 
 
 def steps_in_epoch(data: Data, accumulate: int = 1) -> int:
-    """Optimizer steps in an epoch, of `accumulate` batches each; the last one may have fewer."""
+    """Optimizer steps in an epoch, of `accumulate` batches each; the last one may have fewer.
+
+    Raises:
+        ValueError: accumulate < 1.
+    """
+    if accumulate < 1:
+        raise ValueError(f"accumulate={accumulate}: an integer of 1 or more")
     return -(-len(data.train_loader) // accumulate)
 
 

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from secateur.budget import Budget
 from secateur.integrations import options
+from secateur.integrations.accelerated import Accelerated
 from secateur.integrations.data import Data
 from secateur.integrations.finish import finish
-from secateur.integrations.loop import Loop
+from secateur.integrations.loop import Loop, steps_in_epoch
 from secateur.integrations.rng import seed_all
 from secateur.optim import Homotopy, Proximal
 from secateur.report import Point, Run, html
@@ -55,6 +58,9 @@ class Settings:
     ignore: tuple[str, ...] = ()
     runtime: str | None = None
     latency_table: str | None = None
+    precision: str | None = None
+    accumulate: int = 1
+    clip: float | None = None
 
     def budgeted(self) -> dict[str, Any]:
         """What a budget needs besides its amounts: options of `parse_budgets`."""
@@ -80,11 +86,13 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
-    device: str = "cpu",
+    device: str | None = None,
     checkpoint_every: str = "5m",
     watch: Watch = lambda what, done, total, words: None,
-) -> Run:
+) -> Run | None:
     """Train a model to a budget and write what comes out of it.
+
+    Under a launcher of several processes all call this; the first one writes and watches.
 
     Args:
         settings: the run.
@@ -92,12 +100,12 @@ def train(
             report.html; with several budgets these are the last one's, and the folders network-1,
             network-2, ... inside get those of the networks before.
         resume: go on from the folder's checkpoint.
-        device: such as "cpu" or "cuda".
+        device: such as "cpu" or "cuda"; by default what Accelerate finds.
         checkpoint_every: "30s", "5m", or a number of steps.
         watch: told how far things are.
 
     Returns:
-        The facts.
+        The facts; None on other processes than the first.
 
     Raises:
         Interrupted: a signal asked to stop; the checkpoint has been written.
@@ -112,16 +120,74 @@ def train(
         raise FileExistsError(
             f"{folder} already holds a run: continue it with --resume, or choose another --out"
         )
+    with Accelerated(device, precision=settings.precision, clip=settings.clip) as engine:
+        if engine.rank:
+            watch = _unwatched
+        model, data, optimizer, scheduler = _make(settings, budgets, engine.device, watch)
+        words = settings.words()
+        if engine.world > 1:
+            words["processes"] = str(engine.world)
+
+        def write(place: Path, *, points: tuple[Point, ...] = ()) -> Run:
+            """Write down the network as it is now, trained to the budget of its stage."""
+            _, run = finish(
+                model,
+                optimizer.groups,
+                optimizer.budget,
+                data,
+                place,
+                title=f"{type(model).__name__}, trained to {_words(optimizer.budget)}",
+                history=tuple(loop.history),
+                settings=words,
+                watch=lambda words: watch(words, 0, 0, ""),
+            )
+            run = replace(run, frontier=(*points, Point.of(run)) if points else ())
+            run.write(place / FACTS)
+            html(run, place / REPORT)
+            return run
+
+        def write_stage() -> None:
+            if optimizer.stage < len(budgets) - 1 and not engine.rank:
+                write(folder / STAGE.format(optimizer.stage + 1))
+
+        loop = Loop(
+            model,
+            optimizer,
+            data,
+            epochs=settings.epochs,
+            scheduler=scheduler,
+            seed=settings.seed,
+            path=path,
+            settings=asdict(settings),
+            watch=lambda done, total, words: watch("training", done, total, words),
+            settled=write_stage,
+            accumulate=settings.accumulate,
+            engine=engine,
+            **interval,  # pyright: ignore[reportArgumentType]
+        )
+        if resume:
+            loop.resume()
+        loop.run()
+    if engine.rank:
+        return None
+    earlier = (folder / STAGE.format(number) for number in range(1, len(budgets)))
+    return write(folder, points=tuple(Point.of(Run.read(place / FACTS)) for place in earlier))
+
+
+def _make(
+    settings: Settings, budgets: tuple[Budget, ...], device: torch.device, watch: Watch
+) -> tuple[nn.Module, Data, Proximal, LambdaLR]:
+    """The model on its device, its data, optimizer and scheduler, alike for equal settings."""
     seed_all(settings.seed, -1)
     model = options.make_model(settings.model).to(device)
     data = Data.of(options.make_data(settings.data, settings.batch_size))
     watch("tracing the model", 0, 0, "")
     groups = options.make_groups(model, data.example(device), settings.kind, settings.ignore)
-    steps = settings.epochs * len(data.train_loader)
+    steps = settings.epochs * steps_in_epoch(data, settings.accumulate)
+    schedule = Homotopy(steps, freeze=settings.freeze, stages=len(budgets))
     inner = options.make_optimizer(
         model, settings.optimizer, settings.lr, settings.weight_decay, settings.momentum
     )
-    schedule = Homotopy(steps, freeze=settings.freeze, stages=len(budgets))
     optimizer = Proximal(
         inner,
         groups,
@@ -131,47 +197,11 @@ def train(
         metric=settings.metric,
         every=settings.every,
     )
+    return model, data, optimizer, LambdaLR(optimizer, cosine(schedule))
 
-    def write(place: Path, *, points: tuple[Point, ...] = ()) -> Run:
-        """Write down the network as it is now, trained to the budget of its stage."""
-        _, run = finish(
-            model,
-            groups,
-            optimizer.budget,
-            data,
-            place,
-            title=f"{type(model).__name__}, trained to {_words(optimizer.budget)}",
-            history=tuple(loop.history),
-            settings=settings.words(),
-            watch=lambda words: watch(words, 0, 0, ""),
-        )
-        run = replace(run, frontier=(*points, Point.of(run)) if points else ())
-        run.write(place / FACTS)
-        html(run, place / REPORT)
-        return run
 
-    def write_stage() -> None:
-        if optimizer.stage < len(budgets) - 1:
-            write(folder / STAGE.format(optimizer.stage + 1))
-
-    loop = Loop(
-        model,
-        optimizer,
-        data,
-        epochs=settings.epochs,
-        scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(schedule)),
-        seed=settings.seed,
-        path=path,
-        settings=asdict(settings),
-        watch=lambda done, total, words: watch("training", done, total, words),
-        settled=write_stage,
-        **interval,  # pyright: ignore[reportArgumentType]
-    )
-    if resume:
-        loop.resume()
-    loop.run()
-    earlier = (folder / STAGE.format(number) for number in range(1, len(budgets)))
-    return write(folder, points=tuple(Point.of(Run.read(place / FACTS)) for place in earlier))
+def _unwatched(what: str, done: int, total: int, words: str) -> None:
+    """The watch of other processes than the first: they say nothing."""
 
 
 def _words(budget: Budget) -> str:

@@ -325,6 +325,7 @@ def _train(
         write_atomically(folder / ERROR, traceback.format_exc())
         return f"{type(error).__name__}: {error}"
     (folder / ERROR).unlink(missing_ok=True)
+    assert run is not None  # one process, so it is the first
     return run
 
 
