@@ -1,0 +1,247 @@
+"""Where a run's numbers go while it trains: JSON lines, TensorBoard, any logger of three methods.
+
+In: the records of a training loop. Out: lines and curves, interrupted or not the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, runtime_checkable
+
+from secateur.integrations.options import called
+
+METHODS = ("log_hyperparams", "log_metrics", "finalize")
+
+
+@runtime_checkable
+class Logger(Protocol):
+    """What a training loop tells to: three methods, named as in Lightning, whose loggers all fit.
+
+    A logger with an attribute `rewrites` that is true is told everything from the beginning when an
+    interrupted run goes on; others are told what is new. One with a method `log_text(words, step)`
+    gets warnings as words; others see the number `warning`.
+
+    Example:
+        >>> class Printer:
+        ...     def log_hyperparams(self, params): print(dict(params))
+        ...     def log_metrics(self, metrics, step): print(step, dict(metrics))
+        ...     def finalize(self, status): print(status)
+        >>> with Log([Printer()], {"lr": 0.1}) as log:
+        ...     log({"step": 1, "loss": 2.0, "spent": {"flops": 0.5}})
+        {'lr': 0.1}
+        1 {'loss': 2.0, 'spent/flops': 0.5}
+        success
+    """
+
+    def log_hyperparams(self, params: Any) -> Any:
+        """A run begins, or goes on; params are its settings, name -> value."""
+
+    def log_metrics(self, metrics: Any, step: Any) -> Any:
+        """Numbers by name, after so many steps of the optimizer."""
+
+    def finalize(self, status: str) -> Any:
+        """The run is over: "success", or "failed" where it was stopped or raised."""
+
+
+class JsonLines:
+    """A file with one JSON object a record: {"step": 3, "loss": 0.7, "spent/flops": 0.5, ...}.
+
+    A line is in the file as soon as it is logged.
+
+    Args:
+        path: such as "metrics.jsonl"; an older file is replaced when a run begins.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with Log([JsonLines(f"{folder}/metrics.jsonl")]) as log:
+        ...         log({"step": 1, "loss": 2.0})
+        ...     Path(folder, "metrics.jsonl").read_text()
+        '{"step": 1, "loss": 2.0}\\n'
+    """
+
+    rewrites = True
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        """Begin an empty file; settings are not kept here."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_bytes(b"")
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add a line."""
+        self._add({"step": step, **metrics})
+
+    def log_text(self, words: str, step: int) -> None:
+        """Add a line with a warning."""
+        self._add({"step": step, "warning": words})
+
+    def finalize(self, status: str) -> None:
+        """Nothing is left to be written."""
+
+    def _add(self, record: Mapping[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+class TensorBoard:
+    """Curves for TensorBoard, in event files; the settings and warnings among its texts.
+
+    Args:
+        folder: for the event files: `tensorboard --logdir FOLDER` shows them.
+
+    Raises:
+        ImportError: the package tensorboard is missing.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with Log([TensorBoard(folder)], {"lr": 0.1}) as log:
+        ...         log({"step": 1, "loss": 2.0})
+        ...     [path.name.split(".")[0] for path in Path(folder).iterdir()]
+        ['events']
+    """
+
+    rewrites = True
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                "logging for TensorBoard needs its package: pip install tensorboard"
+            ) from error
+        self.folder = Path(folder)
+        self._new_writer = SummaryWriter
+        self._writer: Any = None
+
+    def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        """Begin; what older event files of the folder show is not shown any more."""
+        self._writer = self._new_writer(str(self.folder), purge_step=0)
+        rows = "".join(f"| {name} | {value} |\n" for name, value in params.items())
+        if rows:
+            self._writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}", 0)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add a point to each curve."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def log_text(self, words: str, step: int) -> None:
+        """Add a warning to the texts."""
+        self._writer.add_text("warning", words, step)
+
+    def finalize(self, status: str) -> None:
+        """Write what is left, and close."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Log:
+    """Passes the records of a run on to its loggers; a context, at whose end they are finalized.
+
+    Args:
+        loggers: see `Logger`.
+        settings: of the run.
+        history: its records so far, where it goes on.
+
+    Raises:
+        TypeError: something is not a logger.
+    """
+
+    def __init__(
+        self,
+        loggers: Sequence[Logger],
+        settings: Mapping[str, Any] | None = None,
+        history: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        for logger in loggers:
+            check(logger)
+        self._loggers, self._settings, self._history = tuple(loggers), settings or {}, history
+
+    def __enter__(self) -> Log:
+        for logger in self._loggers:
+            logger.log_hyperparams(self._settings)
+            if getattr(logger, "rewrites", False):
+                for record in self._history:
+                    _tell(logger, record)
+        return self
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        """Tell all of them one record: "step", and numbers, or mappings of numbers, by name."""
+        for logger in self._loggers:
+            _tell(logger, record)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        for logger in self._loggers:
+            logger.finalize("success" if kind is None else "failed")
+
+
+def _tell(logger: Any, record: Mapping[str, Any]) -> None:
+    step, words = record["step"], record.get("warning")
+    if words is None:
+        logger.log_metrics(dict(flat(record)), step)
+    elif hasattr(logger, "log_text"):
+        logger.log_text(words, step)
+    else:
+        logger.log_metrics({"warning": 1.0}, step)
+
+
+def flat(record: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a record but its step, each by one name.
+
+    Example:
+        >>> dict(flat({"step": 1, "loss": 2.0, "spent": {"flops": 0.5}}))
+        {'loss': 2.0, 'spent/flops': 0.5}
+    """
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{above}{name}/")
+        elif above or name != "step":
+            yield above + name, value
+
+
+def check(logger: Any) -> None:
+    """Refuse what is no logger.
+
+    Raises:
+        TypeError: a method is missing.
+    """
+    missing = [name for name in METHODS if not callable(getattr(logger, name, None))]
+    if missing:
+        raise TypeError(
+            f"a logger has the methods {', '.join(METHODS)}; this {type(logger).__name__} lacks "
+            f"{', '.join(missing)}"
+        )
+
+
+def make_loggers(words: Sequence[str], folder: Path) -> tuple[Logger, ...]:
+    """The loggers that --log names.
+
+    Args:
+        words: "tensorboard", or MODULE:FACTORY, which is called without arguments.
+        folder: of the run; TensorBoard's files go into its folder tensorboard.
+
+    Raises:
+        ValueError: another word, or a factory that failed.
+        TypeError: a factory returned something that is not a logger.
+        ImportError: the package tensorboard is missing.
+    """
+    found: list[Any] = []
+    for word in dict.fromkeys(words):
+        if word == "tensorboard":
+            found.append(TensorBoard(folder / "tensorboard"))
+        elif ":" in word:
+            found.append(called(word, "--log"))
+            check(found[-1])
+        else:
+            raise ValueError(f"--log {word}: write tensorboard, or MODULE:FACTORY of your own")
+    return tuple(found)
