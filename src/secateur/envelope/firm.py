@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.envelope import fused
+from secateur.envelope import compiled
 from secateur.envelope.inputs import Problem, Scalar, read, read_between
 from secateur.envelope.solve import multipliers_at_root, root
 
@@ -132,12 +132,12 @@ def factors(multipliers: Any, hardness: Any) -> Any:
 def soft(problem: Problem, hardness: Tensor, into: Tensor | None = None) -> Tensor:
     """Solve for the threshold, 1 / (t (1 - hardness)), for a hardness under 1, (..., 1).
 
-    Where fused.py takes the problem, the factors are multiplied into `into`, if that is given.
+    Where compiled loops take the problem, the factors are multiplied into `into`, if that is given.
     """
     slope, offset = problem.slope, hardness / (1 - hardness)
     t = root(slope, offset, problem.costs, problem.level)
-    if fused.takes(slope):
-        return fused.factors(slope, offset, t, firm=True, into=into)
+    if loops := compiled.loops(slope):
+        return loops.factors(slope, offset, t, firm=True, into=into)
     return factors(multipliers_at_root(t, slope, offset), hardness)
 
 

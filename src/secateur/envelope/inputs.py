@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from secateur.envelope import fused
+from secateur.envelope import compiled
 
 Scalar = float | int | Tensor
 DEVICES_WITHOUT_FLOAT64 = ("mps",)
@@ -36,7 +36,7 @@ class Problem:
     def slope(self) -> Tensor:
         """norms sqrt(weights / costs), (..., m), up to a factor that all groups share."""
         if self.weights.numel() == 1 == self.costs.numel():
-            return self.given if fused.takes(self.given) else self.norms
+            return self.norms if compiled.loops(self.given) is None else self.given
         return self.norms * (self.weights / self.costs).sqrt()
 
 
@@ -60,7 +60,7 @@ def read(
         level: number or (...,), the budget.
         weights: number or tensor that broadcasts to norms.
         costs: number or tensor that broadcasts to norms.
-        signed: whether the norms are single weights with their signs, which only fused.py reads.
+        signed: whether the norms are single weights with their signs, for compiled loops.
 
     Returns:
         The problem. Its level is NaN where a row of norms, weights or costs is not finite.

@@ -6,11 +6,12 @@ In: group norms (..., m), a level and a step. Out: the multipliers, or the facto
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from secateur.envelope import fused
+from secateur.envelope import compiled
 from secateur.envelope.inputs import Problem, Scalar, read, read_between
 from secateur.envelope.solve import multipliers_at_root, root
 
@@ -89,19 +90,21 @@ def prox(
     """
     problem = read("prox", norms, level, weights, costs)
     step = read_between("prox", "step", step, problem.norms, 0, math.inf)
-    if fused.takes(problem.slope):
-        return fused_factors(problem, step).to(norms.dtype)
+    if loops := compiled.loops(problem.slope):
+        return compiled_factors(loops, problem, step).to(norms.dtype)
     kept = optimal_multipliers(problem, step)
     whole = kept + step.unsqueeze(-1) * problem.weights
     untouched = whole == 0  # step 0 on a group of norm 0: the identity
     return ((kept + untouched) / (whole + untouched)).to(norms.dtype)
 
 
-def fused_factors(problem: Problem, step: Tensor, into: Tensor | None = None) -> Tensor:
-    """The factors of a checked problem by fused.py, multiplied into `into` if that is given."""
+def compiled_factors(
+    loops: ModuleType, problem: Problem, step: Tensor, into: Tensor | None = None
+) -> Tensor:
+    """The factors of a checked problem by compiled loops, multiplied into `into` if given."""
     offset = step.unsqueeze(-1) * problem.weights
     t = root(problem.slope, offset, problem.costs, problem.level)
-    return fused.factors(problem.slope, offset, t, firm=False, into=into)
+    return loops.factors(problem.slope, offset, t, firm=False, into=into)
 
 
 def optimal_multipliers(problem: Problem, step: Tensor) -> Tensor:

@@ -7,14 +7,15 @@ by its factor. Groups that are spread over several tensors are the groups room's
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from secateur.envelope import fused
+from secateur.envelope import compiled
 from secateur.envelope.firm import firm, soft
 from secateur.envelope.inputs import Scalar, read, read_between
-from secateur.envelope.proximal import fused_factors, prox
+from secateur.envelope.proximal import compiled_factors, prox
 
 
 @torch.no_grad()
@@ -46,10 +47,11 @@ def prox_(
 
     Source: Refael, Arbel, Huleihel, arXiv 2212.12921; `prox` gives the factors.
     """
-    if _own_slopes(values, weights, costs):
+    if loops := _own_slopes(values, weights, costs):
         each = values.squeeze(-1)
         problem = read("prox_", each, level, weights, costs, signed=True)
-        fused_factors(problem, read_between("prox_", "step", step, each, 0, math.inf), into=each)
+        step = read_between("prox_", "step", step, each, 0, math.inf)
+        compiled_factors(loops, problem, step, into=each)
         return values
     return _scale_(values, prox(_norms(values), level, step=step, weights=weights, costs=costs))
 
@@ -81,7 +83,8 @@ def firm_(
 
     Source: own; `firm` gives the factors.
     """
-    if _own_slopes(values, weights, costs) and isinstance(hardness, (int, float)) and hardness < 1:
+    below_one = isinstance(hardness, (int, float)) and hardness < 1
+    if below_one and _own_slopes(values, weights, costs):
         each = values.squeeze(-1)
         problem = read("firm_", each, level, weights, costs, signed=True)
         rows = read_between("firm_", "hardness", hardness, each, 0, 1).unsqueeze(-1)
@@ -91,10 +94,12 @@ def firm_(
     return _scale_(values, found)
 
 
-def _own_slopes(values: Tensor, weights: Scalar, costs: Scalar) -> bool:
-    """Whether the groups are single weights that fused.py can read as the slopes they are."""
-    single = values.ndim > 1 and values.shape[-1] == 1 and fused.takes(values)
-    return single and not isinstance(weights, Tensor) and not isinstance(costs, Tensor)
+def _own_slopes(values: Tensor, weights: Scalar, costs: Scalar) -> ModuleType | None:
+    """The compiled loops, where the groups are single weights that these read as their slopes."""
+    single = values.ndim > 1 and values.shape[-1] == 1
+    if not single or isinstance(weights, Tensor) or isinstance(costs, Tensor):
+        return None
+    return compiled.loops(values)
 
 
 def _norms(values: Tensor) -> Tensor:
@@ -106,13 +111,13 @@ def _norms(values: Tensor) -> Tensor:
             f"values: {kind}: expected a floating tensor (..., m, size), a group a row; "
             "for single weights pass values.unsqueeze(-1)."
         )
-    if fused.takes(values):
-        return fused.norms(values)
+    if loops := compiled.loops(values):
+        return loops.norms(values)
     dtype = torch.float32 if values.device.type == "mps" else torch.float64
     return torch.linalg.vector_norm(values, dim=-1, dtype=dtype)
 
 
 def _scale_(values: Tensor, factors: Tensor) -> Tensor:
-    if fused.takes(values):
-        return fused.scale_(values, factors)
+    if loops := compiled.loops(values):
+        return loops.scale_(values, factors)
     return values.mul_(factors.unsqueeze(-1).to(values.dtype))

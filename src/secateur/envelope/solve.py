@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from secateur.envelope import fused
+from secateur.envelope import compiled
 
 Method = Literal["auto", "fused", "sorted", "newton"]
 # From this many groups a row on, a CPU is faster with Newton (benchmarks/speed/envelope.py).
@@ -46,7 +46,7 @@ def root(
         costs: broadcasts to slope, above 0.
         level: (...,), above 0.
         start: (...,), a guess of t (the last step's root), used by "fused" and "newton".
-        method: "fused" is Newton's method in compiled loops (fused.py), for what they take.
+        method: "fused" is Newton's method in compiled loops (compiled.py) where they take it.
             "sorted" searches the sorted breakpoints: never waits for the device, a number of
             passes fixed by m. "newton" is the faster of the two for many groups on a CPU. "auto"
             chooses the fastest.
@@ -69,9 +69,9 @@ def root(
     """
     if slope.shape[-1] == 0:
         return torch.full_like(level, torch.inf)
-    if method == "fused" or (method == "auto" and fused.takes(slope)):
-        return fused.root(slope, offset, costs, level, start)[0].to(level)
-    if method == "auto":
+    if method in ("auto", "fused") and (loops := compiled.loops(slope)):
+        return loops.root(slope, offset, costs, level, start)[0].to(level)
+    if method in ("auto", "fused"):
         newton = slope.device.type == "cpu" and slope.shape[-1] >= NEWTON_FROM
         method = "newton" if newton else "sorted"
     if method == "newton":

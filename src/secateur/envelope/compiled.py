@@ -1,0 +1,23 @@
+"""Who runs this room's inner loops: C on a CPU (fused.py), Triton on a GPU (gpu.py), or neither.
+
+In: tensors. Out: the module whose `root`, `factors`, `norms` and `scale_` can read them.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from torch import Tensor
+
+from secateur.envelope import fused, gpu
+
+
+def loops(*tensors: Tensor) -> ModuleType | None:
+    """Choose the compiled loops for these tensors; None where plain operations have to do.
+
+    Example:
+        >>> import torch
+        >>> loops(torch.ones(3, dtype=torch.int32)) is None
+        True
+    """
+    return next((module for module in (fused, gpu) if module.takes(*tensors)), None)
