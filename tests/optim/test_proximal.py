@@ -526,3 +526,24 @@ def test_the_convex_penalty_wants_one_learning_rate() -> None:
     optimizer = sc.Proximal(sgd, groups_of(model), sc.Budget(groups=9), penalty="envelope", lam=0.1)
     with pytest.raises(ValueError, match=r"one learning rate .* got \[0.1, 0.2\]; the firm"):
         train(model, optimizer, 1)
+
+
+def test_the_threshold_is_the_one_that_gives_the_multipliers() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.ReLU(), torch.nn.Linear(9, 2))
+    groups = sc.neurons(model, torch.ones(1, 4))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = sc.Proximal(sgd, groups, sc.Budget(groups=3), steps=10, weights=1.0)
+    assert optimizer.threshold is None
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-30)  # the step itself moves nothing
+    norms = groups.norms().double()
+    optimizer.step()
+    hardness, threshold = optimizer.hardness, optimizer.threshold
+    assert threshold is not None
+    worth = norms * 3**0.5  # a group costs a third of the budget
+    expected = ((worth / threshold - hardness) / (1 - hardness)).clamp(0, 1)
+    expected[norms.argmax()] = 1  # at least one stays
+    assert torch.allclose(optimizer.multipliers, expected, atol=1e-6)
+    assert float(optimizer.multipliers.sum()) == pytest.approx(3)
+    optimizer.freeze_()
+    assert optimizer.threshold is None

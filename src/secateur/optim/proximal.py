@@ -171,6 +171,14 @@ class Proximal(Optimizer):
         return self.schedule(self.steps_taken) if self.penalty == "firm" else 0.0
 
     @property
+    def threshold(self) -> float | None:
+        """The T of the last proximal step (with per_layer: the share kept of every layer).
+
+        None before the first one, once frozen, and for other penalties than the firm one.
+        """
+        return self._last.threshold
+
+    @property
     def stage(self) -> int:
         """Which of the budgets is being trained to, or was last, from 0."""
         return self.schedule.stage(max(self.steps_taken, 1))
