@@ -1,4 +1,4 @@
-"""Build the one compiled file, if there is a C compiler; all else is in pyproject.toml."""
+"""Build the one compiled library, if there is a C compiler; all else is in pyproject.toml."""
 
 import os
 
@@ -10,7 +10,8 @@ UNIX += ["-fno-trapping-math", "-fno-math-errno"]
 
 fused = Extension(
     "secateur.envelope._fused",
-    ["src/secateur/envelope/_fused.c"],
+    ["src/secateur/envelope/_fused.c", "src/secateur/envelope/_parts.c"],
+    depends=["src/secateur/envelope/_compiled.h"],
     extra_compile_args=["/O2"] if os.name == "nt" else UNIX,
     optional=True,  # without a compiler, the plain code runs
 )

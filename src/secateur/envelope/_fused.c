@@ -8,20 +8,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifdef _WIN32
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT
-#endif
+#include "_compiled.h"
 
-/* One compiled function, several instruction sets, chosen when the library is loaded. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define WIDE
-#endif
-
-enum { ABI = 2, LANES = 8, BLOCK = 1024, SHORT = 32, SAMPLE = 2048, SAMPLE_FROM = 16384 };
+enum { ABI = 3, LANES = 8, BLOCK = 1024, SHORT = 32, SAMPLE = 2048, SAMPLE_FROM = 16384 };
 enum { FREE_PASSES = 10, MOST_PASSES = FREE_PASSES + 2 * 64 };
 
 EXPORT int secateur_abi(void) { return ABI; }

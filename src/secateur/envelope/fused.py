@@ -1,4 +1,4 @@
-"""The room's inner loops in one sweep each, compiled from _fused.c when secateur was installed.
+"""Inner loops in one sweep each, compiled from the C files here when secateur was installed.
 
 In and out: the same tensors as the plain code (solve.py, rows.py), which runs where no compiler was
 there, on other devices and for other dtypes; `takes` says which. Calls don't hold Python's lock.
@@ -10,10 +10,11 @@ import ctypes
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-ABI = 2  # of the functions below; a library left over from another version is not used
+ABI = 3  # of the functions below; a library left over from another version is not used
 _NUMBER, _ARRAY = ctypes.c_int64, ctypes.c_void_p
 _STRIDED = (_ARRAY, _NUMBER, _NUMBER)  # numbers, their stride over rows, their stride over lines
 _SIGNATURES = {
@@ -21,7 +22,14 @@ _SIGNATURES = {
     "secateur_factors": (*[_NUMBER] * 3, _ARRAY, *_STRIDED, _ARRAY, *[_NUMBER] * 2, _ARRAY),
     "secateur_norms": (*[_NUMBER] * 3, _ARRAY, _ARRAY),
     "secateur_scale": (*[_NUMBER] * 3, _ARRAY, _ARRAY),
+    "secateur_squares": (_NUMBER, _ARRAY, _ARRAY),
+    "secateur_multiply": (_NUMBER, _ARRAY, _ARRAY),
+    "secateur_finite": (_NUMBER, _ARRAY, _ARRAY),
 }
+# What a part of _parts.c is made of, and how it calls the types of numbers.
+PART = ("values", "type", "outer", "rows", "groups", "size", "ids")
+TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+ONLY_FINITE = {torch.float16: 3}
 
 
 def _load(folder: Path) -> ctypes.CDLL | None:
@@ -56,13 +64,16 @@ def implementation() -> str:
     return "plain" if _library is None else "compiled"
 
 
-def takes(*tensors: Tensor) -> bool:
-    """Whether the compiled loops can read these: float32 or 64, contiguous, not empty, on a CPU."""
+def available() -> bool:
+    """Whether the compiled loops are there, and tensors have memory that they could read."""
     if _library is None or torch.compiler.is_compiling():
         return False
-    if torch._C._are_functorch_transforms_active():  # of torch.func: its tensors have no memory
-        return False
-    return all(
+    return not torch._C._are_functorch_transforms_active()  # of torch.func
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether the compiled loops can read these: float32 or 64, contiguous, not empty, on a CPU."""
+    return available() and all(
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.device.type == "cpu"
         and tensor.dtype in (torch.float32, torch.float64)
@@ -129,6 +140,33 @@ def scale_(values: Tensor, factors: Tensor) -> Tensor:
     factors = factors.double().contiguous()
     _call("scale", values, factors.data_ptr())
     return values
+
+
+def add_squares_(total: Tensor, parts: np.ndarray) -> None:
+    """Add the squares of each part's numbers to their groups' entries of `total`, in place.
+
+    Args:
+        total: (groups,), float64, contiguous.
+        parts: int64 (parts, 7), the columns of `PART`; whatever they point to is alive.
+    """
+    _sweep("squares", parts, total.data_ptr())
+
+
+def multiply_(parts: np.ndarray, factors: Tensor) -> None:
+    """Multiply each part's numbers by their groups' `factors`, (groups,), in place; not by 1."""
+    factors = factors.double().contiguous()
+    _sweep("multiply", parts, factors.data_ptr())
+
+
+def finite(parts: np.ndarray) -> bool:
+    """Whether the `size` numbers of each part are all finite."""
+    found = ctypes.c_int64()
+    _sweep("finite", parts, ctypes.addressof(found))
+    return bool(found.value)
+
+
+def _sweep(name: str, parts: np.ndarray, argument: int) -> None:
+    getattr(_library, f"secateur_{name}")(len(parts), parts.ctypes.data, argument)
 
 
 def _call(name: str, values: Tensor, *arguments: int) -> None:

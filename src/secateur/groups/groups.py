@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -19,6 +20,7 @@ from secateur.groups.coupling import Coupling
 from secateur.groups.members import Member
 from secateur.groups.reading import Row, folded, reasons, table, tied_to, tree
 from secateur.groups.sharded import added_up, is_split, placed
+from secateur.groups.together import Together
 from secateur.measure.running import unwrapped
 
 
@@ -271,8 +273,10 @@ class Groups:
 
     def norms(self) -> Tensor:
         """The Euclidean norm of every group, shape (m,), float64 (float32 where that is all)."""
-        parts = ((member.parameter, member.add_squares_) for member in self.members)
-        return added_up(parts, self._zeros()).sqrt_()
+        total = self._zeros()
+        left = [self.members[position] for position in self.together.add_squares_(total)]
+        parts = ((member.parameter, member.add_squares_) for member in left)
+        return added_up(parts, total).sqrt_()
 
     def alive(self) -> Tensor:
         """Whether any element of the group is non-zero, bool of shape (m,)."""
@@ -307,11 +311,17 @@ class Groups:
                 f"shape ({len(self)},); got {tuple(factors.shape)}"
             )
         self._refuse_meta()
-        if any(member.has_gaps for member in self.members):
+        left = [self.members[position] for position in self.together.scale_(factors)]
+        if any(member.has_gaps for member in left):
             factors = self.pad(factors)
-        for member in self.members:
+        for member in left:
             member.scale_(factors)
         return self
+
+    @cached_property
+    def together(self) -> Together:
+        """The members, for what is done to all of them at once."""
+        return Together(self.members)
 
     def pad(self, factors: Tensor) -> Tensor:
         """`factors` with a 1 behind them: the factor of elements in no group (id -1)."""

@@ -178,7 +178,7 @@ class Member:
     def _leaves_range(self, values: Tensor, norms: Tensor) -> bool:
         """Whether a float32 square has under- or overflown (an accelerator is not made to wait)."""
         doubtful = ~((norms > 1e-15) & (norms < 1e15))
-        if norms.dtype != torch.float32 or not bool(doubtful.any()):
+        if norms.dtype != torch.float32 or not values.numel() or not bool(doubtful.any()):
             return False
         peak = torch.linalg.vector_norm(values, torch.inf, dim=self._shared, dtype=norms.dtype)
         return bool((doubtful & (peak > 0) & peak.isfinite()).any())

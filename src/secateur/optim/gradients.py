@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur.groups.sharded import anywhere, local, sum_gradient_
+from secateur.groups.together import all_finite
 
 
 def refuse_bad(
@@ -77,9 +78,11 @@ def refuse_sparse(named: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def _looks_bad(grads: list[Tensor]) -> bool:
-    """Whether the norm of any gradient is NaN or inf."""
+    """Whether any gradient holds NaN or inf, or its norm is (only where it has to be a norm)."""
     if not grads:
         return False
+    if (finite := all_finite(grads)) is not None:
+        return not finite
     norms = [norm.to(grads[0].device, torch.float32) for norm in torch._foreach_norm(grads)]  # pyright: ignore
     return not bool(torch.isfinite(torch.stack(norms)).all())
 

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.groups import Groups
+from secateur.groups import Groups, Member
 from secateur.groups.sharded import local
+from secateur.groups.together import Together
 
 
 class Support:
@@ -26,45 +27,55 @@ class Support:
 
     def __init__(self, groups: Groups, kept: np.ndarray) -> None:
         self.kept = kept
-        factors = groups.pad(torch.from_numpy(kept))
-        masks: dict[int, tuple[Tensor, Tensor]] = {}
-        for member in groups.members:
-            parameter = member.parameter
-            mask = member.spread(factors.to(parameter.device))
-            if bool(mask.all()):
-                continue
-            mask = mask.to(parameter.dtype)
-            if id(parameter) in masks:
-                mask = mask * masks[id(parameter)][1]
-            masks[id(parameter)] = (parameter, mask)
-        self.masks = list(masks.values())
+        self._factors = groups.pad(torch.from_numpy(kept.astype(float)))
+        self._members = [member for member in groups.members if self._loses(member)]
+        self._parameters, self._gradients = Together(self._members), Together(self._members)
+        self._masks: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def clear_parameters_(self) -> None:
         """Set the parameters of the dead groups to zero."""
-        _multiply_([(parameter, mask) for parameter, mask in self.masks])
+        self._clear_(self._parameters, [member.parameter for member in self._members])
 
     @torch.no_grad()
     def clear_gradients_(self) -> None:
         """Set their gradients to zero."""
-        _multiply_([(p.grad, mask) for p, mask in self.masks if p.grad is not None])
+        self._clear_(self._gradients, [member.parameter.grad for member in self._members])
 
     @torch.no_grad()
     def clear_state_(self, state: Any) -> None:
         """Set to zero what an optimizer remembers of them, such as momentum."""
-        _multiply_(
-            [
-                (value, mask)
-                for parameter, mask in self.masks
-                for value in state.get(parameter, {}).values()
-                if isinstance(value, Tensor)
-                and local(value).shape == local(parameter).shape
-                and value.is_floating_point()
-            ]
-        )
+        owned = [state.get(member.parameter, {}) for member in self._members]
+        for name in {name for values in owned for name in values}:
+            values = (values.get(name) for values in owned)
+            pairs = zip(values, self._members, strict=True)
+            tensors = [value if _fits(value, member) else None for value, member in pairs]
+            self._clear_(Together(self._members), tensors)
+
+    def _loses(self, member: Member) -> bool:
+        mask = member.spread(self._factors.to(member.parameter.device))
+        return not bool(mask.all())
+
+    def _clear_(self, together: Together, tensors: list[Tensor | None]) -> None:
+        left = together.scale_(self._factors[:-1], tensors)
+        pairs = [(tensor, self._mask(i)) for i in left if (tensor := tensors[i]) is not None]
+        if pairs:
+            targets, masks = zip(*pairs, strict=True)
+            torch._foreach_mul_([local(target) for target in targets], masks)  # pyright: ignore[reportPrivateImportUsage]
+
+    def _mask(self, position: int) -> Tensor:
+        """1 and 0, for what the compiled loops can't read; broadcasts against the parameter."""
+        if position not in self._masks:
+            parameter = self._members[position].parameter
+            mask = self._members[position].spread(self._factors.to(parameter.device))
+            self._masks[position] = mask.to(parameter.dtype)
+        return self._masks[position]
 
 
-def _multiply_(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    if pairs:
-        targets, masks = zip(*pairs, strict=True)
-        torch._foreach_mul_([local(target) for target in targets], masks)  # pyright: ignore[reportPrivateImportUsage]
+def _fits(value: Any, member: Member) -> bool:
+    """Whether a value of an optimizer's state has an entry for each of the parameter's."""
+    return (
+        isinstance(value, Tensor)
+        and local(value).shape == local(member.parameter).shape
+        and value.is_floating_point()
+    )

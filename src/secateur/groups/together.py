@@ -1,0 +1,226 @@
+"""All members in one call: their norms and their scaling in one pass over memory each.
+
+In: members, and the tensors to look at or to scale. Out: the same as from `Member.add_squares_` and
+`Member.scale_` one by one, which remain for whatever the compiled loops can't read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from secateur.envelope import fused
+from secateur.groups.members import Member
+
+SHARE = 1 << 20  # numbers that are worth a thread of their own
+Layout = tuple[int, int, int, int]  # outer, rows, groups, size: what they are, _parts.c says
+
+
+class Together:
+    """Members of one model, ready for the compiled loops.
+
+    Where a member's numbers lie is worked out once for every layout that its tensors come in, and
+    what the loops are given is kept as long as the tensors stay in place.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = members
+        self._layouts: dict[tuple[int, tuple[int, ...]], tuple[Layout, Tensor] | None] = {}
+        self._seen: Sequence[tuple | None] = ()
+        self._ready: tuple[np.ndarray, list[int]] = (np.empty((0, len(fused.PART)), np.int64), [])
+
+    def add_squares_(
+        self, total: Tensor, tensors: Sequence[Tensor | None] | None = None
+    ) -> list[int]:
+        """Add the square of each group's norm to its entry of `total`, in place.
+
+        Args:
+            total: (groups,), float64.
+            tensors: one a member, or None for those that are left out; the parameters if not given.
+
+        Returns:
+            The members that were not looked at, by position: they are for `Member.add_squares_`.
+        """
+        if total.device.type != "cpu" or total.dtype != torch.float64:
+            return self._all(tensors)
+        parts, left = self._parts(tensors)
+        shares = _shares(parts, most=1 + _numbers(parts) // (16 * max(len(total), 1)))
+        if len(shares) == 1:
+            fused.add_squares_(total, parts)
+        elif shares:
+            sums = torch.zeros(len(shares), len(total), dtype=total.dtype)
+            work = zip(sums, shares, strict=True)
+            _at_once(
+                [lambda one=one, part=part: fused.add_squares_(one, part) for one, part in work]
+            )
+            total += sums.sum(0)
+        return left
+
+    def scale_(self, factors: Tensor, tensors: Sequence[Tensor | None] | None = None) -> list[int]:
+        """Multiply in place by the groups' factors, (groups,); those of factor 1 are not touched.
+
+        Returns:
+            The members that were not scaled, by position: they are for `Member.scale_`.
+        """
+        parts, left = self._parts(tensors)
+        if len(parts):
+            factors = factors.to("cpu", torch.float64).contiguous()
+            _at_once([partial(fused.multiply_, share, factors) for share in _shares(parts)])
+            given = [member.parameter for member in self.members] if tensors is None else tensors
+            for tensor in given:
+                if tensor is not None and not tensor.is_inference():
+                    increment_version(tensor)  # as any operator in place does, for autograd
+        return left
+
+    def _all(self, tensors: Sequence[Tensor | None] | None) -> list[int]:
+        given = [True] * len(self.members) if tensors is None else [t is not None for t in tensors]
+        return [position for position, there in enumerate(given) if there]
+
+    def _parts(self, tensors: Sequence[Tensor | None] | None) -> tuple[np.ndarray, list[int]]:
+        """What the loops take, int64 (parts, 7), and the members that they can't read."""
+        if not fused.available():
+            return self._ready[0][:0], self._all(tensors)
+        if tensors is None:
+            tensors = [member.parameter for member in self.members]
+        seen = [None if t is None else _place(t) for t in tensors]
+        if seen == self._seen:
+            return self._ready
+        rows, left = [], []
+        for position, (member, tensor) in enumerate(zip(self.members, tensors, strict=True)):
+            if tensor is None:
+                continue
+            found = self._layout(position, member, tensor)
+            if found is None:
+                left.append(position)
+            elif tensor.numel():
+                layout, ids = found
+                kind = fused.TYPES[tensor.dtype]
+                rows.append((tensor.data_ptr(), kind, *layout, ids.data_ptr()))
+        parts = np.array(rows, np.int64).reshape(-1, len(fused.PART))
+        self._seen, self._ready = seen, (parts, left)
+        return self._ready
+
+    def _layout(
+        self, position: int, member: Member, tensor: Tensor
+    ) -> tuple[Layout, Tensor] | None:
+        """`layout` of a member in a tensor, worked out once; None: the loops can't read it."""
+        if type(member) is not Member or not _readable(tensor):
+            return None
+        key = position, tensor.stride()
+        if key not in self._layouts:
+            self._layouts[key] = layout(member, tensor)
+        return self._layouts[key]
+
+
+def layout(member: Member, tensor: Tensor) -> tuple[Layout, Tensor] | None:
+    """Find the part (_parts.c) that a member is in a tensor shaped like its parameter.
+
+    Args:
+        member: its groups.
+        tensor: with strides as they may be; nothing is read from it.
+
+    Returns:
+        ((outer, rows, groups, size), ids), with the ids contiguous, (outer, groups), on the CPU; or
+        None where the tensor has gaps, or where groups alternate more often along its memory.
+    """
+    try:
+        values = tensor if member.shape is None else tensor.view(member.shape)
+    except RuntimeError:  # the shape cuts across the strides
+        return None
+    order = sorted(
+        (dim for dim, size in enumerate(values.shape) if size > 1),
+        key=lambda dim: -values.stride(dim),
+    )
+    expected = 1
+    for dim in reversed(order):
+        if values.stride(dim) != expected:
+            return None
+        expected *= values.shape[dim]
+    ids = member.ids.to("cpu").permute(*order, *(d for d in range(values.ndim) if d not in order))
+    left = [(values.shape[dim], member.ids.shape[dim] > 1) for dim in order]
+    sizes = []
+    for varies in (False, True, False, True):  # from the innermost: size, groups, rows, outer
+        sizes.append(1)
+        while left and left[-1][1] == varies:
+            sizes[-1] *= left.pop()[0]
+    size, groups, rows, outer = sizes
+    return None if left else ((outer, rows, groups, size), ids.contiguous())
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool | None:
+    """Whether all numbers in these are finite; None where the compiled loops can't read them."""
+    kinds = fused.TYPES | fused.ONLY_FINITE
+    if not fused.available():
+        return None
+    rows = []
+    for tensor in tensors:
+        if not _readable(tensor, kinds) or not _dense(tensor):
+            return None
+        rows.append((tensor.data_ptr(), kinds[tensor.dtype], 1, 1, 1, tensor.numel(), 0))
+    shares = _shares(np.array(rows, np.int64).reshape(-1, len(fused.PART)))
+    return all(_at_once([partial(fused.finite, share) for share in shares]))
+
+
+def _place(tensor: Tensor) -> tuple:
+    """Equal as long as a tensor has the same layout in the same memory."""
+    if not _readable(tensor):
+        return (id(tensor),)
+    return tensor.data_ptr(), tensor.dtype, tensor.stride()
+
+
+def _readable(tensor: Tensor, kinds: dict[torch.dtype, int] = fused.TYPES) -> bool:
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+        and tensor.dtype in kinds
+    )
+
+
+def _dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or (
+        tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _numbers(parts: np.ndarray) -> int:
+    return int(parts[:, 2:6].prod(1).sum())
+
+
+def _shares(parts: np.ndarray, most: int | None = None) -> list[np.ndarray]:
+    """The parts in shares of about equal work, for as many threads as torch may use."""
+    count = min(torch.get_num_threads(), _numbers(parts) // SHARE, len(parts), most or len(parts))
+    if count <= 1:
+        return [parts] if len(parts) else []
+    work = parts[:, 2:6].prod(1)
+    shares: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for part in np.argsort(-work, kind="stable"):  # the largest first, each to whom has least
+        least = loads.index(min(loads))
+        shares[least].append(int(part))
+        loads[least] += int(work[part])
+    return [parts[share] for share in shares if share]
+
+
+def _at_once(calls: Sequence[Callable[[], object]]) -> list[object]:
+    """Run the calls, each in a thread of its own; the loops don't hold Python's lock."""
+    if len(calls) <= 1:
+        return [call() for call in calls]
+    others = [_pool().submit(call) for call in calls[1:]]
+    return [calls[0](), *(other.result() for other in others)]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="secateur")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has no threads but the one that forked
+    os.register_at_fork(after_in_child=_pool.cache_clear)
