@@ -110,14 +110,12 @@ class HSPG(Optimizer):
 
     def _proximal_step_(self, rate: float, step: float) -> None:
         self._descend_(rate)
-        norms = self._norms()
-        self.groups.scale_(torch.from_numpy(lasso(norms, self.weights(norms), step)[0]))
+        self.groups.scale_(torch.from_numpy(self._shrunk(self._norms(), step)))
 
     def _half_space_step_(self, rate: float, lam: float) -> None:
         before = self._norms()
         alive = before > 0
-        pull = lam * np.sqrt(self.weights(before)) / np.where(alive, before, np.inf)
-        self._add_to_gradients_(pull)
+        self._add_to_gradients_(lam * self._pull(before))
         gradients = summed(self.groups, lambda member: member.parameter.grad).numpy()
         self._descend_(rate)
         after = self._norms()
@@ -125,6 +123,14 @@ class HSPG(Optimizer):
         inner = (before**2 + after**2 - rate**2 * gradients) / 2
         stays = alive & (inner >= self.epsilon * before**2)
         self.groups.scale_(torch.from_numpy(stays.astype(float)))
+
+    def _shrunk(self, norms: np.ndarray, step: float) -> np.ndarray:
+        """The factors of the penalty's proximal step."""
+        return lasso(norms, self.weights(norms), step)[0]
+
+    def _pull(self, norms: np.ndarray) -> np.ndarray:
+        """The penalty's gradient with respect to group j, as a multiple of the group itself."""
+        return np.sqrt(self.weights(norms)) / np.where(norms > 0, norms, np.inf)
 
     def _add_to_gradients_(self, pull: np.ndarray) -> None:
         """Add pull_j x_j: the gradient of the penalty where a group is not zero."""

@@ -1,0 +1,99 @@
+"""Run the benchmark, or as much of it as there is time for; finished runs are skipped.
+
+    PYTHONPATH=benchmarks python -m accuracy                          # everything, hours
+    PYTHONPATH=benchmarks python -m accuracy --tasks lenet-mnist --seeds 0 --minutes 30
+    PYTHONPATH=benchmarks python -m accuracy --methods secateur dense --budgets "30 groups"
+
+One JSON line a run in benchmarks/results/accuracy.jsonl: the score on the test rows after the last
+step, never the best one, and the score on the validation rows, by which knobs are chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import runs
+from accuracy import convex, images, ours, simple  # noqa: F401  (they register themselves)
+from accuracy.method import METHODS, Knob, Method
+from accuracy.run import Run, load
+from accuracy.task import TASKS
+from secateur.report import machine
+
+RESULT = runs.RESULTS / "accuracy.jsonl"
+SEEDS = (0, 1, 2)
+KEYS = ("task", "method", "budget", "seed", "knob")
+
+
+class Suite:
+    """The runs that are there, and the way to those that are not."""
+
+    def __init__(self, path: Path = RESULT, minutes: float = float("inf")) -> None:
+        self.path = path
+        self.until = time.monotonic() + 60 * minutes
+
+    def run(self, task: str, name: str, budget: str, seed: int, knob: Knob) -> dict[str, Any]:
+        """One run: read where it is finished, made and written where it is not."""
+        key = (task, name, budget, seed, json.dumps(knob, sort_keys=True))
+        for line in runs.read(self.path):
+            if tuple(line[k] for k in KEYS) == key:
+                return line
+        if time.monotonic() > self.until:
+            raise TimeoutError("the time is up; start again to go on")
+        start = time.perf_counter()
+        made = Run(task, budget, seed)
+        network = METHODS[name].train(made, **knob)
+        seconds = round(time.perf_counter() - start, 1)
+        line = dict(zip(KEYS, key, strict=True)) | made.facts(network)
+        line |= {"seconds": seconds, **machine()}
+        runs.append(self.path, line)
+        print(
+            f"{task}  {name:24} {budget:10} seed {seed} {key[-1]:16} {line['score']:7.3f}  "
+            f"{line.get('reached', '')}/{line.get('asked', '')}  {seconds:.0f} s",
+            flush=True,
+        )
+        return line
+
+    def knob(self, task: str, method: Method) -> Knob:
+        """The best of a method's knobs on the validation rows, at the selection budget."""
+        if len(method.knobs) == 1:
+            return method.knobs[0]
+        about, _ = load(task)
+        tried = [self.run(task, method.name, about.selection, 0, knob) for knob in method.knobs]
+        best = (min if about.lower else max)(tried, key=lambda line: line["validation"])
+        return json.loads(best["knob"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="accuracy", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--budgets", nargs="+", help="by default those of the task")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run later")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    suite = Suite(options.out, options.minutes)
+    try:
+        for task in options.tasks:
+            for seed in options.seeds:
+                for name in options.methods:
+                    knob = suite.knob(task, METHODS[name])
+                    for budget in options.budgets or load(task)[0].budgets:
+                        if name == "dense":
+                            budget = "dense"
+                        suite.run(task, name, budget, seed, knob)
+    except TimeoutError as error:
+        print(error)
+
+
+if __name__ == "__main__":
+    main()

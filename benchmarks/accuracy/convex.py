@@ -1,0 +1,147 @@
+"""The paper's method and what it compares itself with: convex penalties with a lambda.
+
+None of them ends at a budget: lambda decides how many groups are zero. At 70% of the run, where our
+method has chosen, each is cut to the budget and trained to the end, so that sizes are comparable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import secateur as sc
+from accuracy.method import method
+from accuracy.run import Run
+from accuracy.task import Batch
+from secateur.budget import EvenAllowance
+from secateur.optim.hspg import HSPG
+from secateur.optim.svrg import ProxSVRG
+
+RATES = [{"lam": 0.01, "rate": 5}, {"lam": 0.03, "rate": 5}, {"lam": 0.1, "rate": 5}]
+
+
+def plain_rate(run: Run) -> float:
+    """The learning rate of the task's optimizer; without its momentum, other rates may suit."""
+    return float(run.optimizer().param_groups[0]["lr"])
+
+
+def levels(run: Run) -> tuple[EvenAllowance, float]:
+    """One level k_l a layer, and k / m."""
+    allowance = sc.Budget(**run.amounts, per_layer=True).on(run.groups)
+    assert isinstance(allowance, EvenAllowance)
+    return allowance, float(allowance.levels.sum() / len(run.groups))
+
+
+@method("WGSEF, convex", knobs=[{"lam": 0.3}, {"lam": 1.0}, {"lam": 3.0}, {"lam": 10.0}])
+def envelope(run: Run, *, lam: float) -> nn.Module:
+    """The paper's: one level k_l a layer, lambda in proportion to k / m, proximal SGD."""
+    budget = sc.Budget(**run.amounts, per_layer=True)
+    strength = lam * levels(run)[1]
+    optimizer = sc.Proximal(run.optimizer(), run.groups, budget, penalty="envelope", lam=strength)
+    run.train(optimizer, last=run.choice)
+    return run.cut(run.choice)
+
+
+@method("WGSEF, half-space", knobs=[{"lam": lam, "rate": 5} for lam in (0.1, 0.3, 1.0, 3.0)])
+def envelope_half_space(run: Run, *, lam: float, rate: float) -> nn.Module:
+    """The same penalty by half-space steps in the second half of the time until the cut."""
+    optimizer = EnvelopeHSPG(run, lr=rate * plain_rate(run), lam=lam)
+    run.train(optimizer, last=run.choice)
+    return run.cut(run.choice)
+
+
+class EnvelopeHSPG(HSPG):
+    """Half-space steps for the envelope, one level a layer, instead of the group lasso."""
+
+    def __init__(self, run: Run, *, lr: float, lam: float) -> None:
+        self.allowance, share = levels(run)
+        options = {"lr": lr, "lam": lam * share, "switch": run.choice // 2}
+        super().__init__(run.model.parameters(), run.groups, **options)
+
+    def _shrunk(self, norms: np.ndarray, step: float) -> np.ndarray:
+        return np.concatenate(
+            [sc.envelope.prox(part, k, step=step).numpy() for part, k in self._layers(norms)]
+        )
+
+    def _pull(self, norms: np.ndarray) -> np.ndarray:
+        kept = [sc.envelope.multipliers(part, k, step=0.0) for part, k in self._layers(norms)]
+        return np.divide(1, u := torch.cat(kept).numpy(), out=np.zeros(len(u)), where=u > 0)
+
+    def _layers(self, norms: np.ndarray) -> Iterator[tuple[Tensor, float]]:
+        for layer, level in zip(self.allowance.layers, self.allowance.levels, strict=True):
+            yield torch.from_numpy(norms[layer.start : layer.stop].copy()), float(level)
+
+
+@method("group lasso", knobs=[{"lam": lam} for lam in (0.01, 0.03, 0.1, 0.3)])
+def group_lasso(run: Run, *, lam: float) -> nn.Module:
+    """Proximal steps with the task's optimizer."""
+    optimizer = sc.Proximal(run.optimizer(), run.groups, run.budget, penalty="lasso", lam=lam)
+    run.train(optimizer, last=run.choice)
+    return run.cut(run.choice)
+
+
+@method("HSPG", knobs=RATES)
+def half_space(run: Run, *, lam: float, rate: float) -> nn.Module:
+    """Group lasso by half-space steps in the second half of the time until the cut."""
+    optimizer = HSPG(
+        run.model.parameters(),
+        run.groups,
+        lr=rate * plain_rate(run),
+        lam=lam,
+        switch=run.choice // 2,
+    )
+    run.train(optimizer, last=run.choice)
+    return run.cut(run.choice)
+
+
+@method("Prox-SVRG", knobs=RATES)
+def variance_reduced(run: Run, *, lam: float, rate: float) -> nn.Module:
+    """Group lasso by variance-reduced steps: each costs two, and an epoch one more."""
+    optimizer = ProxSVRG(
+        run.model.parameters(),
+        run.groups,
+        run.budget,
+        lr=rate * plain_rate(run),
+        penalty="lasso",
+        lam=lam,
+    )
+
+    def step(optimizer: Optimizer, model: nn.Module, batch: Batch) -> None:
+        nonlocal taken
+        if taken % run.batches == 0:
+            optimizer.snapshot(full_gradient(run, optimizer, model))  # pyright: ignore
+        taken += 1
+        optimizer.step(gradient(run, optimizer, model, batch))
+
+    taken = 0
+    run.train(optimizer, last=run.choice, step=step)
+    return run.cut(run.choice)
+
+
+def gradient(run: Run, optimizer: Optimizer, model: nn.Module, batch: Batch) -> Callable:
+    """A closure: the gradient of one batch's loss."""
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = run.task.loss(model, batch)
+        loss.backward()
+        return loss
+
+    return closure
+
+
+def full_gradient(run: Run, optimizer: Optimizer, model: nn.Module) -> Callable:
+    """A closure: the mean gradient over the training rows, not augmented."""
+
+    def closure() -> None:
+        optimizer.zero_grad()
+        rows = run.split.train
+        for start in range(0, run.batches * run.task.batch, run.task.batch):
+            part = tuple(column[start : start + run.task.batch] for column in rows)
+            (run.task.loss(model, part) / run.batches).backward()
+
+    return closure

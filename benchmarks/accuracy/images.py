@@ -1,0 +1,152 @@
+"""The tasks on images: LeNet on MNIST and Fashion-MNIST, a residual network on CIFAR-10."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import data
+import secateur as sc
+from accuracy.task import Batch, Split, Task, task
+from lenet_mnist import LeNet
+
+VALIDATION = 5_000  # the last ones of the training set
+GROUPS_AND_FLOPS = {
+    "60 groups": {"groups": 60},
+    "30 groups": {"groups": 30},
+    "15 groups": {"groups": 15},
+    "25% FLOPs": {"flops": 0.25},
+    "10% FLOPs": {"flops": 0.10},
+    "5% FLOPs": {"flops": 0.05},
+}
+
+
+def split(images: data.Images, training: int) -> Split:
+    """The first images to train on, the last of the training set to choose knobs on."""
+    pixels, labels = images.train_images, images.train_labels
+    return Split(
+        (pixels[:training].clone(), labels[:training]),
+        (pixels[-VALIDATION:].clone(), labels[-VALIDATION:]),
+        (images.test_images, images.test_labels),
+    )
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """Of the logits."""
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def accuracy(model: nn.Module, batch: Batch) -> float:
+    """Percent of the images."""
+    return 100 * (model(batch[0]).argmax(1) == batch[1]).float().mean().item()
+
+
+def sgd(rate: float, decay: float = 5e-4):
+    """SGD with momentum 0.9."""
+    return lambda parameters: torch.optim.SGD(
+        parameters, rate, momentum=0.9, weight_decay=decay, foreach=True
+    )
+
+
+def filters_and_neurons(model: nn.Module, example: Tensor) -> sc.Groups:
+    """Of the hidden layers."""
+    return sc.filters(model, example) + sc.neurons(model, example)
+
+
+def _lenet(name: str, load) -> Task:
+    return Task(
+        name=name,
+        load=lambda: split(load(), 20_000),
+        network=LeNet,
+        group=filters_and_neurons,
+        optimizer=sgd(0.05),
+        loss=cross_entropy,
+        score=accuracy,
+        measure="accuracy %",
+        budgets=GROUPS_AND_FLOPS,
+        selection="30 groups",
+        epochs=4,
+        batch=128,
+    )
+
+
+@task
+def lenet_mnist() -> Task:
+    """LeNet 20-50-500 on 20,000 images of MNIST."""
+    return _lenet("lenet-mnist", data.mnist)
+
+
+@task
+def lenet_fashion() -> Task:
+    """LeNet 20-50-500 on 20,000 images of Fashion-MNIST."""
+    return _lenet("lenet-fashion", data.fashion_mnist)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with batch normalisation beside a shortcut, projected if it must be."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (y + self.shortcut(x)).relu()
+
+
+class ResNet8(nn.Module):
+    """A stem and one block each of 16, 32 and 64 filters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+        )
+        self.blocks = nn.Sequential(Block(16, 16, 1), Block(16, 32, 2), Block(32, 64, 2))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+def flip_and_crop(batch: Batch, generator: torch.Generator) -> Batch:
+    """Mirror half of the images, move each by up to 4 pixels."""
+    images, labels = batch
+    count, _, height, width = images.shape
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+    padded = F.pad(images, (4, 4, 4, 4))
+    down, right = torch.randint(0, 9, (2, count, 1, 1), generator=generator)
+    rows = down + torch.arange(height).view(1, -1, 1)
+    columns = right + torch.arange(width).view(1, 1, -1)
+    which = torch.arange(count).view(-1, 1, 1)
+    return padded.permute(0, 2, 3, 1)[which, rows, columns].permute(0, 3, 1, 2), labels
+
+
+@task
+def resnet8_cifar() -> Task:
+    """A residual network with batch normalisation on 20,000 photographs of CIFAR-10."""
+    return Task(
+        name="resnet8-cifar",
+        load=lambda: split(data.cifar10(), 20_000),
+        network=ResNet8,
+        group=sc.filters,
+        optimizer=sgd(0.1),
+        loss=cross_entropy,
+        score=accuracy,
+        measure="accuracy %",
+        budgets={f"{share}% FLOPs": {"flops": share / 100} for share in (50, 30, 10)},
+        selection="30% FLOPs",
+        epochs=6,
+        batch=128,
+        augment=flip_and_crop,
+    )

@@ -1,0 +1,34 @@
+"""Our method, and what it is made of: the dense network, and pruning at once instead of slowly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+import secateur as sc
+from accuracy.method import method
+from accuracy.run import Run
+
+
+@method("dense")
+def dense(run: Run) -> nn.Module:
+    """No budget."""
+    run.train(run.optimizer())
+    return run.model
+
+
+@method("secateur")
+def firm(run: Run, *, freeze: float = 0.7, power: float = 3.0, **options: Any) -> nn.Module:
+    """The firm homotopy with default settings; no knob is tuned."""
+    schedule = sc.Homotopy(run.steps, freeze=freeze, power=power)
+    optimizer = sc.Proximal(run.optimizer(), run.groups, run.budget, schedule=schedule, **options)
+    run.train(optimizer)
+    return run.small()
+
+
+@method("train, prune, fine-tune", knobs=[{"weights": 1.0}, {"weights": "layer"}])
+def one_shot(run: Run, *, weights: Any) -> nn.Module:
+    """Nothing presses; the groups are cut at once where our method has chosen, by norms."""
+    run.train(run.optimizer(), last=run.choice)
+    return run.cut(run.choice, weights)

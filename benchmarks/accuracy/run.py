@@ -1,0 +1,176 @@
+"""Train one network by one method: the part that is the same for all methods.
+
+In: a task, a budget, a seed. Out: a `Run`, which a method takes through the steps; the same batches
+in the same order, whatever it does in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+import secateur as sc
+from accuracy.task import TASKS, Batch, Split, Task
+from secateur.budget import Allowance, BlockwiseAllowance
+from secateur.optim.penalties import saliency
+from secateur.optim.weights import weighting
+
+FREEZE = sc.Homotopy.freeze  # the share of the steps after which every method has chosen
+
+
+@cache
+def load(name: str) -> tuple[Task, Split]:
+    """A task and its data, once a process."""
+    task = TASKS[name]()
+    return task, task.load()
+
+
+class Run:
+    """One network in training.
+
+    Args:
+        task: the task's name.
+        budget: the name of one of its budgets, or "dense".
+        seed: of the initial weights, the order of the data and the augmentation.
+        epochs: instead of the task's.
+    """
+
+    def __init__(self, task: str, budget: str, seed: int, epochs: int | None = None) -> None:
+        self.task, self.split = load(task)
+        self.seed = seed
+        self.batches = len(self.split.train[0]) // self.task.batch  # in an epoch
+        self.steps = (epochs or self.task.epochs) * self.batches
+        self.choice = round(FREEZE * self.steps)
+        torch.manual_seed(seed)
+        self.model = self.task.network()
+        inputs = tuple(part[:1] for part in self.split.train[:-1])
+        self.example: Any = inputs if len(inputs) > 1 else inputs[0]
+        self.groups = self.task.group(self.model, self.example)
+        self.amounts = dict(self.task.budgets.get(budget, {}))
+        if budget != "dense":
+            self.budget = sc.Budget(**self.amounts)
+            self.allowance: Allowance | BlockwiseAllowance = self.budget.on(self.groups)
+
+    # -- training ----------------------------------------------------------------------------------
+
+    def batch(self, step: int) -> Batch:
+        """The rows of one step, counted from 0, augmented."""
+        epoch, place = divmod(step, self.batches)
+        generator = torch.Generator().manual_seed(1_000 * self.seed + epoch)
+        order = torch.randperm(len(self.split.train[0]), generator=generator)
+        rows = order[place * self.task.batch : (place + 1) * self.task.batch]
+        generator.manual_seed(1_000_000 * (self.seed + 1) + step)
+        return self.task.augment(tuple(part[rows] for part in self.split.train), generator)
+
+    def optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """The task's own, fresh."""
+        return self.task.optimizer((model or self.model).parameters())
+
+    def train(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module | None = None,
+        *,
+        first: int = 0,
+        last: int | None = None,
+        step: Callable[[Optimizer, nn.Module, Batch], Any] | None = None,
+        after: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """Take the steps from `first` to before `last`.
+
+        Args:
+            optimizer: of the model's parameters.
+            model: instead of the run's.
+            first, last: counted from 0 over the whole run; the learning rate goes by them.
+            step: takes one step on a batch, instead of forward, backward, optimizer.step().
+            after: told the number of the step that was taken.
+        """
+        model = model or self.model
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        model.train()
+        for number in range(first, self.steps if last is None else last):
+            factor = self.task.rate(number, self.steps)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            (step or self.one_step)(optimizer, model, self.batch(number))
+            after(number)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        model.eval()
+
+    def one_step(self, optimizer: Optimizer, model: nn.Module, batch: Batch) -> None:
+        """Forward, backward, step."""
+        optimizer.zero_grad()
+        self.task.loss(model, batch).backward()
+        optimizer.step()
+
+    # -- choosing ----------------------------------------------------------------------------------
+
+    def worth(self, weights: Any = "auto") -> np.ndarray:
+        """What a method that chooses at once compares: weighted norms per cost, as ours does."""
+        norms = self.groups.norms().cpu().double().numpy()
+        weights = weighting(weights, self.groups)(norms)
+        return saliency(self.allowance, norms, weights, np.ones(len(norms)))
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Set all other groups to zero."""
+        self.groups.scale_(torch.from_numpy(kept.astype(float)))
+
+    def small(self) -> nn.Module:
+        """The network without its zero groups."""
+        return sc.shrink(self.model, self.groups)
+
+    def cut(self, first: int, weights: Any = "auto") -> nn.Module:
+        """Choose within the budget, shrink, train the rest of the run."""
+        self.keep(self.budget.choose(self.allowance, self.worth(weights)))
+        small = self.small()
+        self.train(self.optimizer(small), small, first=first)
+        return small
+
+    # -- what came out -----------------------------------------------------------------------------
+
+    def facts(self, network: nn.Module) -> dict[str, Any]:
+        """Score, sizes, and what was asked and reached, counted on the network itself."""
+        network.eval()
+        found: dict[str, Any] = {
+            "score": self.score(network, self.split.test),
+            "validation": self.score(network, self.split.validation),
+            "params": sc.measure(network, self.example, latency=False).params,
+            "flops": sc.measure(network, self.example, latency=False).flops,
+            "steps": self.steps,
+        }
+        for measure, amount in self.amounts.items():
+            full = {"groups": len(self.groups), "flops": self._full_flops()}[measure]
+            found |= {
+                "measure": measure,
+                "asked": int(amount if isinstance(amount, int) else amount * full),
+                "reached": self._units(network) if measure == "groups" else found["flops"],
+                "full": full,
+            }
+        return found
+
+    def _units(self, network: nn.Module) -> int:
+        """The width of what the layers of groups are, whoever made them narrow."""
+        widths = (network.get_submodule(part.name).weight.shape[0] for part in self.groups.layers)
+        return sum(widths)
+
+    def _full_flops(self) -> int:
+        return sc.measure(self.task.network(), self.example, latency=False).flops
+
+    @torch.no_grad()
+    def score(self, network: nn.Module, rows: Batch) -> float:
+        """The mean of the task's score over rows."""
+        parts = list(self._parts(rows, 500))
+        total = sum(self.task.score(network, part) * len(part[0]) for part in parts)
+        return total / len(rows[0])
+
+    @staticmethod
+    def _parts(rows: Batch, size: int) -> Iterator[Batch]:
+        for start in range(0, len(rows[0]), size):
+            yield tuple(part[start : start + size] for part in rows)

@@ -1,0 +1,50 @@
+"""What a method has to beat: thresholds from the first step on, random groups, a thin network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+import secateur as sc
+from accuracy.method import method
+from accuracy.run import Run
+
+
+@method("hard threshold", knobs=[{"weights": 1.0}, {"weights": "layer"}])
+def hard(run: Run, *, weights: Any) -> nn.Module:
+    """Iterative hard thresholding: after every step, all but the best groups are set to zero."""
+
+    def threshold(step: int) -> None:
+        run.keep(run.budget.choose(run.allowance, run.worth(weights)))
+
+    run.train(run.optimizer(), last=run.choice, after=threshold)
+    return run.cut(run.choice, weights)
+
+
+@method("random groups")
+def random(run: Run) -> nn.Module:
+    """Groups drawn at the start, whatever layer they are of; the rest is trained."""
+    return _from_the_start(run, run.budget)
+
+
+@method("uniformly thin")
+def thin(run: Run) -> nn.Module:
+    """The same share of every layer from the start: a thinner network, trained."""
+    return _from_the_start(run, sc.Budget(**run.amounts, per_layer=True))
+
+
+def _from_the_start(run: Run, budget: sc.Budget) -> nn.Module:
+    """A network that is small before it is trained, its weights drawn for its own widths."""
+    worth = np.random.default_rng(run.seed).random(len(run.groups))
+    if run.task.pretrained:
+        worth = run.worth() if budget.per_layer else worth
+    run.keep(budget.choose(budget.on(run.groups), worth))
+    small = run.small()
+    if not run.task.pretrained:
+        for module in small.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+    run.train(run.optimizer(small), small)
+    return small
