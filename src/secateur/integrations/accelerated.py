@@ -128,7 +128,7 @@ class Accelerated(Engine):
             return loader
         _check_shareable(loader)
         options = {name: getattr(loader, name) for name in LOADING}
-        batches = Share(loader.batch_sampler, self.rank, self.world)
+        batches = Share(loader.batch_sampler, self.rank, self.world, loader.generator)
         return DataLoader(loader.dataset, batch_sampler=batches, **options)
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -200,7 +200,8 @@ class Share:
     """One process's part of every batch of a batch sampler.
 
     The order of an epoch is drawn at once, from generators that are alike on all processes; from
-    then on each process has random numbers of its own.
+    then on each process has random numbers of its own. It is the order of the whole loader in one
+    process, which draws a seed for its workers first.
 
     Example:
         >>> list(Share([[0, 1, 2, 3], [4, 5, 6]], rank=0, world=2))
@@ -210,14 +211,17 @@ class Share:
         ([2, 3], [6, 4])
     """
 
-    def __init__(self, batches: Any, rank: int, world: int) -> None:
-        self.batches, self.rank, self.world = batches, rank, world
+    def __init__(
+        self, batches: Any, rank: int, world: int, generator: torch.Generator | None = None
+    ) -> None:
+        self.batches, self.rank, self.world, self.generator = batches, rank, world, generator
         self.sampler = getattr(batches, "sampler", None)  # whose generator is seeded
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Any]]:
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)  # the workers' seed
         drawn = list(self.batches)
         part_ways(self.rank)
         return (self.part(batch) for batch in drawn)
