@@ -33,13 +33,13 @@ def takes(*tensors: Tensor) -> bool:
         and type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.is_contiguous()
         and tensor.numel() > 0
-        and _able(tensor.device, tensor.dtype)
+        and able(tensor.device, tensor.dtype)
         for tensor in tensors
     )
 
 
 @cache
-def _able(device: torch.device, dtype: torch.dtype) -> bool:
+def able(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether Triton is installed and compiles for numbers of this kind on this device."""
     if importlib.util.find_spec("triton") is None or dtype not in DTYPES:
         return False
@@ -91,16 +91,16 @@ def root(
     sums = state.new_empty((2, rows, CHUNKS, kernels.SUMS.value) if longest > ALONE else (2, 1))
     lines = (slope, *_strided(offset, slope), *_strided(costs, slope), bounds, level)
     block = min(FEW, max(32, _power_of_two(longest)))
-    _launch(kernels.few, rows, *lines, start.contiguous(), state[0], BLOCK=block, num_warps=8)
+    launch(kernels.few, rows, *lines, start.contiguous(), state[0], BLOCK=block, num_warps=8)
     at, chunks = 0, CHUNKS if longest > ALONE else 0
     for turn in range(SWEEPS if chunks else 0):
         searches = state[at], sums[at], state[1 - at], sums[1 - at]
         sizes = {"FIRST": turn == 0, "CHUNKS": chunks, "BLOCK": BLOCK}
-        _launch(kernels.sweep, (rows, chunks), *lines, *searches, **sizes)
+        launch(kernels.sweep, (rows, chunks), *lines, *searches, **sizes)
         at = 1 - at
     if longest > FEW:
         sizes = {"CHUNKS": chunks, "BLOCK": BLOCK, "num_warps": 8}
-        _launch(kernels.finish, rows, *lines, state[at], sums[at], **sizes)
+        launch(kernels.finish, rows, *lines, state[at], sums[at], **sizes)
     found = state[at].view(*level.shape, -1)
     return found[..., 2], found[..., 4]
 
@@ -114,11 +114,12 @@ def factors(
     out = torch.empty_like(slope) if into is None else into
     lines, root = slope.numel(), t.double().contiguous()
     shape = lines, slope.shape[-1]
-    _launch(
+    launch(
         kernels.factors, -(-lines // BLOCK), slope, *shape, *_strided(offset, slope), root, out,
         FIRM=firm, SCALE=into is not None, BLOCK=BLOCK,
     )  # fmt: skip
-    increment_version(out)
+    if into is not None and not into.is_inference():
+        increment_version(into)  # as any operator in place does, for autograd
     return out
 
 
@@ -136,7 +137,8 @@ def scale_(values: Tensor, factors: Tensor) -> Tensor:
     from secateur.envelope import gpu_rows as kernels
 
     _over_rows(kernels.scale, values, factors.double().contiguous())
-    increment_version(values)  # as any operator in place does, for autograd
+    if not values.is_inference():
+        increment_version(values)  # as any operator in place does, for autograd
     return values
 
 
@@ -146,10 +148,10 @@ def _over_rows(kernel: Any, values: Tensor, numbers: Tensor) -> None:
     along = min(_power_of_two(size), BLOCK)
     across = BLOCK // along
     shape = {"ROWS": across, "BLOCK": along}
-    _launch(kernel, -(-rows // across), values, rows, size, numbers, **shape)
+    launch(kernel, -(-rows // across), values, rows, size, numbers, **shape)
 
 
-def _launch(
+def launch(
     kernel: Any, programs: int | tuple[int, int], first: Tensor, *others: Any, **options: Any
 ) -> None:
     """Run so many programs of a kernel on the GPU of its first argument."""

@@ -30,13 +30,7 @@ def factors(slope, lines, size, offset, offset_row, offset_line, root, out,
     if SCALE:
         inside = inside & (factor != 1)
         factor *= tl.load(out + line, inside, 0.0).to(tl.float64)
-    tl.store(out + line, _narrowed(factor, out.dtype.element_ty), inside)
-
-
-@triton.jit
-def _narrowed(numbers, dtype: tl.constexpr):
-    """Float64 in another dtype; Triton 3.2 has no step from float64 to half precision."""
-    return numbers if dtype == tl.float64 else numbers.to(tl.float32).to(dtype)
+    tl.store(out + line, narrowed(factor, out.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -59,9 +53,23 @@ def scale(values, rows, size, factors, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     factor = tl.load(factors + row, row < rows, 1.0)
     touched = factor != 1
-    factor = _narrowed(factor, values.dtype.element_ty)[:, None]
+    by = narrowed(factor, values.dtype.element_ty)[:, None]
     for first in range(0, size, BLOCK):
         column = first + tl.arange(0, BLOCK)
         inside = touched[:, None] & (column < size)[None, :]
         place = values + row[:, None] * size + column[None, :]
-        tl.store(place, tl.load(place, inside, 0.0) * factor, inside)
+        tl.store(place, times(tl.load(place, inside, 0.0), by), inside)
+
+
+@triton.jit
+def narrowed(numbers, dtype: tl.constexpr):
+    """Float64 in another dtype; Triton 3.2 has no step from float64 to half precision."""
+    return numbers if dtype == tl.float64 else numbers.to(tl.float32).to(dtype)
+
+
+@triton.jit
+def times(numbers, by):
+    """The product of numbers of one dtype, rounded once; half precision as float32."""
+    if numbers.dtype == tl.float64:
+        return numbers * by
+    return (numbers.to(tl.float32) * by.to(tl.float32)).to(numbers.dtype)

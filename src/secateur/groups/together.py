@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache, cached_property, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from secateur.envelope import fused
+from secateur.envelope import fused, gpu
 from secateur.groups.members import Member
+
+if TYPE_CHECKING:
+    from secateur.groups.gpu import OnGpu
 
 SHARE = 1 << 20  # numbers that are worth a thread of their own
 Layout = tuple[int, int, int, int]  # outer, rows, groups, size: what they are, _parts.c says
@@ -48,6 +52,8 @@ class Together:
         Returns:
             The members that were not looked at, by position: they are for `Member.add_squares_`.
         """
+        if self._on_gpu(tensors):
+            return self._gpu.add_squares_(total, tensors)
         if total.device.type != "cpu" or total.dtype != torch.float64:
             return self._all(tensors)
         parts, left = self._parts(tensors)
@@ -69,6 +75,8 @@ class Together:
         Returns:
             The members that were not scaled, by position: they are for `Member.scale_`.
         """
+        if self._on_gpu(tensors):
+            return self._gpu.scale_(factors, tensors)
         parts, left = self._parts(tensors)
         if len(parts):
             factors = factors.to("cpu", torch.float64).contiguous()
@@ -78,6 +86,18 @@ class Together:
                 if tensor is not None and not tensor.is_inference():
                     increment_version(tensor)  # as any operator in place does, for autograd
         return left
+
+    def _on_gpu(self, tensors: Sequence[Tensor | None] | None) -> bool:
+        """Whether the first of these tensors lies on a GPU."""
+        given = (m.parameter for m in self.members) if tensors is None else tensors
+        first = next((tensor for tensor in given if tensor is not None), None)
+        return first is not None and first.device.type in gpu.DEVICES
+
+    @cached_property
+    def _gpu(self) -> OnGpu:
+        from secateur.groups.gpu import OnGpu  # which needs this file
+
+        return OnGpu(self.members)
 
     def _all(self, tensors: Sequence[Tensor | None] | None) -> list[int]:
         given = [True] * len(self.members) if tensors is None else [t is not None for t in tensors]
