@@ -21,7 +21,7 @@ import torch
 import runs
 from accuracy import convex, images, ours, simple  # noqa: F401  (they register themselves)
 from accuracy.method import METHODS, Knob, Method
-from accuracy.run import Run, load
+from accuracy.run import Collapsed, Run, load
 from accuracy.task import TASKS
 from secateur.report import machine
 
@@ -47,10 +47,12 @@ class Suite:
             raise TimeoutError("the time is up; start again to go on")
         start = time.perf_counter()
         made = Run(task, budget, seed)
-        network = METHODS[name].train(made, **knob)
+        try:
+            facts = made.facts(METHODS[name].train(made, **knob))
+        except (Collapsed, FloatingPointError):
+            facts = {**made.scores(made.model), "collapsed": True}
         seconds = round(time.perf_counter() - start, 1)
-        line = dict(zip(KEYS, key, strict=True)) | made.facts(network)
-        line |= {"seconds": seconds, **machine()}
+        line = dict(zip(KEYS, key, strict=True)) | facts | {"seconds": seconds, **machine()}
         runs.append(self.path, line)
         print(
             f"{task}  {name:24} {budget:10} seed {seed} {key[-1]:16} {line['score']:7.3f}  "

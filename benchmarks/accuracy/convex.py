@@ -46,7 +46,7 @@ def envelope(run: Run, *, lam: float) -> nn.Module:
     return run.cut(run.choice)
 
 
-@method("WGSEF, half-space", knobs=[{"lam": lam, "rate": 5} for lam in (0.1, 0.3, 1.0, 3.0)])
+@method("WGSEF, half-space", knobs=[{"lam": lam, "rate": 5} for lam in (0.01, 0.03, 0.1, 0.3)])
 def envelope_half_space(run: Run, *, lam: float, rate: float) -> nn.Module:
     """The same penalty by half-space steps in the second half of the time until the cut."""
     optimizer = EnvelopeHSPG(run, lr=rate * plain_rate(run), lam=lam)

@@ -24,6 +24,10 @@ from secateur.optim.weights import weighting
 FREEZE = sc.Homotopy.freeze  # the share of the steps after which every method has chosen
 
 
+class Collapsed(Exception):
+    """A method has set a whole layer to zero, or diverged: what is left says the same to all."""
+
+
 @cache
 def load(name: str) -> tuple[Task, Split]:
     """A task and its data, once a process."""
@@ -128,6 +132,9 @@ class Run:
 
     def cut(self, first: int, weights: Any = "auto") -> nn.Module:
         """Choose within the budget, shrink, train the rest of the run."""
+        alive = self.groups.alive()
+        if not all(alive[part.start : part.stop].any() for part in self.groups.layers):
+            raise Collapsed
         self.keep(self.budget.choose(self.allowance, self.worth(weights)))
         small = self.small()
         self.train(self.optimizer(small), small, first=first)
@@ -137,14 +144,8 @@ class Run:
 
     def facts(self, network: nn.Module) -> dict[str, Any]:
         """Score, sizes, and what was asked and reached, counted on the network itself."""
-        network.eval()
-        found: dict[str, Any] = {
-            "score": self.score(network, self.split.test),
-            "validation": self.score(network, self.split.validation),
-            "params": sc.measure(network, self.example, latency=False).params,
-            "flops": sc.measure(network, self.example, latency=False).flops,
-            "steps": self.steps,
-        }
+        counted = sc.measure(network, self.example, latency=False)
+        found = self.scores(network) | {"params": counted.params, "flops": counted.flops}
         for measure, amount in self.amounts.items():
             full = {"groups": len(self.groups), "flops": self._full_flops()}[measure]
             found |= {
@@ -154,6 +155,15 @@ class Run:
                 "full": full,
             }
         return found
+
+    def scores(self, network: nn.Module) -> dict[str, Any]:
+        """On the test rows, and on those that knobs are chosen by."""
+        network.eval()
+        return {
+            "score": self.score(network, self.split.test),
+            "validation": self.score(network, self.split.validation),
+            "steps": self.steps,
+        }
 
     def _units(self, network: nn.Module) -> int:
         """The width of what the layers of groups are, whoever made them narrow."""
