@@ -51,7 +51,7 @@ def network() -> BertForSequenceClassification:
     config = BertConfig(
         vocab_size=17,
         hidden_size=16,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=4,
         intermediate_size=24,
         max_position_embeddings=64,
@@ -135,18 +135,10 @@ def test_training_ends_on_the_budget_and_the_small_model_is_evaluated_and_kept(t
 
 
 def test_weight_decay_warm_up_accumulation_and_clipping_are_the_trainers(tmp_path: Path):
-    args = arguments(tmp_path, gradient_accumulation_steps=2, max_grad_norm=0.5)
+    args = arguments(tmp_path, gradient_accumulation_steps=2, max_grad_norm=0.1)
     plain = Trainer(network(), args, train_dataset=DATA)
     plain.train()
     run = trainer(args, schedule=sc.Homotopy(12, power=1e3))  # no pressure before the freeze
-    before = {}
-
-    class Keep(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **found: Any) -> None:
-            if state.global_step == 8:
-                before.update({n: p.clone() for n, p in found["model"].named_parameters()})
-
-    run.add_callback(Keep())
     run.train()
     decays = [group["weight_decay"] for group in run.optimizer.param_groups]
     sizes = [len(group["params"]) for group in run.optimizer.param_groups]
@@ -157,11 +149,11 @@ def test_weight_decay_warm_up_accumulation_and_clipping_are_the_trainers(tmp_pat
         return [entry[name] for entry in run.state.log_history if name in entry]
 
     assert logged(run, "learning_rate") == logged(plain, "learning_rate")
-    assert logged(run, "learning_rate")[:2] == [0.0, 0.0025]
+    assert max(logged(run, "learning_rate")) == 0.01 > logged(run, "learning_rate")[0]
     # while nothing presses, losses and norms are those of the plain optimizer
     assert logged(run, "loss")[:8] == logged(plain, "loss")[:8]
     assert logged(run, "grad_norm")[:8] == logged(plain, "grad_norm")[:8]
-    assert max(logged(plain, "grad_norm")[:8]) > 0.5
+    assert max(logged(plain, "grad_norm")[:8]) > 0.1
     assert proximal(run).steps_taken == 12 and proximal(run).settled
 
 
@@ -251,7 +243,9 @@ def test_bfloat16_autocast(tmp_path: Path):
 
 def test_steps_that_a_scaler_skips_are_counted(tmp_path: Path):
     run = trainer(arguments(tmp_path, max_grad_norm=0))
-    run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**70)  # too large
+    run.model.classifier.weight.data.mul_(1e4)  # large gradients, and a scale that is too large
+    scale = {"init_scale": 2.0**127, "backoff_factor": 2.0**-30}
+    run.accelerator.scaler = torch.amp.GradScaler("cpu", **scale)
     steps = []
 
     class Count(TrainerCallback):
