@@ -6,29 +6,27 @@ the run; a checkpoint from which the same run continues, bit for bit on one CPU.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from secateur.deploy.files import write_atomically
 from secateur.integrations import checkpoint
 from secateur.integrations.data import Data, call, split, to_device
 from secateur.integrations.engine import Engine
+from secateur.integrations.loggers import JsonLines, Logger
+from secateur.integrations.records import blank_loss, due, record
 from secateur.integrations.rng import rng_state, seed_all, set_rng_state
+from secateur.integrations.watching import Watching, warn
 from secateur.optim import Proximal
-
-RECORDS = 400  # of training steps in a run's history, about
 
 
 class Interrupted(Exception):
@@ -54,13 +52,15 @@ class Loop:
         epochs: in the whole run.
         scheduler: a learning rate scheduler, stepped after every optimizer step.
         seed: of the order of the data and everything random in training.
-        path: the checkpoint file; None keeps nothing.
+        path: the checkpoint file, beside which metrics.jsonl grows; None keeps nothing.
         seconds: write a checkpoint when the last one is so old.
         steps_between: write a checkpoint every so many steps; instead of seconds.
         settings: what makes this run this run; a checkpoint with others is refused.
         watch: called after every step with (step, steps, words about how it goes).
         settled: called when training has settled on a budget that others follow.
         accumulate: batches of one optimizer step; the last one of an epoch may have fewer.
+        loggers: told what is recorded, such as `TensorBoard(folder)`; see `Logger`.
+        warn: told where the loss jumps as the budget presses; by default a warning of Python's.
         engine: takes the steps; by default in one process and in the model's precision. Under one
             of several processes, all call `run`, and the first one writes.
 
@@ -93,6 +93,8 @@ class Loop:
         watch: Callable[[int, int, str], None] = lambda step, steps, words: None,
         settled: Callable[[], None] = lambda: None,
         accumulate: int = 1,
+        loggers: Sequence[Logger] = (),
+        warn: Callable[[str], None] = warn,
         engine: Engine | None = None,
     ) -> None:
         if epochs < 1:
@@ -111,11 +113,20 @@ class Loop:
         self.loader = self.engine.share(data.train_loader)
         self.path = Path(path) if path is not None else None
         self.seconds, self.steps_between = seconds, steps_between
-        self.history: list[dict[str, Any]] = []
+        if self.engine.rank:
+            self._watching = Watching(warn=lambda words: None)  # the first process says it
+        else:
+            metrics = [JsonLines(self.path.with_name("metrics.jsonl"))] if self.path else []
+            self._watching = Watching([*metrics, *loggers], warn)
         self.epoch = self.batch = self.step = 0
         self._summed, self._steps_summed = 0.0, 0  # losses since the last record
         self._rng: dict[str, Any] | None = None  # of the checkpoint, until its epoch has begun
         self._saved_at = time.monotonic()
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What was recorded, see `records.record`: of steps, of epochs, and early warnings."""
+        return self._watching.history
 
     @property
     def device(self) -> torch.device:
@@ -129,7 +140,7 @@ class Loop:
             Interrupted: SIGINT or SIGTERM came; the checkpoint has been written.
             RuntimeError: the training loader's length and its batches disagree.
         """
-        with Signals() as signals:
+        with Signals() as signals, self._watching.telling(self.settings):
             while self.epoch < self.epochs:
                 batches = self._remaining_batches()
                 while window := list(islice(batches, self.accumulate)):
@@ -137,7 +148,8 @@ class Loop:
                     if isinstance(self.optimizer, Proximal) and self.optimizer.settled:
                         self.settled()
                     self._pause(signals)
-                self.history.append(self._test(signals))
+                self._check_length()
+                self._watching.add(self._test(signals))
                 self.epoch, self.batch = self.epoch + 1, 0
                 self._pause(signals)
         self.save()
@@ -154,44 +166,47 @@ class Loop:
         if self._rng is not None:
             set_rng_state(self._rng, loader)
             self._rng = None
-        yield from batches
-        if self.batch != len(loader):
+        return batches
+
+    def _check_length(self) -> None:
+        if self.batch != len(self.loader):
             raise RuntimeError(
-                f"the training loader says that it has {len(loader)} batches and gave "
+                f"the training loader says that it has {len(self.loader)} batches and gave "
                 f"{self.batch}; the budget's schedule counts steps: make the two agree"
             )
 
     def _loss(self, model: nn.Module, batch: Any) -> Tensor:
         inputs, target = to_device(split(batch), self.device)
-        return self.data.loss(call(model, inputs), target)
+        output = call(model, inputs)
+        if self.step == 0 and isinstance(self.optimizer, Proximal):
+            self._note_blank_loss(output, target)
+        return self.data.loss(output, target)
+
+    def _note_blank_loss(self, output: Any, target: Any) -> None:
+        """Begin the history with the scale of the loss, which the alarm needs."""
+        blank = None if self.history else blank_loss(self.data, output, target)
+        if blank is not None:
+            self._watching.add({"step": 0, "blank_loss": blank})
 
     def _train_on(self, window: list[Any]) -> None:
         """One optimizer step, on some batches."""
         loss = self.engine.step(window, self._loss)
-        rate = self.optimizer.param_groups[0]["lr"]
-        if self.scheduler is not None:
-            self.scheduler.step()
         self.step += 1
         self.batch += len(window)
         self._summed, self._steps_summed = self._summed + loss, self._steps_summed + 1
-        if self.step % max(1, self.steps // RECORDS) == 0 or self.step == self.steps:
-            self._record(rate)
+        if due(self.step, self.steps):
+            self._record()
+        if self.scheduler is not None:
+            self.scheduler.step()
 
-    def _record(self, rate: float) -> None:
+    def _record(self) -> None:
         total, steps = self.engine.total(self._summed, self._steps_summed)
-        record = {"step": self.step, "loss": total / steps, "lr": float(rate)}
-        words = f"loss {record['loss']:.3f}"
-        if isinstance(self.optimizer, Proximal):
-            spent = _spent(self.optimizer)
-            record |= {
-                "kept": self.optimizer.kept,
-                "hardness": self.optimizer.hardness,
-                "spent": spent,
-            }
-            words += "".join(f", {name} {share:.0%}" for name, share in spent.items())
-        self.history.append(record)
+        found = record(self.optimizer, self.step, self.steps, total / steps)
+        self._watching.add(found)
         self._summed, self._steps_summed = 0.0, 0
-        self.watch(self.step, self.steps, words)
+        spent = found.get("spent", {}).items()
+        words = [f"loss {found['loss']:.3f}", *(f"{name} {share:.0%}" for name, share in spent)]
+        self.watch(self.step, self.steps, ", ".join(words))
 
     def _test(self, signals: Signals) -> dict[str, Any]:
         def stop() -> None:
@@ -224,7 +239,7 @@ class Loop:
             raise Interrupted(number, self.step, self.steps, self.path)
 
     def save(self) -> None:
-        """Write the checkpoint, and the history beside it as metrics.jsonl; on every process."""
+        """Write the checkpoint; to be called on every process."""
         if self.path is None:
             return
         own = {"rng": rng_state(self.loader), "summed": (self._summed, self._steps_summed)}
@@ -232,8 +247,6 @@ class Loop:
         self._saved_at = time.monotonic()
         if self.engine.rank:
             return
-        lines = "".join(json.dumps(record) + "\n" for record in self.history)
-        write_atomically(self.path.with_name("metrics.jsonl"), lines)
         checkpoint.write(
             self.path,
             {
@@ -273,7 +286,7 @@ class Loop:
             self.scheduler.load_state_dict(state["scheduler"])
         self.engine.load_state_dict(state["engine"])
         self.epoch, self.batch, self.step = state["place"]
-        self.history = list(state["history"])
+        self._watching.go_on(state["history"])
         if len(state["processes"]) == self.engine.world:
             own = state["processes"][self.engine.rank]
             self._summed, self._steps_summed = own["summed"]
@@ -289,14 +302,6 @@ def steps_in_epoch(data: Data, accumulate: int = 1) -> int:
     if accumulate < 1:
         raise ValueError(f"accumulate={accumulate}: an integer of 1 or more")
     return -(-len(data.train_loader) // accumulate)
-
-
-def _spent(optimizer: Proximal) -> dict[str, float]:
-    """What the network would cost if only what is kept now remained, as a share of the full one."""
-    kept = optimizer.multipliers.numpy() > 0
-    full = optimizer.allowance.spent(np.ones(len(kept)))
-    spent = optimizer.allowance.spent(kept.astype(float))
-    return {name: cost / full[name] for name, cost in spent.items()}
 
 
 @torch.no_grad()

@@ -1,0 +1,124 @@
+"""An early warning: the loss jumps while the budget presses harder.
+
+In: the loss and the hardness, record by record. Out: nothing where training goes well; else words
+on what happened and what to change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from statistics import median
+
+RECENT = 7  # records whose median is the loss's level: three bad ones in a row are noise
+JUMP = 0.6  # of the blank loss: a rise that training rarely makes good before the groups are chosen
+CHOSEN = 0.1  # of the blank loss: a rise at the choice, after which there is less time
+LEARNT = 0.02  # of the blank loss: a network that has gained less has learnt nothing
+PRESSING = 0.05  # the hardness before which the budget hardly matters, and nothing is said
+
+RATE = "Lower the learning rate, or let it rise from 0 over the first steps"
+HELP = (
+    'If it stays up: weigh groups otherwise (weights="curvature"), keep more of every layer '
+    "(at_least=4), train longer, or ask for less (a larger budget)"
+)
+
+
+class Alarm:
+    """Watches for a loss that jumps while hardness rises.
+
+    The level of the loss is the median of the last `RECENT` records, and its scale is the blank
+    loss: that of outputs that are all zero, of a network that knows nothing. An alarm is given,
+    once in each stage of a run,
+
+    - while groups compete, from a hardness of `PRESSING`: when the level lies `JUMP` of the blank
+      loss above the lowest level so far, or when nothing has been learnt;
+    - after the choice of groups: when it lies `CHOSEN` of the blank loss above where it was before,
+      and above each of the last `RECENT` records from before.
+
+    Args:
+        blank: the blank loss. Where it is None or not above 0, the first loss takes its place.
+
+    Example:
+        >>> alarm = Alarm(blank=2.3)
+        >>> losses = [2.3, 1.5, 0.9, 0.6, 0.5, 0.4, 0.4, 0.4, 0.5, 1.9, 2.0, 2.0, 2.1, 2.2]
+        >>> told = [alarm.see(step, loss, step / 20) for step, loss in enumerate(losses)]
+        >>> [step for step, words in enumerate(told) if words]
+        [12]
+        >>> told[12].split(" while")[0]
+        'step 12: the loss rose from 0.5 to 1.9'
+    """
+
+    def __init__(self, blank: float | None = None) -> None:
+        self._blank = blank
+        self._hardness = 0.0  # of the record before
+        self._begin()
+
+    def _begin(self) -> None:
+        """A stage begins: nothing of the one before is compared with."""
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._best, self._best_hardness = math.inf, 0.0
+        self._before: tuple[float, ...] = ()  # the last records when the groups were chosen
+        self._given = False  # or can't be any more
+
+    def see(self, step: int, loss: float, hardness: float) -> str:
+        """Take one record in.
+
+        Args:
+            step: of training.
+            loss: the mean over the steps since the last record.
+            hardness: in [0, 1]; where it falls, a new stage has begun.
+
+        Returns:
+            The warning, or "".
+        """
+        if self._blank is None or not 0 < self._blank < math.inf:
+            self._blank = abs(loss)
+        blank = self._blank
+        if hardness < self._hardness:
+            self._begin()
+        if hardness >= 1 > self._hardness:
+            self._before = tuple(self._recent)
+            self._recent.clear()
+        self._hardness = hardness
+        self._recent.append(loss if not math.isnan(loss) else math.inf)
+        level = self._level()
+        if level is None or self._given:
+            return ""
+        words = self._judge(level, hardness, blank)
+        self._given = bool(words) or hardness >= 1  # the choice is judged once, right after it
+        return f"step {step:,}: {words}" if words else ""
+
+    def _level(self) -> float | None:
+        """The median of the last records, once there are enough."""
+        return median(self._recent) if len(self._recent) == RECENT else None
+
+    def _judge(self, level: float, hardness: float, blank: float) -> str:
+        if hardness >= 1:
+            return self._judge_choice(level, blank)
+        if level < self._best:
+            self._best, self._best_hardness = level, hardness
+        if hardness < PRESSING:
+            return ""
+        if level - self._best > JUMP * blank:
+            return (
+                f"the loss rose from {self._best:.2g} to {level:.2g} while hardness rose from "
+                f"{self._best_hardness:.2g} to {hardness:.2g} (it is {blank:.2g} for outputs "
+                "of zero). "
+            ) + (HELP if level <= blank else RATE)
+        if self._best > (1 - LEARNT) * blank:
+            return (
+                f"the loss is {level:.2g}, no better than that of outputs of zero "
+                f"({blank:.2g}), and the budget begins to press. {RATE}"
+            )
+        return ""
+
+    def _judge_choice(self, level: float, blank: float) -> str:
+        if len(self._before) < RECENT or level <= max(self._before):
+            return ""
+        before = median(self._before)
+        if level - before <= CHOSEN * blank:
+            return ""
+        return (
+            f"the loss rose from {before:.2g} to {level:.2g} when the groups were chosen: some of "
+            f"those that were given up were still at work. {HELP}"
+        )

@@ -1,0 +1,131 @@
+"""What is written down of a training step: numbers by name, some of them less often than others.
+
+In: the loss, and the optimizer after its step. Out: a record of the run's history.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from secateur.groups import Layer
+from secateur.integrations.data import Data
+from secateur.optim import Proximal
+
+RECORDS = 400  # of training steps in a run's history, about
+WIDTHS = 4  # records until the layers' widths are written down again
+STATIONARITY = 100  # steps at least until it is measured again: it may cost as much as a step
+
+
+def due(step: int, steps: int, *, each: int = 1, apart: int = 1) -> bool:
+    """Whether a step is written down: one of about RECORDS in a run, or the last one.
+
+    Args:
+        step: from 1.
+        steps: in the run.
+        each: every so many records only.
+        apart: and with so many steps in between.
+
+    Example:
+        >>> [step for step in range(1, 11) if due(step, 10, each=4)]
+        [4, 8, 10]
+        >>> due(1000, 4000), due(1001, 4000), due(90, 4000, apart=100)
+        (True, False, False)
+    """
+    interval = max(1, steps // RECORDS)
+    interval *= max(each, math.ceil(apart / interval))
+    return step == steps or step % interval == 0
+
+
+def record(optimizer: Optimizer, step: int, steps: int, loss: float) -> dict[str, Any]:
+    """A step as the history has it.
+
+    Args:
+        optimizer: after its step, the gradients and the learning rate of which are in place.
+        step: its number, from 1; `due` said that it is to be written down.
+        steps: in the run.
+        loss: the mean since the last record.
+
+    Returns:
+        "step", "loss", "lr"; and of a `Proximal` "kept" (groups), "hardness", "threshold", "asked"
+        and "spent" (measure -> share of the full network's cost, if it were cut now), now and then
+        "widths" (layer -> groups kept), and seldom "stationarity".
+    """
+    found: dict[str, Any] = {"step": step, "loss": loss}
+    found["lr"] = float(optimizer.param_groups[0]["lr"])
+    if not isinstance(optimizer, Proximal):
+        return found
+    found |= pressure(optimizer)
+    if due(step, steps, each=WIDTHS):
+        found["widths"] = widths(optimizer)
+    if due(step, steps, apart=STATIONARITY) and _has_rates(optimizer):
+        distance = optimizer.stationarity()
+        if math.isfinite(distance):  # not after a step that a GradScaler skipped
+            found["stationarity"] = distance
+    return found
+
+
+def pressure(optimizer: Proximal) -> dict[str, Any]:
+    """How hard the budget presses and what it leaves: see `record`."""
+    kept = optimizer.multipliers.numpy() > 0
+    allowance = optimizer.allowance
+    full, spent = allowance.spent(np.ones(len(kept))), allowance.spent(kept.astype(float))
+    found = {
+        "kept": int(kept.sum()),
+        "hardness": optimizer.hardness,
+        "asked": {name: allowance.limits[name] / cost for name, cost in full.items()},
+        "spent": {name: spent[name] / cost for name, cost in full.items()},
+    }
+    threshold = optimizer.threshold
+    return found if threshold is None else {**found, "threshold": float(threshold)}
+
+
+def widths(optimizer: Proximal) -> dict[str, int]:
+    """How many groups of each layer the last proximal step kept, by the layers' names."""
+    kept, layers = optimizer.multipliers.numpy() > 0, optimizer.groups.layers
+    names = [layer.name for layer in layers]
+    return {_name(layer, names): int(kept[layer.start : layer.stop].sum()) for layer in layers}
+
+
+def _name(layer: Layer, names: list[str]) -> str:
+    """Its module's name, with the kind of its groups where a module has several."""
+    return layer.name if names.count(layer.name) == 1 else f"{layer.name} ({layer.kind})"
+
+
+def _has_rates(optimizer: Proximal) -> bool:
+    """Whether a learning rate is above 0, without which nothing is measured."""
+    return any(float(group.get("lr") or 0) for group in optimizer.param_groups)
+
+
+@torch.no_grad()
+def blank_loss(data: Data, output: Any, target: Any) -> float | None:
+    """The loss of outputs that are all zero: of a network that knows nothing.
+
+    Args:
+        data: whose loss is taken.
+        output: of the model, for its shape.
+        target: of the same batch.
+
+    Returns:
+        The loss; None where the data's loss doesn't take such outputs, or isn't finite for them.
+
+    Example:
+        >>> round(blank_loss(Data([0], [0]), torch.randn(8, 10), torch.arange(8)), 4)
+        2.3026
+    """
+    try:
+        loss = float(data.loss(tree_map(_zero, output), target))
+    except Exception:  # whatever a loss of the user's says to outputs it was not made for
+        return None
+    return loss if math.isfinite(loss) else None
+
+
+def _zero(leaf: Any) -> Any:
+    real = isinstance(leaf, Tensor) and leaf.is_floating_point()
+    return torch.zeros_like(leaf) if real else leaf
