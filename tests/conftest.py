@@ -1,4 +1,7 @@
-"""What all tests share: one thread a process, so that they run side by side and alike; a cache."""
+"""What all tests share: one thread a process, so that they run side by side and alike; a cache.
+
+Where there is no GPU, its kernels run on CPU tensors, in Triton's interpreter.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():  # Triton asks when it is imported: kernels run in Python
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -72,6 +72,27 @@ def cases(max_size: int = 200, decades: float = 6) -> st.SearchStrategy[Case]:
     )
 
 
+def adversaries() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, float]]:
+    """Slopes, offsets, costs and a level that lead Newton's steps astray."""
+    m = 2000
+    powers = np.logspace(-290, 290, m)
+    one, zero = np.ones(m), np.zeros(m)
+    stairs = 1e6 * np.arange(1.0, m + 1)  # all steep and short: nearly a staircase
+    random = np.random.default_rng(0)
+    denormal = np.full(m, 5e-324)
+    return {
+        "all magnitudes": (powers, zero, one, m / 2 + 0.5),
+        "all magnitudes, dear first": (powers, zero, powers[::-1] ** 0.01, 3.0),
+        "costs of all magnitudes": (one, random.random(m), np.logspace(-150, 150, m), 1e10),
+        "stairs": (1e6 / np.arange(1.0, m + 1), stairs, one, m / 2 + 0.5),
+        "two clusters": (np.where(one.cumsum() > m / 2, 1e-200, 1e200), zero, one, m / 2 + 1),
+        "a single steep one": (np.r_[1e300, one[1:] * 1e-300], zero, one, 1.5),
+        "denormal": (denormal, zero, one, 1.0),
+        "ties": (one, 100 * one, one, 7.25),
+        "cycle": (np.r_[one[: m // 2], 1e-3 * one[m // 2 :]], 50 * random.random(m), one, m / 2),
+    }
+
+
 def assert_fenchel_young(envelope: Tensor, conjugate: Tensor, product: Tensor, tol: float) -> None:
     """S(x) + S*(y) = <x, y>, which holds only if y is a subgradient of S at x."""
     gap = (envelope + conjugate - product).abs()

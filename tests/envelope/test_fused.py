@@ -7,14 +7,13 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secateur.envelope.fused as fused
-from envelope.problems import Case, cases
+from envelope.problems import Case, adversaries, cases
 from secateur.envelope import firm, multipliers, prox
 from secateur.envelope.solve import multipliers_at_root, root
 
@@ -55,32 +54,11 @@ def test_operators_equal_the_plain_ones(case: Case, strength: float, dtype, numb
         torch.testing.assert_close(call(), _plainly(call), rtol=rounding, atol=atol)
 
 
-def _adversaries() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, float]]:
-    """Slopes, offsets, costs and a level that lead Newton's steps astray."""
-    m = 2000
-    powers = np.logspace(-290, 290, m)
-    one, zero = np.ones(m), np.zeros(m)
-    stairs = 1e6 * np.arange(1.0, m + 1)  # all steep and short: nearly a staircase
-    random = np.random.default_rng(0)
-    denormal = np.full(m, 5e-324)
-    return {
-        "all magnitudes": (powers, zero, one, m / 2 + 0.5),
-        "all magnitudes, dear first": (powers, zero, powers[::-1] ** 0.01, 3.0),
-        "costs of all magnitudes": (one, random.random(m), np.logspace(-150, 150, m), 1e10),
-        "stairs": (1e6 / np.arange(1.0, m + 1), stairs, one, m / 2 + 0.5),
-        "two clusters": (np.where(one.cumsum() > m / 2, 1e-200, 1e200), zero, one, m / 2 + 1),
-        "a single steep one": (np.r_[1e300, one[1:] * 1e-300], zero, one, 1.5),
-        "denormal": (denormal, zero, one, 1.0),
-        "ties": (one, 100 * one, one, 7.25),
-        "cycle": (np.r_[one[: m // 2], 1e-3 * one[m // 2 :]], 50 * random.random(m), one, m / 2),
-    }
-
-
 @needs_compiled
-@pytest.mark.parametrize("name", _adversaries())
+@pytest.mark.parametrize("name", adversaries())
 @pytest.mark.parametrize("start", [math.nan, 5e-324, 1e-300, 1.0, 1e300])
 def test_passes_stay_bounded_on_adversarial_breakpoints(name: str, start: float) -> None:
-    *lines, level = _adversaries()[name]
+    *lines, level = adversaries()[name]
     slope, offset, costs = map(torch.from_numpy, lines)
     budget = torch.tensor(level, dtype=torch.float64)
     t, passes = fused.root(slope, offset, costs, budget, torch.full_like(budget, start))
