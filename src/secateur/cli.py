@@ -122,6 +122,13 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0)
     _add_device(train, None, "cpu, cuda, ... (default: what Accelerate finds)")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    train.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        metavar="LOGGER",
+        help="tensorboard (into OUT/tensorboard), or MODULE:FACTORY of a logger of your own",
+    )
 
     sweep = _command(commands, "sweep", _sweep, "train for every budget and seed, in parallel")
     sweep.allow_abbrev = False  # --budget would pass for --budgets, and they differ
@@ -312,6 +319,7 @@ def _train(options: argparse.Namespace, words: list[str]) -> int:
                 resume=options.resume,
                 device=options.device,
                 checkpoint_every=options.checkpoint_every,
+                log=options.log,
                 watch=watch,
             )
     except Interrupted as stop:

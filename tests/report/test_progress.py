@@ -37,3 +37,24 @@ def test_a_terminal_shows_what_is_being_done():
 def test_a_file_stays_empty():
     told = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, check=True)
     assert told.stderr == b"" == told.stdout
+
+
+def test_a_warning_is_for_files_too():
+    script = SCRIPT + '    watch("warning", 0, 0, "the loss [jumped]")\n'
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert told.stderr == b"secateur: warning: the loss [jumped]\n" and not told.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_warning_stays_above_the_bar():
+    reader, writer = pty.openpty()
+    script = SCRIPT + '    watch("warning", 0, 0, "the loss [jumped]")\n    time.sleep(0.3)\n'
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    subprocess.run([sys.executable, "-c", script], stderr=writer, env=environment, check=True)
+    shown = ""
+    while select.select([reader], [], [], 0.1)[0]:
+        shown += os.read(reader, 4096).decode(errors="replace")
+    os.close(writer)
+    os.close(reader)
+    assert shown.count("secateur: warning: the loss [jumped]") == 1
+    assert shown.index("warning") < shown.rindex("shrinking")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from secateur.integrations import options
 from secateur.integrations.accelerated import Accelerated
 from secateur.integrations.data import Data
 from secateur.integrations.finish import finish
+from secateur.integrations.loggers import make_loggers
 from secateur.integrations.loop import Loop, steps_in_epoch
 from secateur.integrations.rng import seed_all
 from secateur.optim import Homotopy, Proximal
 from secateur.report import Point, Run, html
+from secateur.report.progress import WARNING
 
 CHECKPOINT, FACTS, REPORT = "checkpoint", "run.json", "report.html"
 STAGE = "network-{}"  # the folder of a network on the way to the last one
@@ -88,6 +90,7 @@ def train(
     resume: bool = False,
     device: str | None = None,
     checkpoint_every: str = "5m",
+    log: Sequence[str] = (),
     watch: Watch = lambda what, done, total, words: None,
 ) -> Run | None:
     """Train a model to a budget and write what comes out of it.
@@ -102,7 +105,8 @@ def train(
         resume: go on from the folder's checkpoint.
         device: such as "cpu" or "cuda"; by default what Accelerate finds.
         checkpoint_every: "30s", "5m", or a number of steps.
-        watch: told how far things are.
+        log: "tensorboard" (into the folder's folder of this name), or MODULE:FACTORY of a `Logger`.
+        watch: told how far things are, and warned of a loss that jumps.
 
     Returns:
         The facts; None on other processes than the first.
@@ -123,6 +127,7 @@ def train(
     with Accelerated(device, precision=settings.precision, clip=settings.clip) as engine:
         if engine.rank:
             watch = _unwatched
+        loggers = () if engine.rank else make_loggers(log, folder)
         model, data, optimizer, scheduler = _make(settings, budgets, engine.device, watch)
         words = settings.words()
         if engine.world > 1:
@@ -162,6 +167,8 @@ def train(
             watch=lambda done, total, words: watch("training", done, total, words),
             settled=write_stage,
             accumulate=settings.accumulate,
+            loggers=loggers,
+            warn=lambda words: watch(WARNING, 0, 0, words),
             engine=engine,
             **interval,  # pyright: ignore[reportArgumentType]
         )

@@ -1,4 +1,4 @@
-"""Progress on stderr, for people who watch: nothing where stderr is no terminal.
+"""Progress on stderr, for people who watch: nothing where stderr is no terminal, but warnings.
 
 What is being done flows in; one line that moves flows out.
 """
@@ -9,6 +9,8 @@ import sys
 from typing import Any
 
 from secateur.deploy.extras import require
+
+WARNING = "warning"  # in the place of what is being done: words that stay on the screen
 
 
 class Watcher:
@@ -39,7 +41,13 @@ class Watcher:
             )
 
     def __call__(self, what: str, done: int, total: int, note: str) -> None:
-        """Say what is being done, how much of how much (0: unknown), and how it goes."""
+        """Say what is being done, how much of how much (0: unknown), and how it goes.
+
+        Where what is being done is `WARNING`, the note is said for good.
+        """
+        if what == WARNING:
+            self._warn(f"secateur: warning: {note}")
+            return
         if self._bar is None:
             return
         if what != self._what:
@@ -48,6 +56,12 @@ class Watcher:
             self._what = what
             self._task = self._bar.add_task(what, total=total or None, note=note)
         self._bar.update(self._task, completed=done, note=note)
+
+    def _warn(self, words: str) -> None:
+        if self._bar is None:
+            print(words, file=sys.stderr)
+        else:
+            self._bar.console.print(words, style="yellow", markup=False, highlight=False)
 
     def __enter__(self) -> Watcher:
         if self._bar is not None:
