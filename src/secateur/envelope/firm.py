@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.envelope import compiled
+from secateur.envelope import compiled, fused
 from secateur.envelope.inputs import Problem, Scalar, read, read_between
 from secateur.envelope.solve import multipliers_at_root, root
 
@@ -63,7 +63,7 @@ def firm(
     Gao and Bruce, "WaveShrink with firm shrinkage", Statistica Sinica 7, 1997.
     """
     problem = read("firm", norms, level, weights, costs)
-    rows = read_between("firm", "hardness", hardness, problem.norms, 0, 1).unsqueeze(-1)
+    rows = read_between("firm", "hardness", hardness, problem.given, 0, 1).unsqueeze(-1)
     if isinstance(hardness, Tensor):  # some rows may be at 1: looking would wait for the device
         below = soft(problem, torch.where(rows == 1, 0, rows))
         found = torch.where(rows == 1, _projection(problem), below)
@@ -134,9 +134,12 @@ def soft(problem: Problem, hardness: Tensor, into: Tensor | None = None) -> Tens
 
     Where compiled loops take the problem, the factors are multiplied into `into`, if that is given.
     """
-    slope, offset = problem.slope, hardness / (1 - hardness)
+    loops, offset = compiled.loops(problem.given), hardness / (1 - hardness)
+    if loops is fused:
+        return fused.shrunk(*problem.lines(offset), firm=True, into=into)
+    slope = problem.slope
     t = root(slope, offset, problem.costs, problem.level)
-    if loops := compiled.loops(slope):
+    if loops:
         return loops.factors(slope, offset, t, firm=True, into=into)
     return factors(multipliers_at_root(t, slope, offset), hardness)
 

@@ -9,23 +9,25 @@ from __future__ import annotations
 import ctypes
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-ABI = 3  # of the functions below; a library left over from another version is not used
+ABI = 4  # of the functions below; a library left over from another version is not used
 _NUMBER, _ARRAY = ctypes.c_int64, ctypes.c_void_p
-_STRIDED = (_ARRAY, _NUMBER, _NUMBER)  # numbers, their stride over rows, their stride over lines
+_ROWS = (_NUMBER, _NUMBER)  # or two flags
 _SIGNATURES = {
-    "secateur_root": (*[_NUMBER] * 3, _ARRAY, *_STRIDED, *_STRIDED, *[_ARRAY] * 4),
-    "secateur_factors": (*[_NUMBER] * 3, _ARRAY, *_STRIDED, _ARRAY, *[_NUMBER] * 2, _ARRAY),
+    "secateur_root": (*_ROWS, _ARRAY, _ARRAY, *_ROWS, *[_ARRAY] * 3, _NUMBER, _ARRAY, _ARRAY),
+    "secateur_factors": (*_ROWS, _ARRAY, _NUMBER, _ARRAY, *_ROWS, _ARRAY),
     "secateur_norms": (*[_NUMBER] * 3, _ARRAY, _ARRAY),
     "secateur_scale": (*[_NUMBER] * 3, _ARRAY, _ARRAY),
     "secateur_squares": (_NUMBER, _ARRAY, _ARRAY),
     "secateur_multiply": (_NUMBER, _ARRAY, _ARRAY),
     "secateur_finite": (_NUMBER, _ARRAY, _ARRAY),
 }
+LONG_ROW, SPARE = 1 << 15, 1 << 12  # as in _fused.c; lines, blocks and samples of small rows
 # What a part of _parts.c is made of, and how it calls the types of numbers.
 PART = ("values", "type", "outer", "rows", "groups", "size", "ids")
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -84,16 +86,30 @@ def takes(*tensors: Tensor) -> bool:
 
 
 def root(
-    slope: Tensor, offset: Tensor, costs: Tensor, level: Tensor, start: Tensor | None = None
+    slope: Tensor,
+    offset: Tensor,
+    costs: Tensor,
+    level: Tensor,
+    start: Tensor | None = None,
+    *,
+    bounds: Tensor | None = None,
+    weights: Tensor | None = None,
+    spread: bool = False,
+    finite: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Solve `solve.root`'s equation for every row.
 
     Args:
-        slope: (..., m), what `takes` takes; its sign is not looked at.
+        slope: (..., m), what `takes` takes; its sign is not looked at. With `bounds`, (lines,).
         offset: broadcasts to slope.
         costs: broadcasts to slope.
-        level: (...,).
+        level: (...,). With `bounds`, (rows,).
         start: (...,), a guess of the root.
+        bounds: int64 (rows + 1,): rows of unequal length, such as one a layer; row i has the lines
+            from bounds[i] to bounds[i + 1].
+        weights: broadcasts to slope; slopes are then slope sqrt(weights / costs).
+        spread: whether offsets are offset weights.
+        finite: whether a slope that is inf makes the root NaN.
 
     Returns:
         (t, passes): float64 and int32 of shape (...,); passes says how often all lines of a row
@@ -102,30 +118,77 @@ def root(
     level = level.double().contiguous()
     start = torch.zeros_like(level) if start is None else start.double().expand_as(level)
     t, passes = torch.empty_like(level), torch.empty_like(level, dtype=torch.int32)
-    start, offset, costs = start.contiguous(), _by_rows(offset, slope), _by_rows(costs, slope)
-    _call(
-        "root",
-        slope,
-        *_strided(offset),
-        *_strided(costs),
-        *(tensor.data_ptr() for tensor in (level, start, t, passes)),
-    )
+    start, longest = start.contiguous(), slope.shape[-1]
+    if bounds is not None:
+        bounds = bounds.long().contiguous()
+    capacity = max(longest // 32, min(longest // 8, 1 << 17)) + SPARE if longest >= LONG_ROW else 0
+    scratch = torch.empty(3 * capacity, dtype=torch.float64)
+    numbers, kept = _numbers(slope, offset, costs, weights)
+    arguments = numbers.ctypes.data, spread, finite, level.data_ptr(), start.data_ptr()
+    _library.secateur_root(  # pyright: ignore[reportOptionalMemberAccess]
+        level.numel(), longest, None if bounds is None else bounds.data_ptr(), *arguments,
+        scratch.data_ptr(), capacity, t.data_ptr(), passes.data_ptr(),
+    )  # fmt: skip
+    del kept
     return t, passes
 
 
 def factors(
-    slope: Tensor, offset: Tensor, t: Tensor, *, firm: bool, into: Tensor | None = None
+    slope: Tensor,
+    offset: Tensor,
+    t: Tensor,
+    *,
+    firm: bool,
+    into: Tensor | None = None,
+    costs: Tensor | None = None,
+    weights: Tensor | None = None,
+    spread: bool = False,
 ) -> Tensor:
     """Evaluate each line at its row's root t (...,) and turn it into a factor, (..., m).
 
         u / (u + offset),  times 1 + offset if firm,    u = clip(t |slope| - offset, 0, 1)
 
     They are multiplied into `into`, of slope's shape, dtype and layout; it may be slope itself.
+    Costs, weights and spread are `root`'s.
     """
     out = torch.empty_like(slope) if into is None else into
-    t, offset, scale = t.double().contiguous(), _by_rows(offset, slope), into is not None
-    _call("factors", slope, *_strided(offset), t.data_ptr(), firm, scale, out.data_ptr())
+    t = t.double().contiguous()
+    numbers, kept = _numbers(slope, offset, costs, weights)
+    size = slope.shape[-1]
+    _library.secateur_factors(  # pyright: ignore[reportOptionalMemberAccess]
+        slope.numel() // size, size, numbers.ctypes.data, spread, t.data_ptr(), firm,
+        into is not None, out.data_ptr(),
+    )  # fmt: skip
+    del kept
     return out
+
+
+def shrunk(
+    slope: Tensor,
+    offset: Tensor,
+    costs: Tensor,
+    weights: Tensor,
+    level: Tensor,
+    *,
+    firm: bool,
+    into: Tensor | None = None,
+) -> Tensor:
+    """`root` and `factors` of prox or firm shrinkage, without a copy of norms, weights or costs.
+
+    Args:
+        slope: (..., m), norms, or single weights with their signs.
+        offset: (..., 1), the step of prox, or hardness / (1 - hardness) of firm shrinkage.
+        costs: a number, or broadcasts to slope.
+        weights: likewise.
+        level: (...,).
+        firm: which of the two.
+        into: as in `factors`.
+    """
+    lines: dict[str, Any] = {"weights": weights, "spread": not firm}
+    if weights.numel() == 1 == costs.numel():  # then all slopes share a factor, and need it not
+        offset, lines = offset if firm else offset * weights, {}
+    t, _ = root(slope, offset, costs, level, finite=True, **lines)
+    return factors(slope, offset, t, firm=firm, into=into, costs=costs, **lines)
 
 
 def norms(values: Tensor) -> Tensor:
@@ -177,15 +240,26 @@ def _call(name: str, values: Tensor, *arguments: int) -> None:
     getattr(_library, f"secateur_{name}")(rows, size, single, values.data_ptr(), *arguments)
 
 
+def _numbers(
+    slope: Tensor, offset: Tensor, costs: Tensor | None, weights: Tensor | None
+) -> tuple[np.ndarray, list[Tensor]]:
+    """What _fused.c calls Numbers, int64 (4, 4), of these; and what has to stay alive meanwhile."""
+    kept, rows = [], []
+    for tensor in (slope, offset, costs, weights):
+        if tensor is None:
+            rows.append((0, 0, 0, 0))
+            continue
+        tensor = _by_rows(tensor, slope)
+        sizes = zip(tensor.shape, tensor.stride(), strict=True)
+        strides = (stride if size > 1 else 0 for size, stride in sizes)
+        rows.append((tensor.data_ptr(), tensor.dtype == torch.float32, *strides))
+        kept.append(tensor)
+    return np.array(rows, np.int64), kept
+
+
 def _by_rows(tensor: Tensor, like: Tensor) -> Tensor:
-    """A float64 view (rows, m) of what broadcasts to `like` (..., m); strides of 0 repeat."""
-    tensor = tensor.double()
+    """A view (rows, m), float32 or 64, of what broadcasts to `like` (..., m)."""
+    tensor = tensor if tensor.dtype == torch.float32 else tensor.double()
     if tensor.numel() == 1:
         return tensor.reshape(1, 1)
     return tensor.expand(like.shape).reshape(-1, like.shape[-1])
-
-
-def _strided(tensor: Tensor) -> tuple[int, int, int]:
-    sizes = zip(tensor.shape, tensor.stride(), strict=True)
-    row, line = (stride if size > 1 else 0 for size, stride in sizes)
-    return tensor.data_ptr(), row, line

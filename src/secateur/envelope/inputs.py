@@ -22,10 +22,24 @@ DEVICES_WITHOUT_FLOAT64 = ("mps",)
 class Problem:
     """Checked arguments: norms (..., m), level (...,), weights and costs broadcast to norms."""
 
-    given: Tensor  # the norms, in their own dtype
+    given: Tensor  # the norms, in their own dtype, and likewise
     level: Tensor
-    weights: Tensor
-    costs: Tensor
+    given_weights: Tensor
+    given_costs: Tensor
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """The weights in the working precision."""
+        return self.given_weights.to(self.level.dtype)
+
+    @cached_property
+    def costs(self) -> Tensor:
+        """The costs in the working precision."""
+        return self.given_costs.to(self.level.dtype)
+
+    def lines(self, offset: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What `fused.shrunk` takes, with an offset (..., 1)."""
+        return self.given, offset, self.given_costs, self.given_weights, self.level
 
     @cached_property
     def norms(self) -> Tensor:
@@ -86,7 +100,7 @@ def read(
     level = per_row(function, "level", level, norms)
     _refuse(function, "level", level, level <= 0, "above 0: it is how much may be kept")
     sound = (
-        _sound_rows(function, "norms", norms, strict=False, signed=signed)
+        _sound_norms(function, norms, signed=signed)
         & _sound_rows(function, "weights", weights, strict=True)
         & _sound_rows(function, "costs", costs, strict=True)
         & (level > 0)
@@ -124,12 +138,16 @@ def _working_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type in DEVICES_WITHOUT_FLOAT64 else torch.float64
 
 
-def _as_tensor(value: Scalar, like: Tensor) -> Tensor:
-    """Bring a value beside `like`; a number is filled in on the device, which waits for nothing."""
+def _as_tensor(value: Scalar, like: Tensor, keep: tuple[torch.dtype, ...] = ()) -> Tensor:
+    """Bring a value beside `like`; a number is filled in on the device, which waits for nothing.
+
+    It gets the dtype to work in, if it isn't of one to keep.
+    """
     dtype = _working_dtype(like.device)
     if isinstance(value, (int, float)):
         return torch.full((), float(value), dtype=dtype, device=like.device)
-    return torch.as_tensor(value).detach().to(like.device, dtype)
+    tensor = torch.as_tensor(value).detach()
+    return tensor.to(like.device, tensor.dtype if tensor.dtype in keep else dtype)
 
 
 def _expands_to(tensor: Tensor, shape: torch.Size) -> bool:
@@ -141,7 +159,7 @@ def _expands_to(tensor: Tensor, shape: torch.Size) -> bool:
 
 def _per_group(function: str, name: str, value: Scalar, norms: Tensor) -> Tensor:
     """Bring weights or costs beside the norms, unexpanded: a number stays cheap to compute with."""
-    tensor = _as_tensor(value, norms)
+    tensor = _as_tensor(value, norms, keep=(torch.float32,))
     if _expands_to(tensor, norms.shape):
         return tensor
     raise ValueError(
@@ -151,10 +169,17 @@ def _per_group(function: str, name: str, value: Scalar, norms: Tensor) -> Tensor
     )
 
 
-def _sound_rows(
-    function: str, name: str, values: Tensor, *, strict: bool, signed: bool = False
-) -> Tensor:
-    """Say which rows are finite and not negative (positive if `strict`, any if `signed`)."""
+def _sound_norms(function: str, norms: Tensor, *, signed: bool) -> Tensor:
+    """Say which rows of norms are finite and, but for single weights, not negative."""
+    if not signed:
+        return _sound_rows(function, "norms", norms, strict=False)
+    if norms.device.type == "cpu":  # the loops in C look at all numbers as they find the root
+        return torch.ones(norms.shape[:-1], dtype=torch.bool, device=norms.device)
+    return norms.amin(-1).isfinite() & norms.amax(-1).isfinite()
+
+
+def _sound_rows(function: str, name: str, values: Tensor, *, strict: bool) -> Tensor:
+    """Say which rows are finite and not negative (positive if `strict`)."""
     low, high = values, values
     if values.ndim > 0:
         if values.shape[-1] == 0:
@@ -162,8 +187,6 @@ def _sound_rows(
         low, high = values.amin(-1), values.amax(-1)  # aminmax(dim=-1) takes 20 times as long
     wrong = low <= 0 if strict else low < 0
     bound = "above 0" if strict else "0 or more"
-    if signed:
-        return low.isfinite() & high.isfinite()
     _refuse(function, name, low, wrong, f"{bound} for every group")
     return ~wrong & high.isfinite()
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from secateur.envelope import compiled
+from secateur.envelope import compiled, fused
 from secateur.envelope.inputs import Problem, Scalar, read, read_between
 from secateur.envelope.solve import multipliers_at_root, root
 
@@ -51,7 +51,7 @@ def multipliers(
     leaving it out changes t, not u, and makes step 0 an ordinary value.
     """
     problem = read("multipliers", norms, level, weights, costs)
-    step = read_between("multipliers", "step", step, problem.norms, 0, math.inf)
+    step = read_between("multipliers", "step", step, problem.given, 0, math.inf)
     return optimal_multipliers(problem, step).to(norms.dtype)
 
 
@@ -89,8 +89,8 @@ def prox(
     Source: Refael, Arbel, Huleihel, arXiv 2212.12921.
     """
     problem = read("prox", norms, level, weights, costs)
-    step = read_between("prox", "step", step, problem.norms, 0, math.inf)
-    if loops := compiled.loops(problem.slope):
+    step = read_between("prox", "step", step, problem.given, 0, math.inf)
+    if loops := compiled.loops(problem.given):
         return compiled_factors(loops, problem, step).to(norms.dtype)
     kept = optimal_multipliers(problem, step)
     whole = kept + step.unsqueeze(-1) * problem.weights
@@ -102,6 +102,8 @@ def compiled_factors(
     loops: ModuleType, problem: Problem, step: Tensor, into: Tensor | None = None
 ) -> Tensor:
     """The factors of a checked problem by compiled loops, multiplied into `into` if given."""
+    if loops is fused:
+        return fused.shrunk(*problem.lines(step.unsqueeze(-1)), firm=False, into=into)
     offset = step.unsqueeze(-1) * problem.weights
     t = root(problem.slope, offset, problem.costs, problem.level)
     return loops.factors(problem.slope, offset, t, firm=False, into=into)
