@@ -1,5 +1,6 @@
 """Drawings: what is drawn has the proportions of the numbers."""
 
+import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -8,6 +9,7 @@ import pytest
 from secateur.report import Width, widths_svg
 from secateur.report.charts import Series, bars, curves
 from secateur.report.svg import ticks
+from secateur.report.timeline import timeline_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -30,6 +32,33 @@ def test_long_names_keep_both_ends():
     words = "".join(ElementTree.fromstring(widths_svg([Width(name, 1, 2)])).itertext())
     assert "backbone.stage" in words and "…" in words and "output.dense" in words
     assert name in words  # in the title that a pointer shows
+
+
+def test_a_strip_is_as_high_as_the_share_that_is_kept():
+    history = [
+        {"step": 0, "widths": {"a": 8, "b": 4}},
+        {"step": 10, "loss": 1.0},
+        {"step": 50, "widths": {"a": 4, "b": 4}},
+        {"step": 100, "widths": {"a": 2, "b": 4}},
+    ]
+    picture = timeline_svg(history, [Width("a", 2, 8), Width("b", 4, 4)], at=("chosen", 50))
+    paths = list(ElementTree.fromstring(picture).iter(f"{SVG}path"))
+    first, second = (p.get("d", "") for p in paths if p.get("class") == "kept")
+    across = [float(x) for x in re.findall(r"H([\d.]+)", first)]
+    heights = [24 - float(y) for y in re.findall(r"V([\d.]+)", first)][:-1]
+    assert heights == pytest.approx([20, 10, 5])  # of 20: all, a half, a quarter
+    assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.2)
+    assert len(set(re.findall(r"V([\d.]+)", second)[:-1])) == 1
+    mark = next(p.get("d", "") for p in paths if p.get("class") == "mark")
+    assert float(mark[1:].split()[0]) == pytest.approx(across[1], abs=0.1)
+    assert "2 of 8" in picture and "4 of 4" in picture
+
+
+def test_nothing_is_drawn_where_widths_are_of_other_layers():
+    history = [{"step": step, "widths": {"a": 8}} for step in (1, 2)]
+    assert timeline_svg(history, [Width("b", 2, 8)]) == ""
+    assert timeline_svg(history[:1], [Width("a", 2, 8)]) == ""
+    assert timeline_svg(history, [Width("a", 2, 8)]) != ""
 
 
 def test_no_layer_is_refused():

@@ -84,6 +84,26 @@ def test_a_missed_budget_is_marked(tmp_path):
     assert "✗ 112.50%" in page
 
 
+def test_an_early_warning_is_told_and_marked_on_the_loss(tmp_path, page):
+    warning = {"step": 4, "warning": "step 4: the loss <jumped>"}
+    history = (*make_run().history, warning)
+    found = html(make_run(history=history), tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Early warnings" in found and "<td>step 4</td><td>the loss &lt;jumped&gt;</td>" in found
+    assert found.count("<circle") == 1
+    assert "Early warnings" not in page and "<circle" not in page
+
+
+def test_widths_over_time_have_a_strip_a_layer(tmp_path, page):
+    records = [
+        {"step": step, "widths": {"conv<1>": 8 - step, "conv2": 4}} for step in range(0, 7, 2)
+    ]
+    history = (*make_run().history, *records)
+    found = html(make_run(history=history), tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Width of every layer over the steps of training" in found
+    assert "Groups kept in 2 layers over 6 steps" in found
+    assert "Width of every layer" not in page
+
+
 def test_a_run_with_little_to_tell_still_has_a_page(tmp_path):
     bare = make_run(asked=(), widths=(), history=(), checks=(), networks=(Network("a", DENSE),) * 2)
     page = html(bare, tmp_path / "report.html").read_text(encoding="utf-8")

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from secateur.groups import Layer
 from secateur.integrations.data import Data
 from secateur.optim import Proximal
+from secateur.report.run import labels
 
 RECORDS = 400  # of training steps in a run's history, about
 WIDTHS = 4  # records until the layers' widths are written down again
@@ -89,13 +89,8 @@ def pressure(optimizer: Proximal) -> dict[str, Any]:
 def widths(optimizer: Proximal) -> dict[str, int]:
     """How many groups of each layer the last proximal step kept, by the layers' names."""
     kept, layers = optimizer.multipliers.numpy() > 0, optimizer.groups.layers
-    names = [layer.name for layer in layers]
-    return {_name(layer, names): int(kept[layer.start : layer.stop].sum()) for layer in layers}
-
-
-def _name(layer: Layer, names: list[str]) -> str:
-    """Its module's name, with the kind of its groups where a module has several."""
-    return layer.name if names.count(layer.name) == 1 else f"{layer.name} ({layer.kind})"
+    counts = (int(kept[layer.start : layer.stop].sum()) for layer in layers)
+    return dict(zip(labels(layers), counts, strict=True))
 
 
 def _has_rates(optimizer: Proximal) -> bool:

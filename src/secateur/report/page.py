@@ -23,6 +23,7 @@ from secateur.report.tables import (
     format_score,
     frontier_rows,
 )
+from secateur.report.timeline import timeline_svg
 from secateur.report.widths import widths_svg
 
 
@@ -51,6 +52,7 @@ def html(run: Run, path: str | os.PathLike[str]) -> Path:
         _facts(run),
         _asked(run),
         _frontier(run),
+        _warnings(run),
         _widths(run),
         _training(run),
         _comparison(run),
@@ -146,6 +148,17 @@ def _widths(run: Run) -> str:
     )
 
 
+def _warnings(run: Run) -> str:
+    """What the run said while it trained, in words that its loss gave reason for."""
+    rows = [
+        (f"step {record['step']:,}", record["warning"].partition(": ")[2] or record["warning"])
+        for record in run.history
+        if "warning" in record
+    ]
+    lead = "Said while training, at the dot on the loss; what to change if the result is poor."
+    return section("Early warnings", lead, words_table(rows)) if rows else ""
+
+
 def _comparison(run: Run) -> str:
     first, last = run.networks[0], run.networks[-1]
     head = ("", *(network.name for network in run.networks), f"{last.name} / {first.name}")
@@ -175,7 +188,9 @@ def _training(run: Run) -> str:
     losses = [Series("training", [(r["step"], r["loss"]) for r in steps])]
     if tests:
         losses.append(Series("held out", [(r["step"], r["held_out_loss"]) for r in tests]))
-    figures = figure("Loss", curves(losses, "Loss over the steps of training", at=at))
+    warned = {record["step"] for record in run.history if "warning" in record}
+    dots = [(r["step"], r["loss"]) for r in steps if r["step"] in warned]
+    figures = figure("Loss", curves(losses, "Loss over the steps of training", at=at, dots=dots))
     scores = [(r["step"], r[run.metric]) for r in tests if r.get(run.metric) is not None]
     if len(scores) > 1:
         percent = run.metric == "accuracy"
@@ -192,7 +207,11 @@ def _training(run: Run) -> str:
     if "spent" in steps[0]:
         figures += _budget_curves(run, steps, at)
     lead = "The budget presses harder until the groups are chosen; the survivors then train on."
-    return section("Training", lead, f'<div class="pair">{figures}</div>')
+    body = f'<div class="pair">{figures}</div>'
+    if strips := timeline_svg(run.history, run.widths, at=at):
+        words = "Width of every layer over the steps of training"
+        body += f'<br><div class="scroll wide">{figure(words, strips)}</div>'
+    return section("Training", lead, body)
 
 
 def _budget_curves(run: Run, steps: list[Mapping[str, Any]], at: tuple[str, float] | None) -> str:

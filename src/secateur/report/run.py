@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import nn
 
 from secateur.budget.budget import Line
 from secateur.deploy.files import write_atomically
-from secateur.groups import Groups
+from secateur.groups import Groups, Layer
 from secateur.measure import Footprint
 
 FORMAT = 1
@@ -88,8 +89,9 @@ class Run:
         widths: the layers' groups before and after.
         networks: the network at full size first, the small one last.
         history: one record a logged step ("step", "loss", "lr", and with a budget "kept",
-            "hardness", "spent": measure -> share of the full network if it were cut now), and one
-            an epoch ("epoch", "held_out_loss" and the metric's name).
+            "hardness", "asked" and "spent": measure -> share of the full network if it were cut
+            now, at times "widths": layer -> groups kept), one an epoch ("epoch", "held_out_loss"
+            and the metric's name), and one an early warning ("step", "warning": words).
         metric: what `score` is, such as "accuracy".
         checks: what was verified.
         settings: option -> value, as text.
@@ -146,6 +148,19 @@ class Run:
             return cls(**raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is not a run that secateur wrote: {error}") from error
+
+
+def labels(layers: Sequence[Width] | Sequence[Layer]) -> list[str]:
+    """The layers' names, each once: with the kind of its groups where a module has several kinds.
+
+    Example:
+        >>> labels([Width("fc", 2, 4, "heads"), Width("fc", 3, 8, "neurons"), Width("head", 1, 2)])
+        ['fc (heads)', 'fc (neurons)', 'head']
+    """
+    times = Counter(layer.name for layer in layers)
+    return [
+        layer.name if times[layer.name] == 1 else f"{layer.name} ({layer.kind})" for layer in layers
+    ]
 
 
 def widths(model: nn.Module, groups: Groups) -> tuple[Width, ...]:

@@ -36,7 +36,7 @@ def widths_svg(layers: Sequence[Width], *, width: int = 760) -> str:
     if not layers:
         raise ValueError("widths_svg: no layer to draw")
     widest = max(layer.full for layer in layers)
-    left = 16 + 7 * max(len(_short(layer.name)) for layer in layers)
+    left = 16 + 7 * max(len(short(layer.name)) for layer in layers)
     scale = (width - left - 150) / widest
     body = []
     for row, layer in enumerate(layers):
@@ -44,7 +44,7 @@ def widths_svg(layers: Sequence[Width], *, width: int = 760) -> str:
         full, kept = layer.full * scale, layer.kept * scale
         share = layer.kept / layer.full
         body += [
-            text(left - 10, y + 12.5, _short(layer.name), "end"),
+            text(left - 10, y + 12.5, short(layer.name), "end"),
             f"<g><title>{escape(_words(layer))}</title>"
             + _bar(left, y, full, "full")
             + (_bar(left, y, kept, "kept") if layer.kept else "")
@@ -68,8 +68,13 @@ def _words(layer: Width) -> str:
     return f"{layer.name}: {layer.kept} of {layer.full} {layer.kind} kept"
 
 
-def _short(name: str) -> str:
-    """A long name without its middle: both ends tell layers apart."""
+def short(name: str) -> str:
+    """A long name without its middle: both ends tell layers apart.
+
+    Example:
+        >>> short("backbone.stages.3.blocks.11.attention.output.dense")
+        'backbone.stage…n.output.dense'
+    """
     if len(name) <= LONGEST:
         return name
     half = (LONGEST - 1) // 2
