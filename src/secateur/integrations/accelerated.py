@@ -6,6 +6,7 @@ one process on the whole batch, whatever the number of processes; each process's
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -182,6 +183,8 @@ class Accelerated(Engine):
 
     def __exit__(self, *_: object) -> None:
         """Leave the other processes; what is done from here on, each does alone."""
+        self.__dict__.pop("model", None)  # DDP first: gloo may abort where it outlives its group
+        gc.collect()
         self.accelerator.end_training()
         self.accelerator.state._reset_state(reset_partial_state=True)
 
