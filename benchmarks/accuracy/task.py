@@ -44,6 +44,7 @@ class Task:
         budgets: name -> amounts of a `secateur.Budget`.
         selection: the budget at which the knobs of the methods are chosen.
         epochs, batch: how long, and how many rows at once.
+        logits: (model, batch) -> the network's logits, classes last.
         warm_up: the share of the steps in which the learning rate rises.
         augment: (batch, generator) -> the batch as it is trained on.
         pretrained: whether the network starts from real weights.
@@ -62,6 +63,7 @@ class Task:
     selection: str
     epochs: int
     batch: int
+    logits: Callable[[nn.Module, Batch], Tensor] = lambda model, batch: model(batch[0])
     warm_up: float = 0.0
     augment: Callable[[Batch, torch.Generator], Batch] = lambda batch, generator: batch
     pretrained: bool = False
