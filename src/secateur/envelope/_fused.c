@@ -331,65 +331,86 @@ WIDE static Sorted sort_floats(const float *slopes, int count, Bounds bounds, do
     return (Sorted){decided, broken ? NAN : cost * positive};
 }
 
-/* As `collect`. */
-WIDE static int64_t collect_floats(const float *slopes, int count, const int32_t *open, double offset,
-                                   double cost, const Room *room, int64_t found) {
+/* As `collect`, but of slopes only. */
+WIDE static int64_t collect_floats(const float *slopes, int count, const int32_t *open, double *room,
+                                   int64_t found) {
     for (int i = 0; i < count; i += 2 * LANES) {
+        const int end = i + 2 * LANES < count ? i + 2 * LANES : count;
         int32_t any = 0;
-#pragma omp simd reduction(+ : any)
         for (int l = i; l < i + 2 * LANES; l++) any += open[l];
-        for (int l = i; any && l < i + 2 * LANES; l++) {
-            if (!open[l]) continue;
-            room->slope[found] = fabs((double)slopes[l]);
-            room->offset[found] = offset;
-            room->cost[found++] = cost;
+        for (int l = i; any && l < end; l++) {
+            room[found] = fabs((double)slopes[l]);
+            found += open[l];
         }
     }
     return found;
 }
 
-/* One look at all lines decides most of them, on a bracket that is probably right; the root is then
-   found among the few others. Where the bracket was wrong, or the room too small, all are searched. */
-static double divided(const Lines *lines, double level, Bracket at, const Room *room, int32_t *passes) {
-    const int alike = lines->slope.single && lines->finite && !lines->weight.address &&
-                      !lines->offset.stride && !lines->cost.stride;
-    Block block;
+/* A look at all lines, block by block, that keeps the open ones aside as long as there is room. */
+typedef struct {
+    const Lines *lines;
+    Bracket at;
+    const Room *room;
+    int64_t open; /* how many are in the room; below 0 where it was too small */
+} Look;
+
+static int has_room(const Look *look, int64_t capacity) {
+    return look->open >= 0 && look->open + BLOCK <= capacity;
+}
+
+static Sorted look_at(Look *look, int64_t start, Block *block) {
     double open[BLOCK];
-    int32_t open_floats[BLOCK] = {0};
+    fill(block, look->lines, start);
+    const Sorted found = sort_block(block, look->at.low, look->at.high, open);
+    look->open = has_room(look, look->room->capacity) ? collect(block, open, look->room, look->open) : -1;
+    return found;
+}
+
+/* For floats with one offset and one cost, which the block holds; slopes may fill the whole room. */
+static Sorted look_at_floats(Look *look, int64_t start, const Block *block) {
+    const double offset = block->offset[0], cost = block->cost[0];
+    const Bounds bounds = {below(offset / look->at.high), above(offset / look->at.low),
+                           below((1 + offset) / look->at.high), above((1 + offset) / look->at.low)};
+    const float *slopes = (const float *)(intptr_t)look->lines->slope.address + start;
+    const int64_t left = look->lines->n - start;
+    const int count = left < BLOCK ? (int)left : BLOCK;
+    int32_t open[BLOCK];
+    memset(open + count, 0, (BLOCK - count) * sizeof open[0]);
+    const Sorted found = sort_floats(slopes, count, bounds, offset, cost, open);
+    const int fits = has_room(look, 3 * look->room->capacity);
+    look->open = fits ? collect_floats(slopes, count, open, look->room->slope, look->open) : -1;
+    return found;
+}
+
+static int are_floats_alike(const Lines *lines) {
+    return lines->slope.single && lines->slope.stride == 1 && lines->finite &&
+           !lines->weight.address && !lines->offset.stride && !lines->cost.stride;
+}
+
+/* One look decides most lines, on a bracket that is probably right; the root is then found among the
+   few others. Where the bracket was wrong, or the room too small, all are searched. */
+static double divided(const Lines *lines, double level, Bracket at, const Room *room, int32_t *passes) {
+    const int alike = are_floats_alike(lines);
+    Look look = {lines, at, room, 0};
     Sum full = {0, 0}, rate = {0, 0}, shift = {0, 0}, available = {0, 0};
-    int64_t count = 0;
-    int fits = 1;
+    Block block;
     fill(&block, lines, 0);
-    const double offset = block.offset[0], cost = block.cost[0];
-    const Bounds bounds = {below(offset / at.high), above(offset / at.low), below((1 + offset) / at.high),
-                           above((1 + offset) / at.low)};
     for (int64_t start = 0; start < lines->n; start += BLOCK) {
-        const int64_t left = lines->n - start, here = left < BLOCK ? left : BLOCK;
-        const float *slopes = (const float *)(intptr_t)lines->slope.address + start;
-        Sorted part;
-        fits = fits && count + BLOCK < room->capacity;
-        if (alike) {
-            for (int64_t i = here; i < BLOCK; i++) open_floats[i] = 0;
-            part = sort_floats(slopes, (int)here, bounds, offset, cost, open_floats);
-            if (fits) count = collect_floats(slopes, (int)here, open_floats, offset, cost, room, count);
-        } else {
-            fill(&block, lines, start);
-            part = sort_block(&block, at.low, at.high, open);
-            if (fits) count = collect(&block, open, room, count);
-        }
+        const Sorted part =
+            alike ? look_at_floats(&look, start, &block) : look_at(&look, start, &block);
         add(&full, part.decided.full);
         add(&rate, part.decided.rate);
         add(&shift, part.decided.shift);
         add(&available, part.available);
     }
-    const double all = sum(available);
     *passes = 0;
-    if (isnan(all)) return NAN;
-    if (all <= level) return INFINITY;
+    if (isnan(sum(available))) return NAN;
+    if (sum(available) <= level) return INFINITY;
     *passes = 1;
     const Decided decided = {sum(full), sum(rate), sum(shift)};
-    const Lines few = lines_in(room, count);
-    if (fits && evaluate(&few, &decided, at.low).spent <= level &&
+    Lines few = lines_in(room, look.open);
+    if (alike) few.offset = lines->offset, few.cost = lines->cost;
+    if (look.open >= 0 && evaluate(&few, &decided, at.low).spent <= level &&
         evaluate(&few, &decided, at.high).spent >= level) {
         int32_t few_passes;
         return newton(&few, &decided, level, at.low, at.middle, at.high, &few_passes);
