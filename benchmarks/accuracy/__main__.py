@@ -3,6 +3,7 @@
     PYTHONPATH=benchmarks python -m accuracy                          # everything, hours
     PYTHONPATH=benchmarks python -m accuracy --tasks lenet-mnist --seeds 0 --minutes 30
     PYTHONPATH=benchmarks python -m accuracy --methods secateur dense --budgets "30 groups"
+    PYTHONPATH=benchmarks python -m accuracy --study          # knobs and ideas, on validation rows
 
 One JSON line a run in benchmarks/results/accuracy.jsonl: the score on the test rows after the last
 step, never the best one, and the score on the validation rows, by which knobs are chosen.
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 import runs
-from accuracy import convex, images, ours, simple  # noqa: F401  (they register themselves)
+from accuracy import convex, ideas, images, ours, simple  # noqa: F401  (they register themselves)
 from accuracy.method import METHODS, Knob, Method
 from accuracy.run import Collapsed, Run, load
 from accuracy.task import TASKS
@@ -28,6 +29,17 @@ from secateur.report import machine
 RESULT = runs.RESULTS / "accuracy.jsonl"
 SEEDS = (0, 1, 2)
 KEYS = ("task", "method", "budget", "seed", "knob")
+
+
+COMPARED = [name for name in METHODS if not name.startswith("idea")]
+STUDY: list[tuple[str, Knob]] = [
+    ("secateur", {}),
+    *[("secateur", {"weights": weights}) for weights in (1.0, "layer", "curvature")],
+    *[("secateur", {"freeze": freeze}) for freeze in (0.5, 0.6, 0.8, 0.9)],
+    *[("secateur", {"power": power}) for power in (1.0, 2.0, 4.0, 6.0)],
+    *[(name, {}) for name in METHODS if name.startswith("idea")],
+    *[(name, knob) for name in ("WGSEF, convex", "group lasso") for knob in METHODS[name].knobs],
+]
 
 
 class Suite:
@@ -76,17 +88,22 @@ def main() -> None:
         prog="accuracy", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=COMPARED)
     parser.add_argument("--budgets", nargs="+", help="by default those of the task")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run later")
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--study", action="store_true", help="one budget, many settings")
     options = parser.parse_args()
     torch.set_num_threads(1)
     suite = Suite(options.out, options.minutes)
     try:
         for task in options.tasks:
             for seed in options.seeds:
+                if options.study:
+                    for name, knob in STUDY:
+                        suite.run(task, name, load(task)[0].selection, seed, knob)
+                    continue
                 for name in options.methods:
                     knob = suite.knob(task, METHODS[name])
                     for budget in options.budgets or load(task)[0].budgets:

@@ -1,0 +1,96 @@
+"""Ideas that might beat the firm homotopy as it is; what they gained is in docs/accuracy.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import secateur as sc
+from accuracy.method import method
+from accuracy.run import Run
+from accuracy.task import Batch
+
+SNAPSHOT = 0.3  # of the run: the pressure is still below a tenth of its hardness
+TEMPERATURE = 2.0
+SHARE = 0.5  # of the loss that comes from the teacher
+
+
+def proximal(run: Run, budget: Any = None, **options: Any) -> sc.Proximal:
+    """With default settings."""
+    return sc.Proximal(
+        run.optimizer(), run.groups, budget or run.budget, steps=run.steps, **options
+    )
+
+
+@method("idea: distilled from the dense phase")
+def distilled(run: Run) -> nn.Module:
+    """From 30% of the run on, half of the loss is to agree with the network as it was then."""
+    start = round(SNAPSHOT * run.steps)
+    optimizer = proximal(run)
+    run.train(optimizer, last=start)
+    teacher = run.task.network()
+    teacher.load_state_dict(run.model.state_dict())
+    teacher.eval()
+
+    def step(optimizer: Optimizer, model: nn.Module, batch: Batch) -> None:
+        optimizer.zero_grad()
+        with torch.no_grad():
+            wanted = F.log_softmax(run.task.logits(teacher, batch) / TEMPERATURE, -1)
+        given = F.log_softmax(run.task.logits(model, batch) / TEMPERATURE, -1)
+        agreement = F.kl_div(given, wanted, reduction="none", log_target=True).sum(-1).mean()
+        loss = (1 - SHARE) * run.task.loss(model, batch) + SHARE * TEMPERATURE**2 * agreement
+        loss.backward()
+        optimizer.step()
+
+    run.train(optimizer, first=start, step=step)
+    return run.small()
+
+
+@method("idea: weights averaged after the freeze")
+def averaged(run: Run) -> nn.Module:
+    """An exponential mean of the weights, and of the running statistics, ends the run."""
+    optimizer = proximal(run)
+    run.train(optimizer, last=run.choice + 1)
+    mean = AveragedModel(run.model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
+    run.train(optimizer, first=run.choice + 1, after=lambda step: mean.update_parameters(run.model))
+    run.model.load_state_dict(mean.module.state_dict())
+    return run.small()
+
+
+@method("idea: by way of a larger budget")
+def staged(run: Run) -> nn.Module:
+    """Two stages: first to the geometric mean of the full network and the budget."""
+    ((measure, amount),) = run.amounts.items()
+    full = len(run.groups) if measure == "groups" else 1.0
+    between = (full * amount) ** 0.5
+    first = sc.Budget(**{measure: round(between) if measure == "groups" else between})
+    run.train(proximal(run, [first, run.budget]))
+    return run.small()
+
+
+@method("idea: a second warm learning rate")
+def warm_again(run: Run) -> nn.Module:
+    """The learning rate falls to zero at the freeze, and once more, from half, to the end."""
+    optimizer = proximal(run)
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+
+    def factor(step: int) -> float:
+        if step < run.choice:
+            return run.task.rate(step, run.choice)
+        return 0.5 * run.task.rate(step - run.choice, run.steps - run.choice)
+
+    def step(optimizer: Optimizer, model: nn.Module, batch: Batch) -> None:
+        nonlocal taken
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor(taken)
+        taken += 1
+        run.one_step(optimizer, model, batch)
+
+    taken = 0
+    run.train(optimizer, step=step)
+    return run.small()
