@@ -12,6 +12,7 @@ import secateur as sc
 from integrations import digits, test_loggers
 from secateur.cli import main
 from secateur.integrations import Data, Loop
+from secateur.integrations.data import cross_entropy
 from secateur.integrations.records import blank_loss, due, widths
 from secateur.integrations.rng import seed_all
 from secateur.report import Run
@@ -93,12 +94,13 @@ def test_a_history_has_about_as_many_records_whatever_the_run(steps):
 
 
 def test_the_blank_loss_is_that_of_zeros_in_the_output_s_own_type():
-    data, target = Data([0], [0]), torch.tensor([0, 1, 2])
-    found = blank_loss(data, {"logits": torch.randn(3, 4)}, target)
+    def loss_of(output):
+        return cross_entropy(output, torch.tensor([0, 1, 2]))
+
+    found = blank_loss(loss_of, {"logits": torch.randn(3, 4), "hidden": None})
     assert found == pytest.approx(math.log(4))
-    assert blank_loss(data, "no logits", target) is None
-    infinite = Data([0], [0], loss=lambda output, target: output.sum().log())
-    assert blank_loss(infinite, torch.ones(3), target) is None
+    assert blank_loss(loss_of, "no logits") is None
+    assert blank_loss(lambda output: output.sum().log(), torch.ones(3)) is None
 
 
 def test_layers_of_one_module_are_told_apart_by_kind():

@@ -138,7 +138,7 @@ def split(batch: Any) -> tuple[Inputs, Any]:
     )
 
 
-def call(model: torch.nn.Module, inputs: Inputs) -> Any:
+def call(model: Callable[..., Any], inputs: Inputs) -> Any:
     """Run a model on a batch's inputs."""
     return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
 

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ class Loop:
         watch: called after every step with (step, steps, words about how it goes).
         settled: called when training has settled on a budget that others follow.
         accumulate: batches of one optimizer step; the last one of an epoch may have fewer.
+        distill: mixes the teacher's word into the training loss: a `Distill`, or called alike with
+            (loss, output, inputs...). Not part of the checkpoint: give it again to resume.
         loggers: told what is recorded, such as `TensorBoard(folder)`; see `Logger`.
         warn: told where the loss jumps as the budget presses; by default a warning of Python's.
         engine: takes the steps; by default in one process and in the model's precision. Under one
@@ -93,6 +96,7 @@ class Loop:
         watch: Callable[[int, int, str], None] = lambda step, steps, words: None,
         settled: Callable[[], None] = lambda: None,
         accumulate: int = 1,
+        distill: Callable[..., Tensor] | None = None,
         loggers: Sequence[Logger] = (),
         warn: Callable[[str], None] = warn,
         engine: Engine | None = None,
@@ -106,7 +110,7 @@ class Loop:
             dict(settings or {}),
             watch,
         )
-        self.settled = settled
+        self.settled, self.distill = settled, distill
         self.steps = epochs * steps_in_epoch(data, accumulate)  # of the optimizer, in the run
         self.accumulate, self.engine = accumulate, engine or Engine()
         self.engine.prepare(model, optimizer)
@@ -178,13 +182,20 @@ class Loop:
     def _loss(self, model: nn.Module, batch: Any) -> Tensor:
         inputs, target = to_device(split(batch), self.device)
         output = call(model, inputs)
-        if self.step == 0 and isinstance(self.optimizer, Proximal):
-            self._note_blank_loss(output, target)
-        return self.data.loss(output, target)
 
-    def _note_blank_loss(self, output: Any, target: Any) -> None:
+        def loss_of(output: Any) -> Tensor:
+            loss = self.data.loss(output, target)
+            if self.distill is None:
+                return loss
+            return call(partial(self.distill, loss, output), inputs)
+
+        if self.step == 0 and isinstance(self.optimizer, Proximal):
+            self._note_blank_loss(loss_of, output)
+        return loss_of(output)
+
+    def _note_blank_loss(self, loss_of: Callable[[Any], Tensor], output: Any) -> None:
         """Begin the history with the scale of the loss, which the alarm needs."""
-        blank = None if self.history else blank_loss(self.data, output, target)
+        blank = None if self.history else blank_loss(loss_of, output)
         if blank is not None:
             self._watching.add({"step": 0, "blank_loss": blank})
 

@@ -6,6 +6,7 @@ In: the loss, and the optimizer after its step. Out: a record of the run's histo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from secateur.integrations.data import Data
 from secateur.optim import Proximal
 from secateur.report.run import labels
 
@@ -99,26 +99,31 @@ def _has_rates(optimizer: Proximal) -> bool:
 
 
 @torch.no_grad()
-def blank_loss(data: Data, output: Any, target: Any) -> float | None:
+def blank_loss(loss_of: Callable[[Any], Tensor], output: Any) -> float | None:
     """The loss of outputs that are all zero: of a network that knows nothing.
 
     Args:
-        data: whose loss is taken.
-        output: of the model, for its shape.
-        target: of the same batch.
+        loss_of: the loss of an output on some batch.
+        output: of the model on this batch, for its shape.
 
     Returns:
-        The loss; None where the data's loss doesn't take such outputs, or isn't finite for them.
+        The loss; None where the loss doesn't take such outputs, or isn't finite for them.
 
     Example:
-        >>> round(blank_loss(Data([0], [0]), torch.randn(8, 10), torch.arange(8)), 4)
+        >>> loss_of = lambda output: torch.nn.functional.cross_entropy(output, torch.arange(8))
+        >>> round(blank_loss(loss_of, torch.randn(8, 10)), 4)
         2.3026
     """
     try:
-        loss = float(data.loss(tree_map(_zero, output), target))
+        loss = float(loss_of(zeros_like(output)))
     except Exception:  # whatever a loss of the user's says to outputs it was not made for
         return None
     return loss if math.isfinite(loss) else None
+
+
+def zeros_like(output: Any) -> Any:
+    """An output of the same kind, whose floating-point tensors are all zero."""
+    return tree_map(_zero, output)
 
 
 def _zero(leaf: Any) -> Any:
