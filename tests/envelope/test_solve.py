@@ -11,6 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import secateur.envelope.fused as fused
 import secateur.envelope.solve as solve
 from envelope.problems import Case, cases, make_case
 from secateur.envelope import implementation
@@ -174,3 +175,25 @@ def test_sorted_rows_never_look_at_the_values() -> None:
 def test_no_groups_fit_in_any_level() -> None:
     none = torch.zeros(2, 0, dtype=torch.float64)
     assert solve.root(none, none, none, torch.ones(2)).tolist() == [math.inf, math.inf]
+
+
+@pytest.mark.parametrize("code", ["as installed", "plain"])
+@pytest.mark.parametrize("vector", [True, False])
+def test_segments_are_problems_of_their_own(code: str, vector: bool, monkeypatch) -> None:
+    if code == "plain":
+        monkeypatch.setattr(fused, "_library", None)
+    torch.manual_seed(0)
+    sizes = [1, 7, 3000, 40]
+    bounds = torch.tensor([0, 1, 8, 3008, 3048])
+    slope, level = torch.rand(3048).double(), torch.tensor([0.5, 7.0, 1.5, 12.0]).double()
+    offset = torch.rand(3048).double() if vector else torch.tensor(0.4).double()
+    found, roots = solve.multipliers_by_segment(slope, offset, level, bounds)
+    again, _ = solve.multipliers_by_segment(slope, offset, level, bounds, start=roots)
+    torch.testing.assert_close(found, again, rtol=1e-12, atol=1e-12)
+    for row, size in enumerate(sizes):
+        part = slice(int(bounds[row]), int(bounds[row]) + size)
+        shift, one = (offset[part] if vector else offset), torch.ones(()).double()
+        alone = solve.root(slope[part], shift, one, level[row])
+        expected = solve.multipliers_at_root(alone, slope[part], shift)
+        torch.testing.assert_close(found[part], expected, rtol=1e-12, atol=1e-12)
+    assert found[1:8].tolist() == [1.0] * 7  # they fit in their level

@@ -16,7 +16,7 @@ import torch
 from scipy.optimize import brentq
 
 from secateur.budget.allowance import Allowance, refuse_bad
-from secateur.envelope.solve import multipliers_at_root, root
+from secateur.envelope.solve import multipliers_by_segment
 
 FIRST = 1e30  # the floor's saliency over the largest one: it is whole before others begin
 NARROW = 1e-3  # relative: how far the share moves in a step, most of the time
@@ -84,19 +84,22 @@ class EvenAllowance(Allowance):
 
     def _levelled(self, saliency: np.ndarray, hardness: float) -> Callable[[float], np.ndarray]:
         """Multipliers as a function of the share: the roots of all layers in one call."""
-        sizes = np.array([len(layer) for layer in self.layers])
-        inside = np.arange(sizes.max()) < sizes[:, None]
-        table = np.zeros(inside.shape)
-        table[inside] = saliency / (1 - hardness)
-        slope = torch.from_numpy(table)
+        slope = torch.from_numpy(saliency / (1 - hardness))
         offset = torch.tensor(hardness / (1 - hardness), dtype=torch.float64)
-        one = torch.ones((), dtype=torch.float64)
+        sizes, last = torch.from_numpy(self.bounds).diff().double(), None
 
         def at(share: float) -> np.ndarray:
-            t = root(slope, offset, one, torch.from_numpy(share * sizes))
-            return multipliers_at_root(t, slope, offset).numpy()[inside]
+            nonlocal last
+            bounds = torch.from_numpy(self.bounds)
+            found, last = multipliers_by_segment(slope, offset, share * sizes, bounds, start=last)
+            return found.numpy()
 
         return at
+
+    @cached_property
+    def bounds(self) -> np.ndarray:
+        """Where the layers' groups begin, and the last one's end, int64 (layers + 1,)."""
+        return np.array([0, *(layer.stop for layer in self.layers)])
 
 
 def _largest(excess: Callable[[float], float], near: float | None = None) -> float:

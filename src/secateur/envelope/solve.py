@@ -88,6 +88,41 @@ def multipliers_at_root(t: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     return (t.unsqueeze(-1).clamp(max=largest) * slope - offset).clamp_(0, 1)
 
 
+@torch.no_grad()
+def multipliers_by_segment(
+    slope: Tensor, offset: Tensor, level: Tensor, bounds: Tensor, *, start: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Solve one problem a segment, such as one a layer, in one call; all costs are 1.
+
+    Args:
+        slope: (m,), 0 or more.
+        offset: (m,) or a number, 0 or more.
+        level: (segments,), above 0.
+        bounds: int64 (segments + 1,): segment i is slope[bounds[i] : bounds[i + 1]].
+        start: (segments,), guesses of the roots.
+
+    Returns:
+        (u, t): clip(t slope - offset, 0, 1), (m,), and the roots (segments,), as of `root`.
+
+    Example:
+        >>> slope = torch.tensor([4.0, 2.0, 1.0, 3.0, 3.0], dtype=torch.float64)
+        >>> level, bounds = torch.tensor([2.0, 1.0]).double(), torch.tensor([0, 3, 5])
+        >>> multipliers_by_segment(slope, torch.zeros_like(slope), level, bounds)[0]
+        tensor([1.0000, 0.6667, 0.3333, 0.5000, 0.5000], dtype=torch.float64)
+    """
+    one = torch.ones((), dtype=slope.dtype, device=slope.device)
+    sizes = bounds.diff()
+    if loops := compiled.loops(slope):
+        t = loops.root(slope, offset, one, level, start, bounds=bounds)[0].to(level)
+    else:  # a row a segment, filled up with lines that spend nothing
+        inside = torch.arange(int(sizes.max()), device=slope.device) < sizes.unsqueeze(1)
+        table, shift = slope.new_zeros(inside.shape), slope.new_zeros(inside.shape)
+        table[inside], shift[inside] = slope, offset.expand_as(slope).to(slope)
+        t = root(table, shift, one, level, start=start)
+    each = t.repeat_interleave(sizes)
+    return multipliers_at_root(each, slope.unsqueeze(1), offset.unsqueeze(-1)).squeeze(1), t
+
+
 def _spent(t: Tensor, slope: Tensor, offset: Tensor, costs: Tensor) -> Tensor:
     return (multipliers_at_root(t, slope, offset) * costs).sum(-1)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from secateur import envelope
 from secateur.budget import Allowance, BlockwiseAllowance, EvenAllowance
 from secateur.envelope.firm import factors
+from secateur.envelope.solve import multipliers_by_segment
 from secateur.optim.weights import above_zero
 
 
@@ -105,14 +106,12 @@ def _convex_by_layer(
     allowance: EvenAllowance, norms: Tensor, weights: Tensor, step: float
 ) -> tuple[np.ndarray, Kept]:
     """The sum of one envelope a layer, each with a level of its own, as the paper has it."""
-    factors, kept = torch.empty_like(norms), torch.empty_like(norms)
-    weights = weights.expand_as(norms)
-    for layer, level in zip(allowance.layers, allowance.levels.tolist(), strict=True):
-        part = slice(layer.start, layer.stop)
-        options = {"step": step, "weights": weights[part]}
-        factors[part] = envelope.prox(norms[part], level, **options)
-        kept[part] = envelope.multipliers(norms[part], level, **options)
-    return factors.numpy(), Kept(kept.numpy())
+    slope, offset = norms * weights.sqrt(), (step * weights).expand_as(norms)
+    levels, bounds = torch.from_numpy(allowance.levels), torch.from_numpy(allowance.bounds)
+    kept, _ = multipliers_by_segment(slope, offset, levels, bounds)
+    whole = kept + offset
+    untouched = whole == 0  # step 0 on a group of norm 0: the identity
+    return ((kept + untouched) / (whole + untouched)).numpy(), Kept(kept.numpy())
 
 
 def lasso(norms: np.ndarray, weights: np.ndarray, step: float) -> tuple[np.ndarray, Kept]:
