@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,20 @@ STUDY: list[tuple[str, Knob]] = [
     *[(name, {}) for name in METHODS if name.startswith("idea")],
     *[(name, knob) for name in ("WGSEF, convex", "group lasso") for knob in METHODS[name].knobs],
 ]
+
+
+@cache
+def fits(task: str, name: str) -> bool:
+    """Whether a method can express what the task asks for."""
+    if METHODS[name].fits is Method.fits:
+        return True
+    return METHODS[name].fits(first_run(task))
+
+
+@cache
+def first_run(task: str) -> Run:
+    """What methods are asked about, never trained."""
+    return Run(task, load(task)[0].selection, 0)
 
 
 class Suite:
@@ -73,12 +88,12 @@ class Suite:
         )
         return line
 
-    def knob(self, task: str, method: Method) -> Knob:
-        """The best of a method's knobs on the validation rows, at the selection budget."""
+    def knob(self, task: str, method: Method, budget: str) -> Knob:
+        """The best of a method's knobs on the validation rows, for one budget, with seed 0."""
         if len(method.knobs) == 1:
             return method.knobs[0]
         about, _ = load(task)
-        tried = [self.run(task, method.name, about.selection, 0, knob) for knob in method.knobs]
+        tried = [self.run(task, method.name, budget, 0, knob) for knob in method.knobs]
         best = (min if about.lower else max)(tried, key=lambda line: line["validation"])
         return json.loads(best["knob"])
 
@@ -104,11 +119,10 @@ def main() -> None:
                     for name, knob in STUDY:
                         suite.run(task, name, load(task)[0].selection, seed, knob)
                     continue
-                for name in options.methods:
-                    knob = suite.knob(task, METHODS[name])
+                for name in [name for name in options.methods if fits(task, name)]:
                     for budget in options.budgets or load(task)[0].budgets:
-                        if name == "dense":
-                            budget = "dense"
+                        budget = "dense" if name == "dense" else budget
+                        knob = suite.knob(task, METHODS[name], budget)
                         suite.run(task, name, budget, seed, knob)
     except TimeoutError as error:
         print(error)

@@ -1,0 +1,133 @@
+"""What came out of the runs, as Markdown: one table a task, and one of the settings tried.
+
+In: the lines of benchmarks/results/accuracy.jsonl. Out: text for docs/accuracy.md and README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from accuracy.task import TASKS, Task
+
+Line = dict[str, Any]
+OURS = "secateur"
+
+
+def chosen(lines: list[Line], task: Task) -> dict[tuple[str, str], str]:
+    """(method, budget) -> the knob that is best on the validation rows with seed 0."""
+    best: dict[tuple[str, str], Line] = {}
+    for line in _of(lines, seed=0):
+        key = line["method"], line["budget"]
+        if key[0] == OURS and line["knob"] != "{}":  # ours has no knob; the study turns some
+            continue
+        gain = _sign(task) * (line["validation"] - best.get(key, line)["validation"])
+        if key not in best or gain > 0:
+            best[key] = line
+    return {key: line["knob"] for key, line in best.items()}
+
+
+def compared(lines: list[Line]) -> str:
+    """One table a task: a row a method, a column a budget, mean and deviation over seeds."""
+    found = [_task(lines, TASKS[name]()) for name in TASKS if _of(lines, task=name)]
+    return "\n\n".join(found)
+
+
+def _task(lines: list[Line], task: Task) -> str:
+    lines = _of(lines, task=task.name)
+    knobs = chosen(lines, task)
+    scores = {
+        (method, budget): [
+            line["score"] for line in _of(lines, method=method, budget=budget, knob=knob)
+        ]
+        for (method, budget), knob in knobs.items()
+    }
+    methods = [m for m in dict.fromkeys(m for m, _ in knobs) if not m.startswith("idea")]
+    methods.remove("dense")
+    budgets = [b for b in task.budgets if any((m, b) in scores for m in methods)]
+    rows = [
+        f"**{task.name}**: {task.measure}, dense {cell(scores['dense', 'dense'])}.",
+        "",
+        f"| | {' | '.join(budgets)} |",
+        "|---|" + "---:|" * len(budgets),
+    ]
+    for method in methods:
+        cells = []
+        for budget in budgets:
+            here = {m: scores[m, budget] for m in methods if (m, budget) in scores}
+            text = cell(here.get(method, []))
+            cells.append(f"**{text}**" if method in _best(here, task) else text)
+        rows.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join([*rows, "", _kept_to(lines)])
+
+
+def _kept_to(lines: list[Line]) -> str:
+    """How many of the networks are within what was asked, counted on themselves."""
+    asked = [line for line in lines if "asked" in line]
+    met = sum(line["reached"] <= line["asked"] for line in asked)
+    collapsed = sum(line.get("collapsed", False) for line in lines)
+    words = f"{met} of {len(asked)} networks are within their budget"
+    return (
+        f"{words}; {collapsed} runs ended with a layer that was all zero."
+        if collapsed
+        else (f"{words}.")
+    )
+
+
+def studied(lines: list[Line]) -> str:
+    """One row a setting, one column a task: the validation score less the default's."""
+    tasks = [make() for name, make in TASKS.items() if _of(lines, task=name)]
+    rows: dict[tuple[str, str], list[str]] = {}
+    for task in tasks:
+        mine = _of(lines, task=task.name, budget=task.selection)
+        base = {line["seed"]: line["validation"] for line in _of(mine, method=OURS, knob="{}")}
+        for line in mine:
+            rows.setdefault((line["method"], line["knob"]), [])
+        for (method, knob), cells in rows.items():
+            found = _of(mine, method=method, knob=knob)
+            gains = [
+                line["validation"] - base[line["seed"]] for line in found if line["seed"] in base
+            ]
+            whole = len(gains) > 1
+            cells.extend([""] * (tasks.index(task) - len(cells)))
+            cells.append(
+                f"{statistics.mean(gains):+.2f} ± {statistics.stdev(gains):.2f}" if whole else ""
+            )
+    head = [f"{task.name}, {task.selection}" for task in tasks]
+    table = [f"| | {' | '.join(head)} |", "|---|" + "---:|" * len(tasks)]
+    for (method, knob), cells in rows.items():
+        if any(cells) and (method, knob) != (OURS, "{}"):
+            name = " ".join(filter(None, (method, _words(json.loads(knob)))))
+            table.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(table)
+
+
+def cell(values: list[float]) -> str:
+    """Mean and standard deviation; a single value as it is."""
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def _best(scores: Mapping[str, list[float]], task: Task) -> set[str]:
+    """The method of the best mean, and those within one deviation of the best."""
+    means = {name: statistics.mean(values) for name, values in scores.items()}
+    top = max(means, key=lambda name: _sign(task) * means[name])
+    spread = statistics.stdev(scores[top]) if len(scores[top]) > 1 else 0.0
+    return {name for name in means if abs(means[name] - means[top]) <= spread}
+
+
+def _sign(task: Task) -> int:
+    return -1 if task.lower else 1
+
+
+def _of(lines: list[Line], **wanted: Any) -> list[Line]:
+    return [line for line in lines if all(line.get(k) == v for k, v in wanted.items())]
+
+
+def _words(knob: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in knob.items())
