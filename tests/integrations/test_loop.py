@@ -1,7 +1,11 @@
 """The training loop: it trains, records, stops where asked and goes on as if it had not."""
 
+import json
+import multiprocessing
 import os
+import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -113,6 +117,39 @@ def test_workers_and_a_generator_of_the_loader_resume_too(tmp_path):
     resumed.resume()
     resumed.run()
     assert_same(resumed, straight)
+
+
+def train_alone(path: Path) -> None:
+    """What a process does that will be killed."""
+    torch.set_num_threads(1)
+    make_loop(path, steps_between=5).run()
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_run_killed_at_a_random_step_loses_no_more_than_the_interval(number, whole, tmp_path):
+    draw = random.Random(number)
+    step, pause = draw.randrange(6, 46), draw.uniform(0, 0.01)
+    path, lines = tmp_path / "checkpoint", tmp_path / "metrics.jsonl"
+
+    def last_step() -> int:
+        """By the whole lines of the history."""
+        text = lines.read_text() if lines.exists() else ""
+        return max((json.loads(line)["step"] for line in text.split("\n")[:-1]), default=0)
+
+    process = multiprocessing.get_context("spawn").Process(target=train_alone, args=(path,))
+    process.start()
+    while last_step() < step and process.is_alive():
+        time.sleep(0.0005)
+    time.sleep(pause)
+    process.kill()
+    process.join()
+    killed = last_step()
+    assert process.exitcode == -signal.SIGKILL and killed >= step
+    resumed = make_loop(path)
+    resumed.resume()
+    assert 0 <= killed - resumed.step <= 5
+    resumed.run()
+    assert_same(resumed, whole)
 
 
 def test_checkpoints_are_written_while_training(tmp_path):
