@@ -268,6 +268,18 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--clip", type=float, metavar="NORM", help="of all gradients, at most")
     command.add_argument(
+        "--distill",
+        metavar="TEACHER",
+        help="learn from it too: a file of weights, MODULE:FACTORY, or start for the (trained) "
+        "model as it is at the beginning",
+    )
+    command.add_argument(
+        "--distill-temperature", type=float, metavar="T", help="of its logits (default: 2)"
+    )
+    command.add_argument(
+        "--distill-weight", type=float, metavar="SHARE", help="of the loss (default: 0.5)"
+    )
+    command.add_argument(
         "--checkpoint-every", default="5m", metavar="TIME|STEPS", help="30s, 5m (default), 500"
     )
 

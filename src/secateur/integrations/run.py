@@ -21,13 +21,16 @@ from secateur.budget import Budget
 from secateur.integrations import options
 from secateur.integrations.accelerated import Accelerated
 from secateur.integrations.data import Data
+from secateur.integrations.distill import Distill, examine, fingerprint, make_teacher
+from secateur.integrations.engine import Engine
 from secateur.integrations.finish import finish
 from secateur.integrations.loggers import make_loggers
 from secateur.integrations.loop import Loop, steps_in_epoch
 from secateur.integrations.rng import seed_all
 from secateur.optim import Homotopy, Proximal
-from secateur.report import Point, Run, html
+from secateur.report import Check, Point, Run, html
 from secateur.report.progress import WARNING
+from secateur.report.tables import format_score
 
 CHECKPOINT, FACTS, REPORT = "checkpoint", "run.json", "report.html"
 STAGE = "network-{}"  # the folder of a network on the way to the last one
@@ -63,6 +66,9 @@ class Settings:
     precision: str | None = None
     accumulate: int = 1
     clip: float | None = None
+    distill: str | None = None
+    distill_temperature: float | None = None
+    distill_weight: float | None = None
 
     def budgeted(self) -> dict[str, Any]:
         """What a budget needs besides its amounts: options of `parse_budgets`."""
@@ -129,6 +135,7 @@ def train(
             watch = _unwatched
         loggers = () if engine.rank else make_loggers(log, folder)
         model, data, optimizer, scheduler = _make(settings, budgets, engine.device, watch)
+        distill, own, checks = _teach(settings, model, data, engine)
         words = settings.words()
         if engine.world > 1:
             words["processes"] = str(engine.world)
@@ -146,7 +153,8 @@ def train(
                 settings=words,
                 watch=lambda words: watch(words, 0, 0, ""),
             )
-            run = replace(run, frontier=(*points, Point.of(run)) if points else ())
+            frontier = (*points, Point.of(run)) if points else ()
+            run = replace(run, frontier=frontier, checks=(*checks, *run.checks))
             run.write(place / FACTS)
             html(run, place / REPORT)
             return run
@@ -163,10 +171,11 @@ def train(
             scheduler=scheduler,
             seed=settings.seed,
             path=path,
-            settings=asdict(settings),
+            settings={**asdict(settings), **own},
             watch=lambda done, total, words: watch("training", done, total, words),
             settled=write_stage,
             accumulate=settings.accumulate,
+            distill=distill,
             loggers=loggers,
             warn=lambda words: watch(WARNING, 0, 0, words),
             engine=engine,
@@ -205,6 +214,26 @@ def _make(
         every=settings.every,
     )
     return model, data, optimizer, LambdaLR(optimizer, cosine(schedule))
+
+
+def _teach(
+    settings: Settings, model: nn.Module, data: Data, engine: Engine
+) -> tuple[Distill | None, dict[str, str], tuple[Check, ...]]:
+    """The distillation asked for, what a checkpoint must say of the teacher, and its score."""
+    given = {
+        "temperature": settings.distill_temperature,
+        "weight": settings.distill_weight,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if settings.distill is None:
+        if chosen:
+            raise ValueError(f"--distill-{next(iter(chosen))} goes with --distill TEACHER")
+        return None, {}, ()
+    teacher = make_teacher(settings.distill, model, settings.model)
+    distill = Distill(teacher, **chosen)
+    score = format_score(examine(teacher, data, engine)[data.metric_name], data.metric_name)
+    check = Check("the teacher does better on held-out data than outputs of zero", True, score)
+    return distill, {"teacher": fingerprint(teacher)}, (check,)
 
 
 def _unwatched(what: str, done: int, total: int, words: str) -> None:
