@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import nn
 
-from secateur.groups.labels import NO_GROUP, Labels, compress, varied
+from secateur.groups.labels import NO_GROUP, Labels, components, compress, varied
 
 
 def test_every_index_of_every_dimension_has_its_own_atom():
@@ -72,3 +79,33 @@ def test_memory_that_is_shared_is_found():
     for tensor in (base, view, apart):
         labels.put(tensor, [], is_data=True)
     assert [other is base for other in labels.sharing(view)] == [True]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    count=st.integers(1, 60),
+    pairs=st.lists(st.tuples(st.integers(0, 59), st.integers(0, 59)), max_size=90),
+    pieces=st.integers(1, 3),
+)
+def test_components_are_those_of_scipy(count: int, pairs: list, pieces: int) -> None:
+    both = np.array(pairs, np.int64).reshape(-1, 2) % count
+    ties = [(part[:, 0], part[:, 1]) for part in np.array_split(both, pieces)]
+    graph = coo_matrix((np.ones(len(both)), (both[:, 0], both[:, 1])), shape=(count, count))
+    expected = connected_components(graph, directed=False)[1]
+    assert components(count, ties).tolist() == expected.tolist()
+    assert components(count, []).tolist() == list(range(count))
+
+
+def test_training_to_a_budget_does_not_wait_for_scipy_s_import():
+    words = """
+import sys, torch, secateur as sc
+model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+groups = sc.neurons(model, torch.ones(1, 4))
+sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+optimizer = sc.Proximal(sgd, groups, sc.Budget(params=0.5), steps=2)
+for _ in range(2):
+    model(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+assert "scipy" not in sys.modules, [name for name in sys.modules if "scipy" in name][:3]
+"""
+    subprocess.run([sys.executable, "-c", words], check=True)

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
 
 from secateur.budget.allowance import Allowance, refuse_bad
 from secateur.envelope.solve import multipliers_by_segment
@@ -109,4 +108,6 @@ def _largest(excess: Callable[[float], float], near: float | None = None) -> flo
         below, above = near * (1 - NARROW), min(1.0, near * (1 + NARROW))
         if excess(below) <= 0 < excess(above):
             low, high = below, above
+    from scipy.optimize import brentq  # takes 0.1 s to import
+
     return brentq(excess, low, high, xtol=1e-300, rtol=1e-15)  # pyright: ignore

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -345,6 +344,8 @@ def _fit_layers(
     rows: Sequence[dict[int, float]],
 ) -> tuple[LayerTimes, ...]:
     """Multilinear functions of the kept fractions that never fall, by least relative squares."""
+    from scipy.optimize import nnls  # takes 0.1 s to import
+
     assert groups.coupling is not None
     layers = []
     for n, operation in enumerate(groups.coupling.operations):
@@ -414,6 +415,8 @@ def _fit_scales(inside: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
     Kinds that can't be told apart are held near the one scale that fits all of them best.
     """
+    from scipy.optimize import nnls
+
     both = np.stack([inside[:, 0], inside[:, 2:].sum(1)], 1)
     (_, common), _ = nnls(both / seconds[:, None], np.ones(len(seconds)))
     held = np.zeros((inside.shape[1] - 2, inside.shape[1]))

@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -258,13 +256,21 @@ class Labels:
 
 
 def components(count: int, ties: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """The number of the connected component of each atom, shape (count,)."""
-    if not ties:
-        return np.arange(count)
-    a = np.concatenate([pair[0] for pair in ties])
-    b = np.concatenate([pair[1] for pair in ties])
-    graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(count, count))
-    return connected_components(graph, directed=False)[1]
+    """The number of the connected component of each atom, shape (count,), in order of appearance.
+
+    Every atom points at a smaller one of its component, or is the smallest; ties between different
+    ones join them, until there are none. (As fast as SciPy's, whose import takes 0.2 s.)
+    """
+    smallest = np.arange(count)
+    a, b = (np.concatenate([pair[side] for pair in ties] or [smallest]) for side in (0, 1))
+    while len(a):
+        first, second = smallest[a], smallest[b]
+        apart = first != second
+        a, b, first, second = a[apart], b[apart], first[apart], second[apart]
+        np.minimum.at(smallest, np.maximum(first, second), np.minimum(first, second))
+        while not np.array_equal(further := smallest[smallest], smallest):
+            smallest = further
+    return np.unique(smallest, return_inverse=True)[1]
 
 
 def first_of_each(numbers: np.ndarray) -> np.ndarray:
