@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from secateur.integrations.transformers import (
     training_steps,
 )
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 STEPS = 24
@@ -322,3 +325,14 @@ def test_a_best_model_from_before_the_freeze_is_told(tmp_path: Path):
     run = trainer(arguments(tmp_path, **saving), Worse())
     with pytest.warns(UserWarning, match="groups are not zero that were given up"):
         run.train()
+
+
+@pytest.mark.slow
+def test_the_example_ends_on_its_budget(tmp_path: Path):
+    command = [sys.executable, str(ROOT / "examples/hf_trainer.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *_, table, last = done.stdout.splitlines()
+    full, asked, reached = (int(word.replace(",", "")) for word in table.split()[1:4])
+    assert reached <= asked == full // 2
+    assert float(last.split()[-1].rstrip("%")) > 75

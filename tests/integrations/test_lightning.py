@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 
 from secateur.integrations.lightning import BudgetCallback, refuse_strategy, to_budget
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -308,3 +311,14 @@ def test_several_budgets_in_one_fit():
     run = trainer()
     run.fit(Descending(), loader())
     assert found == {24: 12, 36: 6}
+
+
+@pytest.mark.slow
+def test_the_example_ends_on_its_budget(tmp_path: Path):
+    command = [sys.executable, str(ROOT / "examples/lightning_fit.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *_, table, last = done.stdout.splitlines()
+    full, asked, reached = (int(word.replace(",", "")) for word in table.split()[1:4])
+    assert reached <= asked == full // 4
+    assert float(last.split()[-1].rstrip("%")) > 95
