@@ -139,6 +139,22 @@ def test_a_killed_process_ends_the_other_and_both_go_on(two, tmp_path):
     assert history(tmp_path) == history(two[0])
 
 
+@needs_gloo
+@pytest.mark.slow
+def test_a_launcher_that_is_stopped_leaves_a_checkpoint_for_one_process_too(two, tmp_path):
+    launcher = start(tmp_path, "--checkpoint-every", "1h")
+    lines = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (lines.exists() and lines.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    launcher.terminate()
+    told = launcher.communicate(timeout=60)[1]
+    assert told.count("stopped at step") == 1 and launcher.returncode != 0
+    ended(tmp_path, "--resume", launcher=[])
+    for name, value in weights(two[0], 0).items():
+        torch.testing.assert_close(weights(tmp_path, 0)[name], value, rtol=1e-6, atol=1e-9)
+
+
 # -- the parts of the data -------------------------------------------------------------------------
 
 
