@@ -1,4 +1,4 @@
-"""Under DDP, Lightning and the Trainer end with the same small network on every process."""
+"""Under DDP and FSDP2, Lightning and the Trainer end with one small network on all processes."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 ABORTED = "terminate called without an active exception"
 
 
-@pytest.mark.parametrize(("kind", "launcher"), [("lightning", []), ("transformers", TORCHRUN)])
+@pytest.mark.parametrize(
+    ("kind", "launcher"), [("lightning", []), ("fsdp2", []), ("transformers", TORCHRUN)]
+)
 def test_two_processes_end_on_the_same_budget(tmp_path: Path, kind: str, launcher: list[str]):
     command = [sys.executable, *launcher, str(SCRIPT), kind, str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     for _ in range(3):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         if ABORTED not in done.stderr:
             break
     assert done.returncode == 0, done.stderr
     one, other = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    assert torch.equal(one["alive"], other["alive"])
     assert one["settled"] and int(one["alive"].sum()) == 6
     assert one["steps"] == other["steps"] == 30  # 5 epochs of 96 images, 8 a process
     for name, mine in one["weights"].items():
