@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.envelope import fused, implementation
+from secateur.envelope import fused, gpu, implementation
 
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 
@@ -20,3 +20,8 @@ def test_every_example_of_the_page_runs():
 @pytest.mark.skipif(implementation() == "plain", reason="no compiled library")
 def test_the_bound_on_passes_is_that_of_the_loop():
     assert f"takes more than {fused._library.secateur_most_passes()}." in PAGE.read_text()
+
+
+def test_the_sizes_on_a_gpu_are_those_of_the_kernels():
+    text = PAGE.read_text()
+    assert f"A row of up to {gpu.FEW:,} groups" in text and f"Up to {gpu.ALONE:,} groups" in text

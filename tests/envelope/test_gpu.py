@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -201,6 +204,21 @@ def test_only_what_the_kernels_can_read_is_taken() -> None:
     assert gpu.takes(ones) and gpu.takes(ones.bfloat16())
     assert not any(map(gpu.takes, [ones.T, ones[:0], ones.long(), ones.to("meta")]))
     assert not torch.func.vmap(lambda x: torch.tensor(gpu.takes(x)))(ones).any()
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="Triton works on a GPU")
+def test_where_triton_does_not_work_plain_operations_take_its_place() -> None:
+    """It is installed, and out of its interpreter it finds no GPU here."""
+    code = (
+        "import torch\n"
+        "from secateur.envelope import fused, gpu, prox_\n"
+        "gpu.DEVICES, fused._library = ('cpu',), None\n"
+        "print(prox_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), 1, step=1.0).tolist())"
+    )
+    own = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    run = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
+    assert run.stdout.strip() == "[[1.5, 2.0], [0.0, 0.0]]", run.stderr
+    assert run.stderr.count("UserWarning: Triton does not work on cpu") == 1
 
 
 @needs_gpu

@@ -8,6 +8,7 @@ depends on shapes only, so that CUDA graphs can capture it.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from functools import cache
 from typing import Any
 
@@ -40,11 +41,25 @@ def takes(*tensors: Tensor) -> bool:
 
 @cache
 def able(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether Triton is installed and compiles for numbers of this kind on this device."""
+    """Whether Triton is installed and works on this device, for numbers of this kind.
+
+    It is tried out: beside a driver, Triton needs a C compiler, which not every machine has.
+    """
     if importlib.util.find_spec("triton") is None or dtype not in DTYPES:
         return False
     least = (8, 0) if dtype == torch.bfloat16 else (7, 0)
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= least
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < least:
+        return False
+    try:
+        scale_(torch.ones(1, 1, dtype=dtype, device=device), torch.ones(1, device=device))
+    except Exception as error:  # whatever it is, there is another way
+        warnings.warn(
+            f"Triton does not work on {device} ({error}); plain operations take its place, which "
+            "give the same results in more time",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def root(
