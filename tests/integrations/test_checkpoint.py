@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from secateur.integrations.checkpoint import CheckpointError, read, write
+from secateur.integrations.checkpoint import CheckpointError, clear_up, read, write
 
 
 @pytest.fixture
@@ -48,6 +48,16 @@ def test_no_code_of_a_file_is_run(tmp_path):
     with pytest.raises(CheckpointError, match="other than tensors"):
         read(path)
     assert not (tmp_path / "evil").exists()
+
+
+def test_what_a_killed_process_left_is_cleared_up_and_nothing_else(path):
+    half = path.parent / ".checkpoint.x1y2"
+    half.mkdir()
+    (half / "checkpoint").write_bytes(path.read_bytes()[:20])
+    (path.parent / "notes").touch()
+    clear_up(path)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["checkpoint", "notes"]
+    assert read(path)["place"] == (1, 2, 3)
 
 
 def test_a_failed_write_leaves_the_old_file(path):

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} holds something other than tensors and plain values; it was not read"
         ) from error
+
+
+def clear_up(path: str | os.PathLike[str]) -> None:
+    """Remove what a process left beside a checkpoint that was killed while it wrote one."""
+    path = Path(path)
+    for half in path.parent.glob(f".{path.name}.*"):
+        shutil.rmtree(half, ignore_errors=True)
 
 
 def check_same(path: str | os.PathLike[str], expected: Mapping[str, Any], found: Any) -> None:

@@ -298,6 +298,8 @@ class Loop:
         self.engine.load_state_dict(state["engine"])
         self.epoch, self.batch, self.step = state["place"]
         self._watching.go_on(state["history"])
+        if not self.engine.rank:
+            checkpoint.clear_up(self.path)
         if len(state["processes"]) == self.engine.world:
             own = state["processes"][self.engine.rank]
             self._summed, self._steps_summed = own["summed"]
