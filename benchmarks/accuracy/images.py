@@ -104,12 +104,12 @@ class Block(nn.Module):
 
 
 class ResNet8(nn.Module):
-    """A stem and one block each of 16, 32 and 64 filters."""
+    """A stem, which halves the resolution, and one block each of 16, 32 and 64 filters."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+            nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
         )
         self.blocks = nn.Sequential(Block(16, 16, 1), Block(16, 32, 2), Block(32, 64, 2))
         self.head = nn.Linear(64, 10)
