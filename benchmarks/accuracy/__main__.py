@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import runs
-from accuracy import convex, ideas, images, ours, simple  # noqa: F401  (they register themselves)
+from accuracy import convex, ideas, images, ours, others, simple  # noqa: F401  (they register)
 from accuracy.method import METHODS, Knob, Method
 from accuracy.run import Collapsed, Run, load
 from accuracy.task import TASKS
@@ -46,8 +46,6 @@ STUDY: list[tuple[str, Knob]] = [
 @cache
 def fits(task: str, name: str) -> bool:
     """Whether a method can express what the task asks for."""
-    if METHODS[name].fits is Method.fits:
-        return True
     return METHODS[name].fits(first_run(task))
 
 

@@ -24,6 +24,11 @@ from secateur.optim.svrg import ProxSVRG
 RATES = [{"lam": 0.01, "rate": 5}, {"lam": 0.03, "rate": 5}, {"lam": 0.1, "rate": 5}]
 
 
+def by_sgd(run: Run) -> bool:
+    """Whether plain gradient steps suit the task: those below are not made for Adam's."""
+    return isinstance(run.optimizer(), torch.optim.SGD)
+
+
 def plain_rate(run: Run) -> float:
     """The learning rate of the task's optimizer; without its momentum, other rates may suit."""
     return float(run.optimizer().param_groups[0]["lr"])
@@ -46,7 +51,11 @@ def envelope(run: Run, *, lam: float) -> nn.Module:
     return run.cut(run.choice)
 
 
-@method("WGSEF, half-space", knobs=[{"lam": lam, "rate": 5} for lam in (0.01, 0.03, 0.1, 0.3)])
+@method(
+    "WGSEF, half-space",
+    knobs=[{"lam": lam, "rate": 5} for lam in (0.01, 0.03, 0.1, 0.3)],
+    fits=by_sgd,
+)
 def envelope_half_space(run: Run, *, lam: float, rate: float) -> nn.Module:
     """The same penalty by half-space steps in the second half of the time until the cut."""
     optimizer = EnvelopeHSPG(run, lr=rate * plain_rate(run), lam=lam)
@@ -84,7 +93,7 @@ def group_lasso(run: Run, *, lam: float) -> nn.Module:
     return run.cut(run.choice)
 
 
-@method("HSPG", knobs=RATES)
+@method("HSPG", knobs=RATES, fits=by_sgd)
 def half_space(run: Run, *, lam: float, rate: float) -> nn.Module:
     """Group lasso by half-space steps in the second half of the time until the cut."""
     optimizer = HSPG(
@@ -98,7 +107,7 @@ def half_space(run: Run, *, lam: float, rate: float) -> nn.Module:
     return run.cut(run.choice)
 
 
-@method("Prox-SVRG", knobs=RATES)
+@method("Prox-SVRG", knobs=RATES, fits=by_sgd)
 def variance_reduced(run: Run, *, lam: float, rate: float) -> nn.Module:
     """Group lasso by variance-reduced steps: each costs two, and an epoch one more."""
     optimizer = ProxSVRG(

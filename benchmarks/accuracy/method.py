@@ -22,7 +22,7 @@ class Method:
         train: (run, **knob) -> the trained network, physically small.
         knobs: what is tried at the task's selection budget with seed 0; the best on the validation
             rows is used everywhere. One entry: nothing is tuned.
-        fits: task name, budget amounts -> whether it can express such a budget at all.
+        fits: a run of the task, untrained -> whether it can express what the task asks for.
     """
 
     name: str

@@ -53,9 +53,10 @@ class Run:
         self.choice = round(FREEZE * self.steps)
         torch.manual_seed(seed)
         self.model = self.task.network()
-        inputs = tuple(part[:1] for part in self.split.train[:-1])
-        self.example: Any = inputs if len(inputs) > 1 else inputs[0]
+        inputs = [part[:1] for part in self.split.train[:-1]]
+        self.example: Any = tuple(inputs) if len(inputs) > 1 else inputs[0]
         self.groups = self.task.group(self.model, self.example)
+        self.full = {"groups": len(self.groups), "flops": self._flops(self.model)}
         self.amounts = dict(self.task.budgets.get(budget, {}))
         if budget != "dense":
             self.budget = sc.Budget(**self.amounts)
@@ -146,15 +147,29 @@ class Run:
         """Score, sizes, and what was asked and reached, counted on the network itself."""
         counted = sc.measure(network, self.example, latency=False)
         found = self.scores(network) | {"params": counted.params, "flops": counted.flops}
-        for measure, amount in self.amounts.items():
-            full = {"groups": len(self.groups), "flops": self._full_flops()}[measure]
+        for measure in self.amounts:
             found |= {
                 "measure": measure,
-                "asked": int(amount if isinstance(amount, int) else amount * full),
-                "reached": self._units(network) if measure == "groups" else found["flops"],
-                "full": full,
+                "asked": self.asked(measure),
+                "reached": self.reached(measure, network),
+                "full": self.full[measure],
             }
         return found
+
+    def asked(self, measure: str) -> int:
+        """How much of a measure the budget allows."""
+        amount = self.amounts[measure]
+        return int(amount if isinstance(amount, int) else amount * self.full[measure])
+
+    def reached(self, measure: str, network: nn.Module) -> int:
+        """How much of it a network has, whoever made it small."""
+        return self._units(network) if measure == "groups" else self._flops(network)
+
+    def fits(self, network: nn.Module) -> bool:
+        """Whether a network, whoever made it small, is within the budget."""
+        return all(
+            self.reached(measure, network) <= self.asked(measure) for measure in self.amounts
+        )
 
     def scores(self, network: nn.Module) -> dict[str, Any]:
         """On the test rows, and on those that knobs are chosen by."""
@@ -167,11 +182,11 @@ class Run:
 
     def _units(self, network: nn.Module) -> int:
         """The width of what the layers of groups are, whoever made them narrow."""
-        widths = (network.get_submodule(part.name).weight.shape[0] for part in self.groups.layers)
-        return sum(widths)
+        names = [f"{part.name}.weight" for part in self.groups.layers]
+        return sum(len(network.get_parameter(name)) for name in names)
 
-    def _full_flops(self) -> int:
-        return sc.measure(self.task.network(), self.example, latency=False).flops
+    def _flops(self, network: nn.Module) -> int:
+        return sc.measure(network, self.example, latency=False).flops
 
     @torch.no_grad()
     def score(self, network: nn.Module, rows: Batch) -> float:
