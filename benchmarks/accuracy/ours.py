@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 import secateur as sc
@@ -25,6 +26,15 @@ def firm(run: Run, *, freeze: float = 0.7, power: float = 3.0, **options: Any) -
     optimizer = sc.Proximal(run.optimizer(), run.groups, run.budget, schedule=schedule, **options)
     run.train(optimizer)
     return run.small()
+
+
+@method(
+    "secateur, optimizer's metric",
+    fits=lambda run: isinstance(run.optimizer(), torch.optim.AdamW),
+)
+def firm_in_metric(run: Run) -> nn.Module:
+    """The same, where distances are measured as Adam measures them."""
+    return firm(run, metric="optimizer")
 
 
 @method("train, prune, fine-tune", knobs=[{"weights": 1.0}, {"weights": "layer"}])
