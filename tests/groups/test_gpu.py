@@ -97,6 +97,13 @@ def test_groups_that_span_tensors_of_several_dtypes_add_up() -> None:
     assert not first[0].any() and not second[:, 0].any() and first[1].all()
 
 
+def test_some_of_the_groups_leave_the_others_alone() -> None:
+    member = Member("w", torch.full((3, 2), 2.0, device=DEVICE), torch.tensor([[1], [0], [1]]))
+    total = torch.ones(5, dtype=torch.float64, device=DEVICE)
+    assert gpu.OnGpu([member]).add_squares_(total) == []
+    assert total.tolist() == [9.0, 17.0, 1.0, 1.0, 1.0]
+
+
 def test_tables_are_made_once_and_follow_tensors_that_move() -> None:
     parameters = [torch.randn(4, 6, device=DEVICE), torch.randn(4, device=DEVICE)]
     ids = torch.arange(4)

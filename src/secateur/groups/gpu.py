@@ -57,6 +57,7 @@ class OnGpu:
         self.count = max((member.stop for member in members), default=0)
         self._tables: dict[tuple, tuple[list[Table], list[int]]] = {}
         self._addresses: dict[tuple[int, ...], Tensor] = {}
+        self._captured: list[Tensor] = []  # addresses that CUDA graphs will read again
 
     def add_squares_(
         self, total: Tensor, tensors: Sequence[Tensor | None] | None = None
@@ -67,7 +68,7 @@ class OnGpu:
         added up depends on shapes only, so that processes of equal weights come to equal norms.
 
         Args:
-            total: (groups,), float64, on any device.
+            total: (groups,), on any device.
             tensors: one a member, or None for those that are left out; the parameters if not given.
 
         Returns:
@@ -79,9 +80,9 @@ class OnGpu:
             device = table.tiles.device
             sums = torch.empty(len(table.owners), dtype=torch.float64, device=device)
             self._launch("squares", table, given, sums)
-            mine = torch.empty_like(total, dtype=torch.float64, device=device)
+            mine = torch.empty(self.count, dtype=torch.float64, device=device)
             _add_up_(mine, table, sums)
-            total += mine.to(total)
+            total[: self.count] += mine.to(total)
         return left
 
     def scale_(self, factors: Tensor, tensors: Sequence[Tensor | None] | None = None) -> list[int]:
@@ -120,8 +121,17 @@ class OnGpu:
                 self._addresses.clear()
             self._addresses[addresses] = torch.tensor(addresses, device=table.tiles.device)
         dtype = getattr(gpu_parts.tl, str(tensors[0].dtype).removeprefix("torch."))
-        tables = table.tiles, self._addresses[addresses]
-        gpu.launch(getattr(gpu_parts, kernel), len(table.tiles), *tables, *arguments, DTYPE=dtype)
+        found = self._addresses[addresses]
+        if found.is_cuda and torch.cuda.is_current_stream_capturing():
+            self._captured.append(found)
+        gpu.launch(
+            getattr(gpu_parts, kernel),
+            len(table.tiles),
+            table.tiles,
+            found,
+            *arguments,
+            DTYPE=dtype,
+        )
 
     # -- the tables --------------------------------------------------------------------------------
 
