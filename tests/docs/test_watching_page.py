@@ -1,0 +1,14 @@
+"""The page on watching does what it shows."""
+
+from __future__ import annotations
+
+import doctest
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs" / "watching.md"
+
+
+def test_every_example_of_the_page_runs():
+    options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    found = doctest.testfile(str(PAGE), module_relative=False, optionflags=options)
+    assert found.failed == 0 and found.attempted >= 15
