@@ -20,7 +20,7 @@ from secateur.report.run import labels
 
 RECORDS = 400  # of training steps in a run's history, about
 WIDTHS = 4  # records until the layers' widths are written down again
-STATIONARITY = 100  # steps at least until it is measured again: it may cost as much as a step
+STATIONARITY = 200  # steps at least until it is measured again: it may cost as much as a step
 
 
 def due(step: int, steps: int, *, each: int = 1, apart: int = 1) -> bool:
