@@ -1,4 +1,8 @@
-"""Ways to train: a resumable loop of our own, and the demo that shows it."""
+"""Ways to train: a resumable loop of our own, and the demo that shows it.
+
+For other trainers import `secateur.integrations.lightning` or `.transformers`; each needs its
+package.
+"""
 
 from secateur.integrations.checkpoint import CheckpointError
 from secateur.integrations.data import Data

@@ -94,7 +94,7 @@ def to_budget(
     """
     steps = _steps(module.trainer)
     if options.get("schedule") is None:
-        options["steps"] = steps if options.get("steps") is None else options["steps"]
+        options.setdefault("steps", steps)
     found = Proximal(optimizer, groups, budget, **options)
     refuse_other_end(found, steps, ASK)
     return found
@@ -142,11 +142,11 @@ def refuse_strategy(strategy: Strategy) -> None:
     """Refuse, by name, what replaces the model's parameters or the optimizer.
 
     Raises:
-        ValueError: a strategy of `REFUSED`.
+        ValueError: a strategy of `REFUSED`, or one derived from it.
     """
-    name = type(strategy).__name__
-    if name in REFUSED:
-        raise ValueError(f"secateur does not train under {name}: {REFUSED[name]}")
+    for name in (kind.__name__ for kind in type(strategy).__mro__):
+        if name in REFUSED:
+            raise ValueError(f"secateur does not train under {name}: {REFUSED[name]}")
 
 
 def _proximal(trainer: Trainer) -> Proximal:

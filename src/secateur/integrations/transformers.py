@@ -44,7 +44,8 @@ class ProximalOver(Proximal):
         options: anything else that `Proximal` takes.
 
     Example:
-        >>> import torch, secateur as sc
+        >>> import torch
+        >>> import secateur as sc
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> groups, sgd = sc.neurons(net, torch.ones(1, 4)), (torch.optim.SGD, {"lr": 0.1})
         >>> made = ProximalOver(
@@ -135,7 +136,8 @@ def training_steps(args: TrainingArguments, train_dataset: Any) -> int:
         ValueError: neither says how long training is.
 
     Example:
-        >>> args = TrainingArguments("out", num_train_epochs=3, gradient_accumulation_steps=2)
+        >>> args = TrainingArguments(
+        ...     "out", use_cpu=True, num_train_epochs=3, gradient_accumulation_steps=2)
         >>> training_steps(args, range(81))  # 11 batches of 8, 6 steps an epoch
         18
     """
