@@ -1,0 +1,135 @@
+"""The accuracy benchmark is fair: the same batches for all, budgets held, knobs not by the test."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import data
+import runs
+import secateur as sc
+from accuracy import images
+from accuracy.__main__ import Suite, fits
+from accuracy.method import METHODS, method
+from accuracy.run import Collapsed, Run
+from accuracy.task import TASKS, Split, Task
+
+STEPS = 10  # two epochs of five batches
+
+
+def small() -> nn.Module:
+    """Filters and neurons enough to choose from."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 16), nn.ReLU(),
+        nn.Linear(16, 10),
+    )  # fmt: skip
+
+
+def digits() -> Split:
+    """A few of scikit-learn's digits."""
+    given = data.digits()
+    pixels, labels = given.train_images, given.train_labels
+    parts = [(pixels[rows], labels[rows]) for rows in (slice(320), slice(320, 420))]
+    return Split(*parts, (given.test_images[:100], given.test_labels[:100]))
+
+
+@pytest.fixture(autouse=True)
+def _task(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = Task(
+        name="digits",
+        load=digits,
+        network=small,
+        group=images.filters_and_neurons,
+        optimizer=images.sgd(0.05),
+        loss=images.cross_entropy,
+        score=images.accuracy,
+        measure="accuracy %",
+        budgets={"12 groups": {"groups": 12}, "40% FLOPs": {"flops": 0.4}},
+        selection="12 groups",
+        epochs=2,
+        batch=64,
+    )
+    monkeypatch.setitem(TASKS, "digits", lambda: about)
+    monkeypatch.setitem(TASKS, "digits-adam", lambda: replace(about, optimizer=adam))
+    monkeypatch.setitem(TASKS, "digits-residual", lambda: replace(about, network=residual))
+
+
+def residual() -> nn.Module:
+    """Its second convolution and its shortcut end in one sum."""
+    return nn.Sequential(images.Block(1, 8, 1), nn.Flatten(), nn.Linear(512, 10))
+
+
+def adam(parameters) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, 1e-3)
+
+
+@pytest.mark.parametrize("budget", ["12 groups", "40% FLOPs"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "dense"])
+def test_every_method_ends_within_its_budget(name: str, budget: str) -> None:
+    task = "digits" if fits("digits", name) else "digits-adam"
+    run = Run(task, budget, 0)
+    network = METHODS[name].train(run, **METHODS[name].knobs[0])
+    facts = run.facts(network)
+    assert 0 < facts["reached"] <= facts["asked"] < facts["full"]
+    assert facts["flops"] == sc.measure(network, run.example, latency=False).flops
+    assert network(run.split.test[0]).shape == (100, 10)
+
+
+def test_methods_see_the_same_batches_in_the_same_order() -> None:
+    seen = {}
+    for name in ("dense", "secateur", "train, prune, fine-tune", "Torch-Pruning"):
+        run = Run("digits", "12 groups", 3)
+        take, rows = run.batch, []
+
+        def batch(step: int, take=take, rows=rows):
+            rows.append((step, take(step)[0].sum().item()))
+            return take(step)
+
+        run.batch = batch  # pyright: ignore[reportAttributeAccessIssue]
+        METHODS[name].train(run, **METHODS[name].knobs[0])
+        seen[name] = rows
+    assert [step for step, _ in seen["dense"]] == list(range(STEPS))
+    assert all(rows == seen["dense"] for rows in seen.values())
+    assert len({total for _, total in seen["dense"]}) == STEPS
+
+
+def test_a_suite_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    file = tmp_path / "runs.jsonl"
+    first = Suite(file).run("digits", "secateur", "12 groups", 0, {})
+    assert Suite(file).run("digits", "secateur", "12 groups", 0, {}) == first
+    Suite(file).run("digits", "secateur", "12 groups", 1, {})
+    assert [line["seed"] for line in runs.read(file)] == [0, 1]
+    with pytest.raises(TimeoutError):
+        Suite(file, minutes=-1).run("digits", "secateur", "12 groups", 2, {})
+
+
+def test_knobs_are_chosen_on_the_validation_rows(tmp_path: Path) -> None:
+    file = tmp_path / "runs.jsonl"
+    name, budget = "train, prune, fine-tune", "12 groups"
+    better, worse = METHODS[name].knobs
+    for knob, validation, test in ((better, 80.0, 10.0), (worse, 70.0, 99.0)):
+        key = {"task": "digits", "method": name, "budget": budget, "seed": 0}
+        line = key | {"knob": json.dumps(knob), "validation": validation, "score": test}
+        runs.append(file, line)
+    assert Suite(file, minutes=-1).knob("digits", METHODS[name], budget) == better
+
+
+def test_a_method_says_what_it_cannot_express() -> None:
+    assert fits("digits", "HSPG") and not fits("digits-adam", "HSPG")
+    assert fits("digits-adam", "secateur, optimizer's metric")
+    assert not fits("digits", "secateur, optimizer's metric")
+    assert fits("digits", "torchao pat")
+    assert not fits("digits-residual", "torchao pat")  # two weights make one filter
+
+
+def test_a_collapsed_run_is_written_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @method("nothing left")
+    def collapse(run: Run) -> nn.Module:
+        raise Collapsed
+
+    monkeypatch.setitem(METHODS, "nothing left", METHODS.pop("nothing left"))
+    line = Suite(tmp_path / "runs.jsonl").run("digits", "nothing left", "12 groups", 0, {})
+    assert line["collapsed"] and "reached" not in line
