@@ -15,7 +15,7 @@ import triton.language as tl
 LARGEST = tl.constexpr(1.7976931348623157e308)  # of float64
 ROUNDING = tl.constexpr(2.0**-52)
 FREE_PASSES = tl.constexpr(10)  # from then on every other pass halves the bracket
-REACH = tl.constexpr(16.0)
+REACH = tl.constexpr(16.0)  # how far to look beyond t where the bracket is still open
 MOST_PASSES = tl.constexpr(10 + 2 * 64)
 STATE = tl.constexpr(8)  # five numbers, in steps that keep all rows aligned
 SUMS = tl.constexpr(3)
@@ -24,7 +24,7 @@ SUMS = tl.constexpr(3)
 @triton.jit
 def few(slope, offset, offset_row, offset_line, cost, cost_row, cost_line, bounds, level, start,
         state, BLOCK: tl.constexpr):  # fmt: skip
-    """Solve a row of up to BLOCK lines; of a longer one, as many: a guess of its root."""
+    """Solve a row of up to BLOCK lines; of a longer one a sample, for a guess if none is given."""
     row = tl.program_id(0).to(tl.int64)
     first, stop = tl.load(bounds + row), tl.load(bounds + row + 1)
     every = tl.maximum(tl.cdiv(stop - first, BLOCK), 1)
