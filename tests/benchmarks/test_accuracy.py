@@ -54,7 +54,9 @@ def _task(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setitem(TASKS, "digits", lambda: about)
     monkeypatch.setitem(TASKS, "digits-adam", lambda: replace(about, optimizer=adam))
-    monkeypatch.setitem(TASKS, "digits-residual", lambda: replace(about, network=residual))
+    monkeypatch.setitem(
+        TASKS, "digits-residual", lambda: replace(about, network=residual, group=sc.filters)
+    )
 
 
 def residual() -> nn.Module:
