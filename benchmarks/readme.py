@@ -165,10 +165,29 @@ def speed_tables(lines: list[dict[str, Any]]) -> str:
     return f"{memory_table(lines)}\n\n{others_table(lines)}"
 
 
+def interruption_table(lines: list[dict[str, Any]]) -> str:
+    """One row a kind of moment: how many kills, what they cost, and whether they left a trace."""
+    rows = [
+        "| killed | times | steps lost, mean | at most | between checkpoints | bit for bit alike |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    moments = {"within a step": False, "within the writing of a checkpoint": True}
+    for name, inside in moments.items():
+        mine = [line for line in lines if line["inside_a_write"] == inside]
+        lost = [line["lost"] for line in mine]
+        alike = sum(all(line["same"].values()) for line in mine)
+        rows.append(
+            f"| {name} | {len(mine)} | {statistics.mean(lost):.1f} | {max(lost)} "
+            f"| {mine[0]['interval']} | {alike} of {len(mine)} |"
+        )
+    return "\n".join(rows)
+
+
 TABLES: dict[str, dict[str, Callable[[list[dict[str, Any]]], str]]] = {
     "README.md": {"lenet-mnist": accuracy_table, "lenet-mnist-latency": latency_table},
     "docs/budgets.md": {"exactness": exactness_table, "frontier": frontier_table},
     "docs/speed.md": {"speed-prox": speed_tables},
+    "docs/training.md": {"interruption": interruption_table},
 }
 
 
