@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import multiprocessing
+import pickle
 
 import pytest
 import torch
@@ -108,6 +109,19 @@ def test_tensors_that_move_or_change_their_layout_are_read_anew() -> None:
     exact(norms(), parameter.double().square().sum(1), rtol=1e-13, atol=0)
     parameter.data = parameter.double()
     exact(norms(), parameter.square().sum(1), rtol=1e-13, atol=0)
+    parameter.data = parameter[:5]  # in the same place
+    assert together.add_squares_(torch.zeros(6, dtype=torch.float64)) == [0]
+
+
+def test_a_copy_knows_no_addresses_of_the_original() -> None:
+    parameter = torch.randn(6, 4)
+    together = Together([Member("w", parameter, torch.arange(6).reshape(6, 1))])
+    together.add_squares_(torch.zeros(6, dtype=torch.float64))
+    for other in (copy.deepcopy(together), pickle.loads(pickle.dumps(together))):
+        assert vars(other).keys() == vars(together).keys()
+        assert not other._seen
+        assert not other._layouts
+        assert torch.equal(other.members[0].parameter, parameter)
 
 
 def test_only_the_tensors_that_are_given_are_scaled() -> None:

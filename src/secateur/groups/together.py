@@ -36,9 +36,13 @@ class Together:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = members
-        self._layouts: dict[tuple[int, tuple[int, ...]], tuple[Layout, Tensor] | None] = {}
+        self._layouts: dict[tuple, tuple[Layout, Tensor] | None] = {}
         self._seen: Sequence[tuple | None] = ()
         self._ready: tuple[np.ndarray, list[int]] = (np.empty((0, len(fused.PART)), np.int64), [])
+
+    def __reduce__(self) -> tuple[type[Together], tuple[Sequence[Member]]]:
+        """A copy works out anew where its own tensors lie."""
+        return Together, (self.members,)
 
     def add_squares_(
         self, total: Tensor, tensors: Sequence[Tensor | None] | None = None
@@ -133,7 +137,7 @@ class Together:
         """`layout` of a member in a tensor, worked out once; None: the loops can't read it."""
         if type(member) is not Member or not _readable(tensor):
             return None
-        key = position, tensor.stride()
+        key = position, tensor.shape, tensor.stride()
         if key not in self._layouts:
             self._layouts[key] = layout(member, tensor)
         return self._layouts[key]
@@ -154,6 +158,9 @@ def layout(member: Member, tensor: Tensor) -> tuple[Layout, Tensor] | None:
         values = tensor if member.shape is None else tensor.view(member.shape)
     except RuntimeError:  # the shape cuts across the strides
         return None
+    sizes = zip(member.ids.shape, values.shape, strict=False)
+    if values.ndim != member.ids.ndim or any(mine not in (1, whole) for mine, whole in sizes):
+        return None  # no longer the shape that the groups were made for
     order = sorted(
         (dim for dim, size in enumerate(values.shape) if size > 1),
         key=lambda dim: -values.stride(dim),
@@ -192,7 +199,7 @@ def _place(tensor: Tensor) -> tuple:
     """Equal as long as a tensor has the same layout in the same memory."""
     if not _readable(tensor):
         return (id(tensor),)
-    return tensor.data_ptr(), tensor.dtype, tensor.stride()
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _readable(tensor: Tensor, kinds: dict[torch.dtype, int] = fused.TYPES) -> bool:
