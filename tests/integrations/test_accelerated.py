@@ -283,6 +283,8 @@ def test_options_of_the_command_reach_the_run(tmp_path):
 def test_what_it_cannot_do_is_refused(options, words):
     with pytest.raises(ValueError, match=words):
         Accelerated(**{"device": "cpu", **options})
+    with Accelerated("cpu") as engine:  # nothing of the attempt is left
+        assert engine.accelerator.mixed_precision == "no"
 
 
 def test_launchers_options_that_would_be_left_out_are_refused(monkeypatch):

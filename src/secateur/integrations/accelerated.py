@@ -66,8 +66,12 @@ class Accelerated(Engine):
         on_cpu = device == "cpu" or (device is None and not torch.accelerator.is_available())
         self.accelerator = accelerate.Accelerator(mixed_precision=precision, cpu=on_cpu)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
-        self.device = self._chosen(device)
-        self._refuse()
+        try:
+            self.device = self._chosen(device)
+            self._refuse()
+        except ValueError:
+            self.__exit__()  # Accelerate would keep the options of this attempt for the next one
+            raise
 
     def _chosen(self, device: str | None) -> torch.device:
         """The device asked for, of the kind that Accelerate works with; by default Accelerate's."""
