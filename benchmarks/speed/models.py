@@ -1,6 +1,6 @@
 """What `Proximal` adds to a training iteration of models that people train, in time and memory.
 
-    python benchmarks/speed/models.py               # all, about five minutes on one core
+    python benchmarks/speed/models.py               # all, about eight minutes on one core
     python benchmarks/speed/models.py ResNet-18     # one of them, nothing is written
     python benchmarks/speed/models.py --table       # only write the table of docs/training.md
 
@@ -233,13 +233,13 @@ def momentum(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
 
 
-IMAGES = "4 images of 224x224"
+IMAGES = "32 images of 224x224"
 TOKENS = "4 sequences of 64 tokens"
 SETTINGS = {
     "ResNet-18": Setting(
         IMAGES,
         resnet18,
-        lambda: {"pixel_values": torch.randn(4, 3, 224, 224)},
+        lambda: {"pixel_values": torch.randn(32, 3, 224, 224)},
         sc.filters,
         momentum,
     ),
