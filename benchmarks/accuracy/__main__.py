@@ -71,7 +71,7 @@ class Suite:
         if time.monotonic() > self.until:
             raise TimeoutError("the time is up; start again to go on")
         start = time.perf_counter()
-        made = Run(task, budget, seed)
+        made = self.make(task, name, budget, seed, knob)
         try:
             facts = made.facts(METHODS[name].train(made, **knob))
         except (Collapsed, FloatingPointError):
@@ -85,6 +85,10 @@ class Suite:
             flush=True,
         )
         return line
+
+    def make(self, task: str, name: str, budget: str, seed: int, knob: Knob) -> Run:
+        """An untrained network in its task."""
+        return Run(task, budget, seed)
 
     def knob(self, task: str, method: Method, budget: str) -> Knob:
         """The best of a method's knobs on the validation rows, for one budget, with seed 0."""

@@ -122,13 +122,13 @@ def flip_and_crop(batch: Batch, generator: torch.Generator) -> Batch:
     """Mirror half of the images, move each by up to 4 pixels."""
     images, labels = batch
     count, _, height, width = images.shape
-    mirrored = torch.rand(count, generator=generator) < 0.5
+    mirrored = (torch.rand(count, generator=generator) < 0.5).to(images.device)
     images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
     padded = F.pad(images, (4, 4, 4, 4))
-    down, right = torch.randint(0, 9, (2, count, 1, 1), generator=generator)
-    rows = down + torch.arange(height).view(1, -1, 1)
-    columns = right + torch.arange(width).view(1, 1, -1)
-    which = torch.arange(count).view(-1, 1, 1)
+    down, right = torch.randint(0, 9, (2, count, 1, 1), generator=generator).to(images.device)
+    rows = down + torch.arange(height, device=images.device).view(1, -1, 1)
+    columns = right + torch.arange(width, device=images.device).view(1, 1, -1)
+    which = torch.arange(count, device=images.device).view(-1, 1, 1)
     return padded.permute(0, 2, 3, 1)[which, rows, columns].permute(0, 3, 1, 2), labels
 
 

@@ -146,7 +146,9 @@ def pat(run: Run, *, prox: str, score: str = "rms", lam: float = 0.0) -> nn.Modu
     run.train(optimizer, last=run.choice)
     alive = [weight.detach().flatten(1).any(1) for weight in _weights(run)]
     shares = zip(run.groups.layers, alive, strict=True)
-    run.keep(np.concatenate([rows.view(len(part), -1).any(1).numpy() for part, rows in shares]))
+    run.keep(
+        np.concatenate([rows.view(len(part), -1).any(1).cpu().numpy() for part, rows in shares])
+    )
     return run.cut(run.choice)
 
 

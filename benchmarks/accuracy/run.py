@@ -43,20 +43,26 @@ class Run:
         budget: the name of one of its budgets, or "dense".
         seed: of the initial weights, the order of the data and the augmentation.
         epochs: instead of the task's.
+        device: where the data and the network are.
     """
 
-    def __init__(self, task: str, budget: str, seed: int, epochs: int | None = None) -> None:
-        self.task, self.split = load(task)
+    def __init__(
+        self, task: str, budget: str, seed: int, epochs: int | None = None, device: str = "cpu"
+    ) -> None:
+        self.task, rows = load(task)
+        self.device = torch.device(device)
+        self.split = Split(*(tuple(c.to(device) for c in p) for p in rows.parts))
         self.seed = seed
         self.batches = len(self.split.train[0]) // self.task.batch  # in an epoch
         self.steps = (epochs or self.task.epochs) * self.batches
         self.choice = round(FREEZE * self.steps)
         torch.manual_seed(seed)
-        self.model = self.task.network()
+        self.model = self.task.network().to(self.device)
         inputs = [part[:1] for part in self.split.train[:-1]]
         self.example: Any = tuple(inputs) if len(inputs) > 1 else inputs[0]
         self.groups = self.task.group(self.model, self.example)
-        self.full = {"groups": len(self.groups), "flops": self._flops(self.model)}
+        counted = sc.measure(self.model, self.example, latency=False)
+        self.full = {"groups": len(self.groups), "flops": counted.flops, "params": counted.params}
         self.amounts = dict(self.task.budgets.get(budget, {}))
         if budget != "dense":
             self.budget = sc.Budget(**self.amounts)
@@ -125,7 +131,7 @@ class Run:
 
     def keep(self, kept: np.ndarray) -> None:
         """Set all other groups to zero."""
-        self.groups.scale_(torch.from_numpy(kept.astype(float)))
+        self.groups.scale_(torch.from_numpy(kept.astype(float)).to(self.device))
 
     def small(self) -> nn.Module:
         """The network without its zero groups."""
@@ -163,7 +169,9 @@ class Run:
 
     def reached(self, measure: str, network: nn.Module) -> int:
         """How much of it a network has, whoever made it small."""
-        return self._units(network) if measure == "groups" else self._flops(network)
+        if measure == "groups":
+            return self._units(network)
+        return getattr(sc.measure(network, self.example, latency=False), measure)
 
     def fits(self, network: nn.Module) -> bool:
         """Whether a network, whoever made it small, is within the budget."""
@@ -184,9 +192,6 @@ class Run:
         """The width of what the layers of groups are, whoever made them narrow."""
         names = [f"{part.name}.weight" for part in self.groups.layers]
         return sum(len(network.get_parameter(name)) for name in names)
-
-    def _flops(self, network: nn.Module) -> int:
-        return sc.measure(network, self.example, latency=False).flops
 
     @torch.no_grad()
     def score(self, network: nn.Module, rows: Batch) -> float:

@@ -27,6 +27,11 @@ class Split:
     validation: Batch
     test: Batch
 
+    @property
+    def parts(self) -> tuple[Batch, Batch, Batch]:
+        """All three, in this order."""
+        return self.train, self.validation, self.test
+
 
 @dataclass(frozen=True)
 class Task:

@@ -1,0 +1,331 @@
+"""Accuracy at a budget on a GPU: known networks on CIFAR-10 and Fashion-MNIST, whole runs.
+
+    PYTHONPATH=benchmarks python -m gpu.accuracy                  # nine minutes; start it again
+    PYTHONPATH=benchmarks python -m gpu.accuracy --table paper    # the paper's own table
+    PYTHONPATH=benchmarks python -m gpu.accuracy --smoke          # a few steps, also on a CPU
+
+The tasks, runs and methods are those of `accuracy`; here in bfloat16, channels last, with the data
+and their augmentation on the device. When the minutes are over, the run in progress is kept and the
+next start goes on with it; finished ones are skipped. One line a run in benchmarks/results/
+gpu-accuracy-EPOCHS.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+import data
+import runs
+import secateur as sc
+from accuracy.__main__ import Suite
+from accuracy.convex import plain_rate
+from accuracy.images import flip_and_crop, sgd, split
+from accuracy.method import METHODS, Knob, Method
+from accuracy.run import Collapsed, Run
+from accuracy.task import TASKS, Batch, Split, Task
+from secateur.optim.hspg import HSPG
+from zoo.mobile import classifier, unit
+from zoo.residual import Basic, ResNet
+
+# -- the networks, at the sizes of the publications; a smaller width only to try the script out ----
+
+
+def vgg16_bn(width: int = 64) -> nn.Module:
+    """13 convolutions and one linear layer, as is usual on images of 32 pixels."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for repeats, factor in ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8)):
+        for _ in range(repeats):
+            outputs = width * factor
+            layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.BatchNorm2d(outputs)]
+            layers.append(nn.ReLU())
+            channels = outputs
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, 10))
+
+
+def resnet18(width: int = 64) -> nn.Module:
+    """Four stages of two blocks."""
+    return ResNet(Basic, 1, (2, 2, 2, 2), width)
+
+
+def resnet56(width: int = 64) -> nn.Module:
+    """Three stages of nine blocks, a quarter as wide."""
+    return ResNet(Basic, 1, (9, 9, 9), width // 4)
+
+
+def mobilenet_v1(width: int = 64) -> nn.Module:
+    """13 pairs of a depthwise and a pointwise convolution, at full resolution in the first ones."""
+    channels = width // 2
+    layers: list[nn.Module] = [unit(3, channels, 3, 1, activation=nn.ReLU)]
+    pairs = [(1, 1), (2, 2), (2, 1), (4, 2), (4, 1), (8, 2), *[(8, 1)] * 5, (16, 2), (16, 1)]
+    for factor, stride in pairs:
+        layers.append(unit(channels, channels, 3, stride, channels, nn.ReLU))
+        layers.append(unit(channels, width * factor, activation=nn.ReLU))
+        channels = width * factor
+    return classifier(layers, channels)
+
+
+# of the published results that are to be beaten (see docs): shares of parameters and FLOPs kept
+BUDGETS: dict[Callable[..., nn.Module], dict[str, dict[str, float]]] = {
+    vgg16_bn: {"OTOv2": {"flops": 0.266, "params": 0.05}},
+    resnet18: {"OTOv2": {"flops": 0.203, "params": 0.088}},
+    resnet56: {"DepGraph": {"flops": 1 / 2.57}},
+    mobilenet_v1: {"a quarter": {"flops": 0.25}},
+}
+
+# -- the tasks -------------------------------------------------------------------------------------
+
+
+def cifar10() -> Split:
+    """45,000 images to train on."""
+    return split(data.cifar10(), 45_000)
+
+
+def fashion() -> Split:
+    """55,000 images to train on, with a border of black and three equal colours."""
+    parts = split(data.fashion_mnist(), 55_000).parts
+    black = -data.FASHION_MNIST.mean[0] / data.FASHION_MNIST.std[0]
+    return Split(*((F.pad(x, (2,) * 4, value=black).expand(-1, 3, -1, -1), y) for x, y in parts))
+
+
+def digits() -> Split:
+    """A few rows of 32 x 32, to try the script out."""
+    given = data.digits()
+    pixels = F.interpolate(given.train_images, size=(32, 32)).expand(-1, 3, -1, -1)
+    rows = [slice(48), slice(48, 64), slice(64, 80)]
+    return Split(*((pixels[part], given.train_labels[part]) for part in rows))
+
+
+def logits(model: nn.Module, batch: Batch) -> Tensor:
+    """In bfloat16 where that is safe."""
+    images = batch[0].contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, torch.bfloat16):
+        return model(images).float()
+
+
+def loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy."""
+    return F.cross_entropy(logits(model, batch), batch[1])
+
+
+def score(model: nn.Module, batch: Batch) -> float:
+    """Percent of the images."""
+    return 100 * (logits(model, batch).argmax(1) == batch[1]).float().mean().item()
+
+
+def register(epochs: int, smoke: bool) -> list[str]:
+    """Make the tasks known; returns their names."""
+    sources = {"digits": digits} if smoke else {"cifar10": cifar10, "fashion-mnist": fashion}
+    names = []
+    for network, budgets in BUDGETS.items():
+        for source, load in sources.items():
+            names.append(f"{network.__name__.replace('_', '-')}-{source}")
+            make = partial(network, 8 if smoke else 64)
+            TASKS[names[-1]] = partial(_task, names[-1], load, make, budgets, epochs, smoke)
+    return names
+
+
+def _task(name, load, make, budgets, epochs: int, smoke: bool) -> Task:
+    return Task(
+        name=name,
+        load=load,
+        network=lambda: make().to(memory_format=torch.channels_last),
+        group=sc.filters,
+        optimizer=sgd(0.1),
+        loss=loss,
+        score=score,
+        logits=logits,
+        measure="accuracy %",
+        budgets={"a half": {"flops": 0.5}} if smoke else budgets,
+        selection="a half" if smoke else next(iter(budgets)),
+        epochs=epochs,
+        batch=16 if smoke else 128,
+        warm_up=0.0 if smoke else 5 / epochs,
+        augment=flip_and_crop,
+    )
+
+
+# -- the paper's table: no budget, what a penalty leaves at the end of the run ---------------------
+
+
+def lasso(run: Run, *, lam: float) -> nn.Module:
+    """Proximal SGD on the group lasso."""
+    optimizer = sc.Proximal(
+        torch.optim.SGD(run.model.parameters(), plain_rate(run)), run.groups,
+        run.budget, penalty="lasso", lam=lam,
+    )  # fmt: skip
+    return _left(run, optimizer)
+
+
+def half_space(run: Run, *, lam: float) -> nn.Module:
+    """The group lasso by half-space steps from the middle of the run on."""
+    rate, switch = plain_rate(run), run.steps // 2
+    return _left(run, HSPG(run.model.parameters(), run.groups, lr=rate, lam=lam, switch=switch))
+
+
+def envelope(run: Run, *, lam: float) -> nn.Module:
+    """The paper's WGSEF, one level a layer, by proximal SGD."""
+    optimizer = sc.Proximal(
+        torch.optim.SGD(run.model.parameters(), plain_rate(run)), run.groups,
+        sc.Budget(**run.amounts, per_layer=True), penalty="envelope", lam=lam,
+    )  # fmt: skip
+    return _left(run, optimizer)
+
+
+def _left(run: Run, optimizer: Optimizer) -> nn.Module:
+    run.train(optimizer)
+    alive = run.groups.alive()
+    if not all(alive[part.start : part.stop].any() for part in run.groups.layers):
+        raise Collapsed
+    return run.small()
+
+
+PAPER = {"paper: Prox-SG": lasso, "paper: HSPG": half_space, "paper: WGSEF": envelope}
+for _name, _train in PAPER.items():
+    METHODS[_name] = Method(_name, _train, [{"lam": lam} for lam in (1e-3, 1e-2, 1e-1)])
+TABLES = {
+    "budgets": ["dense", "secateur", "train, prune, fine-tune", "Torch-Pruning", "HSPG"],
+    "paper": list(PAPER),
+}
+
+# -- runs that can be interrupted ------------------------------------------------------------------
+
+
+@dataclass
+class Clock:
+    """When to stop, and where a run in progress is kept."""
+
+    until: float
+    folder: Path
+    every: int = 100  # steps between looks at the clock
+
+
+class LongRun(Run):
+    """A run whose `train` goes on where an earlier process stopped: each call is a file."""
+
+    def __init__(self, clock: Clock, *place: Any, **options: Any) -> None:
+        super().__init__(*place, **options)
+        self.clock = clock
+        self.calls = 0
+
+    def train(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module | None = None,
+        *,
+        first: int = 0,
+        last: int | None = None,
+        step: Callable[[Optimizer, nn.Module, Batch], Any] | None = None,
+        after: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """As in `Run`; raises TimeoutError when the time is up, with everything kept."""
+        file, self.calls = self.clock.folder / f"{self.calls}.pt", self.calls + 1
+        model = model or self.model
+        if file.exists():
+            first = self._resume(file, optimizer, model)
+
+        def look(number: int) -> None:
+            after(number)
+            if number % self.clock.every == 0 and time.monotonic() > self.clock.until:
+                self._keep(file, optimizer, model, number + 1)
+                raise TimeoutError("the time is up; the run is kept; start again to go on")
+
+        super().train(optimizer, model, first=first, last=last, step=step, after=look)
+        self._keep(file, optimizer, model, self.steps if last is None else last)
+
+    @staticmethod
+    def _resume(file: Path, optimizer: Optimizer, model: nn.Module) -> int:
+        rates = [group["lr"] for group in optimizer.param_groups]
+        kept = torch.load(file, weights_only=False)
+        model.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate  # the schedule's factor is applied anew
+        torch.set_rng_state(kept["random"])
+        return kept["next"]
+
+    @staticmethod
+    def _keep(file: Path, optimizer: Optimizer, model: nn.Module, following: int) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        kept |= {"random": torch.get_rng_state(), "next": following}
+        torch.save(kept, file.with_suffix(".new"))
+        file.with_suffix(".new").replace(file)
+
+    def facts(self, network: nn.Module) -> dict[str, Any]:
+        """Also how many groups are left: the paper's group sparsity is the rest of them."""
+        left = {"groups": self._units(network), "all_groups": len(self.groups)}
+        return super().facts(network) | left
+
+
+class LongSuite(Suite):
+    """Makes runs on a device that can be interrupted."""
+
+    device = "cpu"
+
+    def make(self, task: str, name: str, budget: str, seed: int, knob: Knob) -> Run:
+        """A run with a folder of its own for what is unfinished."""
+        words = [task, name, budget, str(seed), json.dumps(knob)]
+        key = "".join(c if c.isalnum() else "-" for c in "_".join(words))
+        clock = Clock(self.until, self.path.with_suffix("") / key)
+        return LongRun(clock, task, budget, seed, device=self.device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="gpu.accuracy", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", help="by default all")
+    parser.add_argument("--table", choices=TABLES, default="budgets")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="instead of the table's")
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--smoke", action="store_true", help="tiny, writes nothing without --out")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if not options.smoke and not torch.cuda.is_available():
+        parser.error("this benchmark is for a GPU, and there is none; --smoke runs without one")
+    epochs = 1 if options.smoke else options.epochs
+    names = register(epochs, options.smoke)
+    with tempfile.TemporaryDirectory() as nowhere:
+        usual = Path(nowhere) if options.smoke else runs.RESULTS
+        suite = LongSuite(options.out or usual / f"gpu-accuracy-{epochs}.jsonl", options.minutes)
+        suite.device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            for task in options.tasks or names:
+                for seed in options.seeds:
+                    for name in options.methods or TABLES[options.table]:
+                        one_by_one(suite, task, name, seed, options)
+        except TimeoutError as error:
+            print(error)
+
+
+def one_by_one(suite: Suite, task: str, name: str, seed: int, options: Any) -> None:
+    """All budgets of a method; in the paper's table all its lambdas."""
+    for budget in TASKS[task]().budgets:
+        if name == "dense":
+            suite.run(task, name, "dense", seed, {})
+        elif options.table == "paper":
+            for knob in METHODS[name].knobs:
+                suite.run(task, name, budget, seed, knob)
+        else:
+            suite.run(task, name, budget, seed, suite.knob(task, METHODS[name], budget))
+
+
+if __name__ == "__main__":
+    main()
