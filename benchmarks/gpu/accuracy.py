@@ -195,8 +195,6 @@ def _left(run: Run, optimizer: Optimizer) -> nn.Module:
 
 
 PAPER = {"paper: Prox-SG": lasso, "paper: HSPG": half_space, "paper: WGSEF": envelope}
-for _name, _train in PAPER.items():
-    METHODS[_name] = Method(_name, _train, [{"lam": lam} for lam in (1e-3, 1e-2, 1e-1)])
 TABLES = {
     "budgets": ["dense", "secateur", "train, prune, fine-tune", "Torch-Pruning", "HSPG"],
     "paper": list(PAPER),
@@ -286,6 +284,8 @@ class LongSuite(Suite):
 
 
 def main() -> None:
+    for name, train in PAPER.items():
+        METHODS[name] = Method(name, train, [{"lam": lam} for lam in (1e-3, 1e-2, 1e-1)])
     parser = argparse.ArgumentParser(
         prog="gpu.accuracy", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
