@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, overload
 
 import numpy as np
@@ -273,10 +273,23 @@ class Groups:
 
     def norms(self) -> Tensor:
         """The Euclidean norm of every group, shape (m,), float64 (float32 where that is all)."""
+        return self.squares().sqrt_()
+
+    def squares(self, tensors: Sequence[Tensor | None] | None = None) -> Tensor:
+        """The sum of squares over every group, shape (m,), in the dtype of `norms`.
+
+        Args:
+            tensors: of what, one a member, as large as its parameter and split likewise, such as
+                the gradients; None among them stands for zeros. By default the parameters.
+        """
         total = self._zeros()
-        left = [self.members[position] for position in self.together.add_squares_(total)]
-        parts = ((member.parameter, member.add_squares_) for member in left)
-        return added_up(parts, total).sqrt_()
+        given = [member.parameter for member in self.members] if tensors is None else tensors
+        left = self.together.add_squares_(total, tensors)
+        parts = (
+            (self.members[at].parameter, partial(self.members[at].add_squares_, tensor=given[at]))
+            for at in left
+        )
+        return added_up(parts, total)
 
     def alive(self) -> Tensor:
         """Whether any element of the group is non-zero, bool of shape (m,)."""

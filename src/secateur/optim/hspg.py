@@ -6,7 +6,7 @@ depends on lambda, there is no budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from secateur.groups import Groups
 from secateur.optim.gradients import refuse_bad, refuse_sparse
 from secateur.optim.penalties import lasso
-from secateur.optim.weights import Fixed, summed
+from secateur.optim.weights import Fixed
 
 Closure = Callable[[], Any]
 
@@ -116,7 +116,7 @@ class HSPG(Optimizer):
         before = self._norms()
         alive = before > 0
         self._add_to_gradients_(lam * self._pull(before))
-        gradients = summed(self.groups, lambda member: member.parameter.grad).numpy()
+        gradients = self._squares([member.parameter.grad for member in self.groups.members])
         self._descend_(rate)
         after = self._norms()
         # <t, x> from three norms, as t - x = -lr * gradient
@@ -147,7 +147,10 @@ class HSPG(Optimizer):
                     p.sub_(p.grad, alpha=rate)
 
     def _norms(self) -> np.ndarray:
-        return self.groups.norms().cpu().double().numpy()
+        return np.sqrt(self._squares())
+
+    def _squares(self, tensors: Sequence[Tensor | None] | None = None) -> np.ndarray:
+        return self.groups.squares(tensors).cpu().double().numpy()
 
     def _one(self, option: str) -> float:
         values = {float(group[option]) for group in self.param_groups}

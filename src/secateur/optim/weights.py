@@ -83,7 +83,8 @@ class Curvature(Weighting):
         self.seen = 0
 
     def observe(self, groups: Groups) -> None:
-        squares = summed(groups, lambda member: member.parameter.grad)
+        squares = groups.squares([member.parameter.grad for member in groups.members])
+        squares = squares.to(self.mean)
         self.mean.mul_(self.memory).add_(squares / self.sizes, alpha=1 - self.memory)
         self.seen += 1
 
