@@ -248,6 +248,9 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         "--freeze", type=float, default=0.7, help="share of the run after which groups are chosen"
     )
     command.add_argument(
+        "--power", type=float, default=3.0, help="above 1, the pressure starts gently (default: 3)"
+    )
+    command.add_argument(
         "--at-least", type=int, default=1, help="groups that stay in every layer (default: 1)"
     )
     command.add_argument(

@@ -124,6 +124,7 @@ def test_a_damaged_checkpoint_is_refused(run, tmp_path, capsys):
         (["--optimizer", "adam"], "known are sgd, adamw"),
         (["--epochs", "0"], "an integer of 1 or more"),
         (["--freeze", "1.5"], "a share of the run"),
+        (["--power", "0"], "a number above 0"),
         (["--checkpoint-every", "soon"], "30s, 5m or 1h"),
         (["--lr", "1e9"], "lower the learning rate"),
         (["--threads", "0"], "--threads 0: 1 or more"),

@@ -57,6 +57,7 @@ class Settings:
     weights: str = "auto"
     metric: str = "euclidean"
     freeze: float = 0.7
+    power: float = 3.0
     per_layer: bool = False
     multiple_of: int = 1
     at_least: int = 1
@@ -200,7 +201,7 @@ def _make(
     watch("tracing the model", 0, 0, "")
     groups = options.make_groups(model, data.example(device), settings.kind, settings.ignore)
     steps = settings.epochs * steps_in_epoch(data, settings.accumulate)
-    schedule = Homotopy(steps, freeze=settings.freeze, stages=len(budgets))
+    schedule = Homotopy(steps, freeze=settings.freeze, power=settings.power, stages=len(budgets))
     inner = options.make_optimizer(
         model, settings.optimizer, settings.lr, settings.weight_decay, settings.momentum
     )

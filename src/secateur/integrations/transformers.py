@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from secateur.budget import Budget
 from secateur.groups import Groups
-from secateur.integrations.watched import (
+from secateur.integrations.trainers import (
     catch_up_,
     facts,
     missed,
