@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import runs
+from accuracy import images, text  # noqa: F401  (they register the tasks that tables are about)
+from accuracy.table import compared, studied
 from secateur.report import Width, widths_svg
+from speed import product
 
 ROOT = Path(__file__).parents[1]
 ONE_SHOT = runs.RESULTS / "lenet-mnist-one-shot.jsonl"
@@ -186,7 +189,8 @@ def interruption_table(lines: list[dict[str, Any]]) -> str:
 TABLES: dict[str, dict[str, Callable[[list[dict[str, Any]]], str]]] = {
     "README.md": {"lenet-mnist": accuracy_table, "lenet-mnist-latency": latency_table},
     "docs/budgets.md": {"exactness": exactness_table, "frontier": frontier_table},
-    "docs/speed.md": {"speed-prox": speed_tables},
+    "docs/speed.md": {"speed-prox": speed_tables, "speed-product": product.table},
+    "docs/accuracy.md": {"accuracy": compared, "accuracy:study": studied},
     "docs/training.md": {"interruption": interruption_table},
 }
 
@@ -202,22 +206,23 @@ def picture() -> str:
 def main() -> None:
     files = {ROOT / "docs" / "widths.svg": picture()}
     for page, tables in TABLES.items():
-        text = (ROOT / page).read_text()
+        words = (ROOT / page).read_text()
         for name, table in tables.items():
             begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-            head, rest = text.split(begin)
+            head, rest = words.split(begin)
             _, tail = rest.split(end)
-            body = table(runs.read(runs.RESULTS / f"{name}.jsonl"))
-            text = f"{head}{begin}\n{body}\n{end}{tail}"
-        files[ROOT / page] = text
+            results, _, _ = name.partition(":")  # several tables may come from one file
+            body = table(runs.read(runs.RESULTS / f"{results}.jsonl"))
+            words = f"{head}{begin}\n{body}\n{end}{tail}"
+        files[ROOT / page] = words
     if "--check" in sys.argv:
-        stale = [path.name for path, text in files.items() if path.read_text() != text]
+        stale = [path.name for path, content in files.items() if path.read_text() != content]
         if stale:
             sys.exit(f"{', '.join(stale)} not as benchmarks/readme.py writes it; run it")
         return
-    for path, text in files.items():
+    for path, content in files.items():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.write_text(content)
 
 
 if __name__ == "__main__":
