@@ -83,9 +83,10 @@ class Proximal(Optimizer):
             reaches the budget only if lambda is right; or "lasso", to compare with: the group lasso
             lam * sum_j sqrt(d_j) a_j, which knows of no budget.
         lam: short for schedule=Constant(lam).
-        weights: 1.0 (the paper's plain norms), "layer" (norms relative to their layer's), "auto"
-            ("layer" where normalisation layers make norms arbitrary, else 1.0), "curvature" (a
-            running mean of squared gradients), or a number or tensor of shape (m,) of your own.
+        weights: 1.0 (the paper's plain norms), "layer" (norms relative to their layer's),
+            "curvature" (a running mean of squared gradients), "auto" ("curvature" where
+            normalisation layers make norms arbitrary, but "layer" in the optimizer's metric; else
+            1.0), or a number or tensor of shape (m,) of your own.
         every: take the proximal step after every so many steps; the freeze is never late.
         metric: "euclidean", or "optimizer" for Adam, AdamW, NAdam, RMSprop and Adagrad.
 
@@ -135,7 +136,7 @@ class Proximal(Optimizer):
         self.penalty = penalty
         self.every = every
         self.schedule = schedule_for(penalty, steps, schedule, lam, len(self.budgets))
-        self.weighting = weighting(weights, groups)
+        self.weighting = weighting(weights, groups, metric)
         self.metric = metric_of(metric, optimizer, groups)
         self._allowances = descending(self.budgets, groups)
         self.allowance = self._allowances[0]

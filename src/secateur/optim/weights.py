@@ -71,39 +71,39 @@ class LayerNormalised(Weighting):
 
 
 class Curvature(Weighting):
-    """d_j = a running mean of the squared gradient over group j: its mean Fisher diagonal.
+    """d_j = a running mean of the squared gradient over group j, as a share of the groups' mean.
 
-    The saliency a^2 d / c is then optimal brain damage's, per unit of cost (math.md, section 4).
+    That is the mean Fisher diagonal of a group, and the saliency a^2 d / c is then optimal brain
+    damage's, per unit of cost (math.md, section 4). Before the first gradient all weights are 1.
     """
 
     def __init__(self, groups: Groups, memory: float = 0.98) -> None:
         self.memory = memory
         self.sizes = summed(groups, lambda member: torch.ones_like(member.parameter)).round()
         self.mean = torch.zeros_like(self.sizes)
-        self.seen = 0
 
     def observe(self, groups: Groups) -> None:
         squares = groups.squares([member.parameter.grad for member in groups.members])
-        squares = squares.to(self.mean)
-        self.mean.mul_(self.memory).add_(squares / self.sizes, alpha=1 - self.memory)
-        self.seen += 1
+        squares = squares.to(self.mean) / self.sizes
+        self.mean.mul_(self.memory).add_(squares, alpha=1 - self.memory)
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
-        return above_zero((self.mean / (1 - self.memory ** max(self.seen, 1))).numpy())
+        mean = self.mean.numpy()
+        return above_zero(mean / mean.mean()) if mean.any() else np.ones_like(norms)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean.clone(), "seen": self.seen}
+        return {"mean": self.mean.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.mean.copy_(state["mean"])
-        self.seen = int(state["seen"])
 
 
-def weighting(weights: Any, groups: Groups) -> Weighting:
+def weighting(weights: Any, groups: Groups, metric: str = "euclidean") -> Weighting:
     """The weighting that `weights` asks for.
 
-    "auto" is "layer" where any layer of groups is followed by a normalisation, which makes its
-    scale arbitrary, and plain norms elsewhere: without one, norms compare layers well.
+    "auto" is "curvature" where any layer of groups is followed by a normalisation, which makes its
+    scale arbitrary ("layer" in the optimizer's metric, which has a curvature of its own), and plain
+    norms elsewhere: without a normalisation, norms compare layers well.
 
     Raises:
         ValueError: an unknown name, or a weight that isn't finite and above 0.
@@ -111,7 +111,9 @@ def weighting(weights: Any, groups: Groups) -> Weighting:
     name = weights if isinstance(weights, str) else None
     if name == "auto":
         arbitrary = any(layer.normalised for layer in groups.layers)
-        return LayerNormalised(groups) if arbitrary else Fixed(1.0, groups)
+        if not arbitrary:
+            return Fixed(1.0, groups)
+        return LayerNormalised(groups) if metric == "optimizer" else Curvature(groups)
     if name == "layer":
         return LayerNormalised(groups)
     if name == "curvature":
