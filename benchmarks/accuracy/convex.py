@@ -41,12 +41,14 @@ def levels(run: Run) -> tuple[EvenAllowance, float]:
     return allowance, float(allowance.levels.sum() / len(run.groups))
 
 
-@method("WGSEF, convex", knobs=[{"lam": 0.3}, {"lam": 1.0}, {"lam": 3.0}, {"lam": 10.0}])
+@method("WGSEF, convex", knobs=[{"lam": lam} for lam in (0.1, 0.3, 1.0, 3.0)])
 def envelope(run: Run, *, lam: float) -> nn.Module:
     """The paper's: one level k_l a layer, lambda in proportion to k / m, proximal SGD."""
     budget = sc.Budget(**run.amounts, per_layer=True)
     strength = lam * levels(run)[1]
-    optimizer = sc.Proximal(run.optimizer(), run.groups, budget, penalty="envelope", lam=strength)
+    optimizer = sc.Proximal(
+        run.optimizer(), run.groups, budget, penalty="envelope", lam=strength, weights=1.0
+    )
     run.train(optimizer, last=run.choice)
     return run.cut(run.choice)
 
@@ -88,7 +90,9 @@ class EnvelopeHSPG(HSPG):
 @method("group lasso", knobs=[{"lam": lam} for lam in (0.01, 0.03, 0.1, 0.3)])
 def group_lasso(run: Run, *, lam: float) -> nn.Module:
     """Proximal steps with the task's optimizer."""
-    optimizer = sc.Proximal(run.optimizer(), run.groups, run.budget, penalty="lasso", lam=lam)
+    optimizer = sc.Proximal(
+        run.optimizer(), run.groups, run.budget, penalty="lasso", lam=lam, weights=1.0
+    )
     run.train(optimizer, last=run.choice)
     return run.cut(run.choice)
 

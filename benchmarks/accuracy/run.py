@@ -123,8 +123,13 @@ class Run:
 
     # -- choosing ----------------------------------------------------------------------------------
 
-    def worth(self, weights: Any = "auto") -> np.ndarray:
-        """What a method that chooses at once compares: weighted norms per cost, as ours does."""
+    def worth(self, weights: Any = None) -> np.ndarray:
+        """What a method that chooses at once compares: norms per cost.
+
+        By default relative to their layer's norms where a normalisation makes these arbitrary.
+        """
+        if weights is None:
+            weights = "layer" if any(part.normalised for part in self.groups.layers) else 1.0
         norms = self.groups.norms().cpu().double().numpy()
         weights = weighting(weights, self.groups)(norms)
         return saliency(self.allowance, norms, weights, np.ones(len(norms)))
@@ -137,7 +142,7 @@ class Run:
         """The network without its zero groups."""
         return sc.shrink(self.model, self.groups)
 
-    def cut(self, first: int, weights: Any = "auto") -> nn.Module:
+    def cut(self, first: int, weights: Any = None) -> nn.Module:
         """Choose within the budget, shrink, train the rest of the run."""
         alive = self.groups.alive()
         if not all(alive[part.start : part.stop].any() for part in self.groups.layers):
