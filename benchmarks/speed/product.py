@@ -212,7 +212,7 @@ def main() -> None:
                 line = dict(zip(KEYS, (name, runtime, threads, batch), strict=True))
                 line |= {"share": size.share, "multiple": size.multiple, "seconds": took}
                 line |= {"flops": size.flops / networks[0].flops, "ratio": took / seconds[0]}
-                runs.append(RESULT, line | machine())
+                runs.append(RESULT, machine() | line)
             shown = "  ".join(
                 f"{size.share:.0%}/{size.multiple} {took / seconds[0]:.2f}"
                 for size, took in zip(networks[1:], seconds[1:], strict=True)
