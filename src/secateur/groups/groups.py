@@ -283,11 +283,11 @@ class Groups:
                 the gradients; None among them stands for zeros. By default the parameters.
         """
         total = self._zeros()
-        given = [member.parameter for member in self.members] if tensors is None else tensors
         left = self.together.add_squares_(total, tensors)
+        chosen = {} if tensors is None else {at: tensors[at] for at in left}
         parts = (
-            (self.members[at].parameter, partial(self.members[at].add_squares_, tensor=given[at]))
-            for at in left
+            (member.parameter, partial(member.add_squares_, tensor=chosen.get(at)))
+            for at, member in ((at, self.members[at]) for at in left)
         )
         return added_up(parts, total)
 
