@@ -61,7 +61,8 @@ def plain() -> nn.Module:
 
 def run(net: str, rate: float, flops: float, way: str, seed: int) -> dict[str, Any]:
     """Train one network: its accuracy (0 where training stopped with an error) and warnings."""
-    options = {"weights": "auto", "at_least": 1, "epochs": EPOCHS, "factor": 1.0}
+    weights = "layer" if net == "DigitNet" else "auto"  # what "auto" was, which often went wrong
+    options = {"weights": weights, "at_least": 1, "epochs": EPOCHS, "factor": 1.0}
     options |= {"freeze": 0.7, "power": 3.0, **WAYS.get(way, {})}
     seed_all(seed, -1)
     model = DigitNet() if net == "DigitNet" else plain()

@@ -99,14 +99,16 @@ def test_the_first_loss_stands_in_for_an_unknown_scale():
 # -- real runs ----------------------------------------------------------------------------------
 
 
-def run(seed: int, rate: float, flops: float, make=digits.make_model) -> tuple[list[str], float]:
+def run(
+    seed: int, rate: float, flops: float, make=digits.make_model, weights: str = "auto"
+) -> tuple[list[str], float]:
     """Twelve epochs on the digits: the warnings and the accuracy."""
     seed_all(seed, -1)
     model, data = make(), Data(*digits.make_data())
     steps = 12 * len(data.train_loader)
     groups, heard = sc.filters(model, data.example()), []
     sgd = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
-    optimizer = sc.Proximal(sgd, groups, sc.Budget(flops=flops), steps=steps)
+    optimizer = sc.Proximal(sgd, groups, sc.Budget(flops=flops), steps=steps, weights=weights)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     loop = Loop(
         model, optimizer, data, epochs=12, scheduler=scheduler, seed=seed, warn=heard.append
@@ -131,7 +133,7 @@ def test_ordinary_runs_give_no_alarm():
 @pytest.mark.slow
 def test_a_budget_that_is_too_hard_gives_an_alarm():
     for seed in range(2):
-        heard, accuracy = run(seed, 0.05, 0.02, DigitNet)
+        heard, accuracy = run(seed, 0.05, 0.02, DigitNet, weights="layer")
         assert accuracy < 0.9
         assert len(heard) == 1 and 'weights="curvature"' in heard[0]
 
