@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import statistics
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -181,7 +182,24 @@ def table(lines: list[dict[str, Any]], threads: int = 1) -> str:
             cells = [" \\| ".join(_ratio(line) for line in row) for row in rows]
             parts.append(f"| {name}, {share:.0%} | {left} | {' | '.join(cells)} |")
         parts.append("")
-    return "\n".join(parts).strip()
+    return "\n".join([*parts, _on_two(lines)])
+
+
+def _on_two(lines: list[dict[str, Any]]) -> str:
+    """How the ratios change with a second thread."""
+    ratios: dict[tuple, dict[int, float]] = {}
+    for line in lines:
+        if line["share"] < 1:
+            key = tuple(line[k] for k in ("network", "runtime", "batch", "share", "multiple"))
+            ratios.setdefault(key, {})[line["threads"]] = line["ratio"]
+    change = [both[2] / both[1] for both in ratios.values() if len(both) == len(THREADS)]
+    if not change:
+        return "Two threads were not measured."
+    low, _, high = statistics.quantiles(change)
+    return (
+        f"On two threads small over dense is {statistics.median(change):.2f} times that in the "
+        f"median of {len(change)} settings, {low:.2f} to {high:.2f} between the quartiles."
+    )
 
 
 def _share(line: dict[str, Any] | None) -> str:
