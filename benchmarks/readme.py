@@ -1,6 +1,6 @@
 """Write the pages' tables and picture from benchmarks/results: no figure is typed by hand.
 
-python benchmarks/readme.py            # rewrites README.md, docs/budgets.md and docs/widths.svg
+python benchmarks/readme.py            # rewrites README.md, docs/*.md and their pictures
 python benchmarks/readme.py --check    # fails if they don't match the results
 """
 
@@ -204,7 +204,8 @@ def picture() -> str:
 
 
 def main() -> None:
-    files = {ROOT / "docs" / "widths.svg": picture()}
+    times = product.figure(runs.read(product.RESULT))
+    files = {ROOT / "docs" / "widths.svg": picture(), ROOT / "docs" / "speed.svg": times}
     for page, tables in TABLES.items():
         words = (ROOT / page).read_text()
         for name, table in tables.items():

@@ -31,6 +31,7 @@ from secateur.measure import RUNTIMES, machine, prepare, time_together
 from secateur.measure.runtimes import using_threads
 from secateur.optim.penalties import saliency
 from secateur.optim.weights import weighting
+from secateur.report.charts import Series, curves
 
 RESULT = runs.RESULTS / "speed-product.jsonl"
 SHARES = (0.5, 0.25, 0.1)
@@ -183,6 +184,29 @@ def table(lines: list[dict[str, Any]], threads: int = 1) -> str:
             parts.append(f"| {name}, {share:.0%} | {left} | {' | '.join(cells)} |")
         parts.append("")
     return "\n".join([*parts, _on_two(lines)])
+
+
+def figure(lines: list[dict[str, Any]]) -> str:
+    """The median over the networks, one row and 32 rows, against the FLOPs left: one thread."""
+    series = []
+    for runtime in RUNTIMES:
+        points = []
+        for share in (*sorted(SHARES), 1.0):
+            mine = [
+                line
+                for line in lines
+                if (line["runtime"], line["threads"], line["share"], line["multiple"])
+                == (runtime, 1, share, 1)
+            ]
+            flops, ratios = ([line[key] for line in mine] for key in ("flops", "ratio"))
+            points.append((100 * statistics.median(flops), 100 * statistics.median(ratios)))
+        series.append(Series(runtime, points))
+    return curves(
+        series,
+        "Time of the small network, percent of the dense one's, over the percent of FLOPs left",
+        x_name="FLOPs left, %",
+        show="{:.0f}%".format,
+    )
 
 
 def _on_two(lines: list[dict[str, Any]]) -> str:
