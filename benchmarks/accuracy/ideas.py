@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -14,10 +13,9 @@ import secateur as sc
 from accuracy.method import method
 from accuracy.run import Run
 from accuracy.task import Batch
+from secateur.integrations.distill import Distill
 
 SNAPSHOT = 0.3  # of the run: the pressure is still below a tenth of its hardness
-TEMPERATURE = 2.0
-SHARE = 0.5  # of the loss that comes from the teacher
 
 
 def proximal(run: Run, budget: Any = None, **options: Any) -> sc.Proximal:
@@ -33,18 +31,15 @@ def distilled(run: Run) -> nn.Module:
     start = round(SNAPSHOT * run.steps)
     optimizer = proximal(run)
     run.train(optimizer, last=start)
-    teacher = run.task.network()
-    teacher.load_state_dict(run.model.state_dict())
-    teacher.eval()
+    distill = Distill.start(run.model, dim=-1)
+    distill.teacher.eval()
 
     def step(optimizer: Optimizer, model: nn.Module, batch: Batch) -> None:
         optimizer.zero_grad()
         with torch.no_grad():
-            wanted = F.log_softmax(run.task.logits(teacher, batch) / TEMPERATURE, -1)
-        given = F.log_softmax(run.task.logits(model, batch) / TEMPERATURE, -1)
-        agreement = F.kl_div(given, wanted, reduction="none", log_target=True).sum(-1).mean()
-        loss = (1 - SHARE) * run.task.loss(model, batch) + SHARE * TEMPERATURE**2 * agreement
-        loss.backward()
+            told = run.task.logits(distill.teacher, batch)
+        agreement = distill.distance(run.task.logits(model, batch), told)
+        torch.lerp(run.task.loss(model, batch), agreement, distill.weight).backward()
         optimizer.step()
 
     run.train(optimizer, first=start, step=step)

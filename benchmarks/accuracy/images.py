@@ -10,6 +10,7 @@ import data
 import secateur as sc
 from accuracy.task import Batch, Split, Task, task
 from lenet_mnist import LeNet
+from secateur.integrations.demo import Block
 
 VALIDATION = 5_000  # the last ones of the training set
 GROUPS_AND_FLOPS = {
@@ -81,26 +82,6 @@ def lenet_mnist() -> Task:
 def lenet_fashion() -> Task:
     """LeNet 20-50-500 on 20,000 images of Fashion-MNIST."""
     return _lenet("lenet-fashion", data.fashion_mnist)
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions with batch normalisation beside a shortcut, projected if it must be."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
-        return (y + self.shortcut(x)).relu()
 
 
 class ResNet8(nn.Module):

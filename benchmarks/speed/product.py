@@ -20,17 +20,16 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 import runs
 import secateur as sc
+from accuracy.images import filters_and_neurons
+from accuracy.text import heads_and_neurons
 from lenet_mnist import LeNet
 from secateur.measure import RUNTIMES, machine, prepare, time_together
 from secateur.measure.runtimes import using_threads
-from secateur.optim.penalties import saliency
-from secateur.optim.weights import weighting
 from secateur.report.charts import Series, curves
 
 RESULT = runs.RESULTS / "speed-product.jsonl"
@@ -55,14 +54,6 @@ def images(channels: int, size: int) -> Callable[[int], Tensor]:
 
 def tokens(length: int) -> Callable[[int], Tensor]:
     return lambda rows: torch.randint(0, 1000, (rows, length))
-
-
-def filters_and_neurons(model: nn.Module, example: Any) -> sc.Groups:
-    return sc.filters(model, example) + sc.neurons(model, example)
-
-
-def heads_and_neurons(model: nn.Module, example: Any) -> sc.Groups:
-    return sc.heads(model, example) + sc.neurons(model, example)
 
 
 def resnet18() -> nn.Module:
@@ -138,10 +129,8 @@ def made(network: Network) -> nn.Module:
 
 def cut(model: nn.Module, groups: sc.Groups, budget: sc.Budget) -> nn.Module:
     """The network that a freeze would choose now, shrunk."""
-    allowance = budget.on(groups)
-    norms = groups.norms().double().numpy()
-    worth = saliency(allowance, norms, weighting("layer", groups)(norms), np.ones(len(groups)))
-    groups.scale_(torch.from_numpy(budget.choose(allowance, worth).astype(float)))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.0)
+    sc.Proximal(sgd, groups, budget, steps=1, weights="layer").freeze_()
     return sc.shrink(model, groups)
 
 

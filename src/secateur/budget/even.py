@@ -85,11 +85,11 @@ class EvenAllowance(Allowance):
         """Multipliers as a function of the share: the roots of all layers in one call."""
         slope = torch.from_numpy(saliency / (1 - hardness))
         offset = torch.tensor(hardness / (1 - hardness), dtype=torch.float64)
-        sizes, last = torch.from_numpy(self.bounds).diff().double(), None
+        bounds = torch.from_numpy(self.bounds)
+        sizes, last = bounds.diff().double(), None
 
         def at(share: float) -> np.ndarray:
             nonlocal last
-            bounds = torch.from_numpy(self.bounds)
             found, last = multipliers_by_segment(slope, offset, share * sizes, bounds, start=last)
             return found.numpy()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from secateur.envelope import compiled, fused
 from secateur.envelope.inputs import Problem, Scalar, read, read_between
-from secateur.envelope.solve import multipliers_at_root, root
+from secateur.envelope.solve import multipliers_at_root, root, shares
 
 ROUNDING = 1e-12  # relative: fractions of a budget are rounded, and so is their sum
 
@@ -124,9 +124,7 @@ def factors(multipliers: Any, hardness: Any) -> Any:
         >>> factors(np.array([1.0, 0.5, 0.0]), hardness=0.5)
         array([1.        , 0.66666667, 0.        ])
     """
-    whole = multipliers + hardness * (1 - multipliers)
-    untouched = whole == 0  # only at hardness 0
-    return (multipliers + untouched) / (whole + untouched)
+    return shares(multipliers, multipliers + hardness * (1 - multipliers))
 
 
 def soft(problem: Problem, hardness: Tensor, into: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from secateur.envelope import compiled, fused
 from secateur.envelope.inputs import Problem, Scalar, read, read_between
-from secateur.envelope.solve import multipliers_at_root, root
+from secateur.envelope.solve import multipliers_at_root, root, shares
 
 
 @torch.no_grad()
@@ -94,8 +94,7 @@ def prox(
         return compiled_factors(loops, problem, step).to(norms.dtype)
     kept = optimal_multipliers(problem, step)
     whole = kept + step.unsqueeze(-1) * problem.weights
-    untouched = whole == 0  # step 0 on a group of norm 0: the identity
-    return ((kept + untouched) / (whole + untouched)).to(norms.dtype)
+    return shares(kept, whole).to(norms.dtype)
 
 
 def compiled_factors(

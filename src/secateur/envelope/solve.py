@@ -9,12 +9,15 @@ a monotone, piecewise linear function of t with two breakpoints a group (math.md
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from secateur.envelope import compiled
+
+Array = TypeVar("Array", Tensor, np.ndarray)
 
 Method = Literal["auto", "fused", "sorted", "newton"]
 # From this many groups a row on, a CPU is faster with Newton (benchmarks/speed/envelope.py).
@@ -86,6 +89,12 @@ def multipliers_at_root(t: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     """Evaluate clip(t slope - offset, 0, 1), (..., m); t = inf keeps every group with a slope."""
     largest = torch.finfo(slope.dtype).max  # so that inf * 0 is 0
     return (t.unsqueeze(-1).clamp(max=largest) * slope - offset).clamp_(0, 1)
+
+
+def shares(kept: Array, whole: Array) -> Array:
+    """kept / whole, and 1 where whole is 0: what nothing presses on stays as it is."""
+    untouched = whole == 0
+    return (kept + untouched) / (whole + untouched)  # pyright: ignore[reportReturnType]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 from secateur import envelope
 from secateur.budget import Allowance, BlockwiseAllowance, EvenAllowance
 from secateur.envelope.firm import factors
-from secateur.envelope.solve import multipliers_by_segment
+from secateur.envelope.solve import multipliers_by_segment, shares
 from secateur.optim.weights import above_zero
 
 
@@ -109,9 +109,7 @@ def _convex_by_layer(
     slope, offset = norms * weights.sqrt(), (step * weights).expand_as(norms)
     levels, bounds = torch.from_numpy(allowance.levels), torch.from_numpy(allowance.bounds)
     kept, _ = multipliers_by_segment(slope, offset, levels, bounds)
-    whole = kept + offset
-    untouched = whole == 0  # step 0 on a group of norm 0: the identity
-    return ((kept + untouched) / (whole + untouched)).numpy(), Kept(kept.numpy())
+    return shares(kept, kept + offset).numpy(), Kept(kept.numpy())
 
 
 def lasso(norms: np.ndarray, weights: np.ndarray, step: float) -> tuple[np.ndarray, Kept]:

@@ -25,7 +25,7 @@ from secateur.optim.options import check_parts, descending, schedule_for
 from secateur.optim.penalties import Kept, convex, firm, lasso, saliency
 from secateur.optim.schedules import Constant, Homotopy
 from secateur.optim.support import Support
-from secateur.optim.weights import summed, weighting
+from secateur.optim.weights import weighting
 
 Closure = Callable[[], Any]
 
@@ -226,9 +226,10 @@ class Proximal(Optimizer):
         if self.frozen:
             factors = self._last.multipliers
         else:
-            squares = summed(self.groups, lambda m: moved.get(m.parameter, local(m.parameter)))
+            held = [moved.get(m.parameter, local(m.parameter)) for m in self.groups.members]
+            norms = self.groups.squares(held).sqrt_().cpu().double().numpy()
             own = self.metric(self.optimizer, self.groups) if self.penalty == "firm" else 1.0
-            factors, _ = self._press(squares.sqrt_().numpy(), own)
+            factors, _ = self._press(norms, own)
         padded = self.groups.pad(torch.from_numpy(factors))
         for member in self.groups.members:
             if member.parameter in moved:
