@@ -61,6 +61,7 @@ class Suite:
     def __init__(self, path: Path = RESULT, minutes: float = float("inf")) -> None:
         self.path = path
         self.until = time.monotonic() + 60 * minutes
+        self.begun: dict[tuple[Any, ...], Any] = {}
 
     def run(self, task: str, name: str, budget: str, seed: int, knob: Knob) -> dict[str, Any]:
         """One run: read where it is finished, made and written where it is not."""
@@ -76,7 +77,7 @@ class Suite:
             facts = made.facts(METHODS[name].train(made, **knob))
         except (Collapsed, FloatingPointError):
             facts = {**made.scores(made.model), "collapsed": True}
-        seconds = round(time.perf_counter() - start, 1)
+        seconds = round(time.perf_counter() - start + made.spared, 1)
         line = dict(zip(KEYS, key, strict=True)) | facts | {"seconds": seconds, **machine()}
         runs.append(self.path, line)
         print(
@@ -88,7 +89,7 @@ class Suite:
 
     def make(self, task: str, name: str, budget: str, seed: int, knob: Knob) -> Run:
         """An untrained network in its task."""
-        return Run(task, budget, seed)
+        return Run(task, budget, seed, begun=self.begun)
 
     def knob(self, task: str, method: Method, budget: str) -> Knob:
         """The best of a method's knobs on the validation rows, for one budget, with seed 0."""

@@ -93,7 +93,7 @@ def group_lasso(run: Run, *, lam: float) -> nn.Module:
     optimizer = sc.Proximal(
         run.optimizer(), run.groups, run.budget, penalty="lasso", lam=lam, weights=1.0
     )
-    run.train(optimizer, last=run.choice)
+    run.begin(f"group lasso, {lam=}", optimizer)
     return run.cut(run.choice)
 
 
@@ -107,7 +107,7 @@ def half_space(run: Run, *, lam: float, rate: float) -> nn.Module:
         lam=lam,
         switch=run.choice // 2,
     )
-    run.train(optimizer, last=run.choice)
+    run.begin(f"HSPG, {lam=}, {rate=}", optimizer)
     return run.cut(run.choice)
 
 
@@ -131,7 +131,7 @@ def variance_reduced(run: Run, *, lam: float, rate: float) -> nn.Module:
         optimizer.step(gradient(run, optimizer, model, batch))
 
     taken = 0
-    run.train(optimizer, last=run.choice, step=step)
+    run.begin(f"Prox-SVRG, {lam=}, {rate=}", optimizer, step)
     return run.cut(run.choice)
 
 

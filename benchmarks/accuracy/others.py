@@ -35,7 +35,7 @@ PRUNING_STEPS = 200  # at most so many, each of the same number of channels
 )
 def torch_pruning(run: Run, **options: Any) -> nn.Module:
     """Train, prune by its group norms little by little until the budget holds, fine-tune."""
-    run.train(run.optimizer(), last=run.choice)
+    run.begin("dense", run.optimizer())
     return _pruned(run, _pruner(run, **options))
 
 
@@ -53,7 +53,7 @@ def regularised(run: Run, *, reg: float, **options: Any) -> nn.Module:
         pruner.regularize(model)
         optimizer.step()
 
-    run.train(run.optimizer(), last=run.choice, step=step)
+    run.begin(f"Torch-Pruning, {reg=}", run.optimizer(), step)
     return _pruned(run, _pruner(run, **options))
 
 

@@ -40,5 +40,5 @@ def firm_in_metric(run: Run) -> nn.Module:
 @method("train, prune, fine-tune", knobs=[{"weights": 1.0}, {"weights": "layer"}])
 def one_shot(run: Run, *, weights: Any) -> nn.Module:
     """Nothing presses; the groups are cut at once where our method has chosen, by norms."""
-    run.train(run.optimizer(), last=run.choice)
+    run.begin("dense", run.optimizer())
     return run.cut(run.choice, weights)

@@ -6,7 +6,9 @@ in the same order, whatever it does in between.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -44,15 +46,25 @@ class Run:
         seed: of the initial weights, the order of the data and the augmentation.
         epochs: instead of the task's.
         device: where the data and the network are.
+        begun: what `begin` keeps, where runs share it.
     """
 
     def __init__(
-        self, task: str, budget: str, seed: int, epochs: int | None = None, device: str = "cpu"
+        self,
+        task: str,
+        budget: str,
+        seed: int,
+        epochs: int | None = None,
+        device: str = "cpu",
+        begun: dict[tuple[Any, ...], Any] | None = None,
     ) -> None:
         self.task, rows = load(task)
         self.device = torch.device(device)
         self.split = Split(*(tuple(c.to(device) for c in p) for p in rows.parts))
         self.seed = seed
+        self.begun = {} if begun is None else begun
+        self.spared = 0.0  # seconds that another run has trained for this one
+        self._order: dict[int, torch.Tensor] = {}
         self.batches = len(self.split.train[0]) // self.task.batch  # in an epoch
         self.steps = (epochs or self.task.epochs) * self.batches
         self.choice = round(FREEZE * self.steps)
@@ -73,11 +85,17 @@ class Run:
     def batch(self, step: int) -> Batch:
         """The rows of one step, counted from 0, augmented."""
         epoch, place = divmod(step, self.batches)
-        generator = torch.Generator().manual_seed(1_000 * self.seed + epoch)
-        order = torch.randperm(len(self.split.train[0]), generator=generator)
-        rows = order[place * self.task.batch : (place + 1) * self.task.batch]
-        generator.manual_seed(1_000_000 * (self.seed + 1) + step)
+        rows = self.order(epoch)[place * self.task.batch : (place + 1) * self.task.batch]
+        generator = torch.Generator().manual_seed(1_000_000 * (self.seed + 1) + step)
         return self.task.augment(tuple(part[rows] for part in self.split.train), generator)
+
+    def order(self, epoch: int) -> torch.Tensor:
+        """Which row comes when in an epoch, drawn once."""
+        if epoch not in self._order:
+            generator = torch.Generator().manual_seed(1_000 * self.seed + epoch)
+            rows = torch.randperm(len(self.split.train[0]), generator=generator)
+            self._order = {epoch: rows}
+        return self._order[epoch]
 
     def optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """The task's own, fresh."""
@@ -114,6 +132,37 @@ class Run:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         model.eval()
+
+    def begin(
+        self,
+        way: str,
+        optimizer: Optimizer,
+        step: Callable[[Optimizer, nn.Module, Batch], Any] | None = None,
+    ) -> None:
+        """Train until the groups are chosen, in a way that knows of no budget.
+
+        It comes to the same weights for every budget, and for every method that starts so: the
+        first run of a task and a seed trains, those after it go on from there.
+
+        Args:
+            way: names what is done before the choice, knobs included.
+            optimizer, step: as for `train`.
+        """
+        place = self.task.name, self.seed, self.steps
+        if any(known[:-1] != place for known in self.begun):
+            self.begun.clear()
+        key = (*place, way)
+        if key not in self.begun:
+            start = time.perf_counter()
+            self.train(optimizer, last=self.choice, step=step)
+            state = deepcopy(self.model.state_dict())
+            seconds = time.perf_counter() - start
+            self.begun[key] = state, torch.get_rng_state(), seconds
+            return
+        state, random, self.spared = self.begun[key]
+        self.model.load_state_dict(state)
+        torch.set_rng_state(random)
+        self.model.eval()
 
     def one_step(self, optimizer: Optimizer, model: nn.Module, batch: Batch) -> None:
         """Forward, backward, step."""

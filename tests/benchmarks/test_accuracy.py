@@ -142,3 +142,20 @@ def test_a_collapsed_run_is_written_as_one(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(METHODS, "nothing left", METHODS.pop("nothing left"))
     line = Suite(tmp_path / "runs.jsonl").run("digits", "nothing left", "12 groups", 0, {})
     assert line["collapsed"] and "reached" not in line
+
+
+def test_runs_that_begin_alike_end_as_if_each_had_trained_alone() -> None:
+    begun: dict = {}
+    for budget in ("12 groups", "40% FLOPs"):
+        for name in ("train, prune, fine-tune", "group lasso"):
+            knob = METHODS[name].knobs[0]
+            alone, sharing = Run("digits", budget, 0), Run("digits", budget, 0, begun=begun)
+            expected = METHODS[name].train(alone, **knob).state_dict()
+            found = METHODS[name].train(sharing, **knob).state_dict()
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[key], expected[key]) for key in expected)
+            assert (sharing.spared > 0) == (budget == "40% FLOPs")
+    assert len(begun) == 2
+    other = Run("digits", "12 groups", 1, begun=begun)
+    other.begin("dense", other.optimizer())
+    assert len(begun) == 1  # what another seed began with is of no use
