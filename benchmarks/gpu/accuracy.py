@@ -32,7 +32,7 @@ import runs
 import secateur as sc
 from accuracy.__main__ import Suite
 from accuracy.convex import plain_rate
-from accuracy.images import flip_and_crop, sgd, split
+from accuracy.images import flip_and_crop, percent, sgd, split
 from accuracy.method import METHODS, Knob, Method
 from accuracy.run import Collapsed, Run
 from accuracy.task import TASKS, Batch, Split, Task
@@ -124,7 +124,7 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 
 def score(model: nn.Module, batch: Batch) -> float:
     """Percent of the images."""
-    return 100 * (logits(model, batch).argmax(1) == batch[1]).float().mean().item()
+    return percent(logits(model, batch), batch[1])
 
 
 def register(epochs: int, smoke: bool) -> list[str]:
