@@ -11,7 +11,7 @@ from torch import nn
 import data
 import runs
 import secateur as sc
-from accuracy import images
+from accuracy import images, kinds
 from accuracy.__main__ import Suite, fits
 from accuracy.method import METHODS, method
 from accuracy.run import Collapsed, Run
@@ -159,3 +159,28 @@ def test_runs_that_begin_alike_end_as_if_each_had_trained_alone() -> None:
     other = Run("digits", "12 groups", 1, begun=begun)
     other.begin("dense", other.optimizer())
     assert len(begun) == 1  # what another seed began with is of no use
+
+
+@pytest.mark.parametrize(
+    ("kind", "group", "amounts"),
+    [
+        ("filters", images.filters_and_neurons, {"params": 0.5}),
+        ("single weights", lambda model, example: sc.weights(model), {"groups": 0.1}),
+    ],
+)
+def test_kinds_of_groups_are_compared_by_what_is_left(
+    kind: str, group, amounts: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(kinds.KINDS, "digits", {kind: kinds.Kind(group, {"some": amounts})})
+    monkeypatch.setitem(TASKS, f"digits, {kind}", TASKS["digits"])  # so that it leaves again
+    found = kinds.train("digits", kind, "some", 0)
+    assert found["reached"] <= found["asked"] and found["measure"] in amounts
+    cut = kind == "filters"
+    assert (found["flops"] < 1) == (found["params"] < 1) == cut
+    assert 1 / found["compression"] == pytest.approx(found["params"] if cut else 0.11, rel=0.05)
+    assert set(found["latency"]) == set(kinds.RUNTIMES)
+    key = {"task": "digits", "kind": kind, "budget": "some"}
+    lines = [key | {"seed": seed} | found for seed in (0, 1)]
+    row = kinds.table(lines).splitlines()[-1]
+    assert row.startswith(f"| digits, {kind} | some | {found['score']:.2f} ± 0.00 |")
+    assert f"{found['flops']:.0%}" in row
