@@ -245,10 +245,15 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         "--metric", default="euclidean", help="euclidean (default), or optimizer: AdamW's own"
     )
     command.add_argument(
-        "--freeze", type=float, default=0.7, help="share of the run after which groups are chosen"
+        "--freeze",
+        type=float,
+        default=0.6,
+        help="share of the run after which groups are chosen (default: 0.6)",
     )
     command.add_argument(
-        "--power", type=float, default=3.0, help="above 1, the pressure starts gently (default: 3)"
+        "--power",
+        type=float,
+        help="above 1, the pressure starts gently (default: as suits the number of steps)",
     )
     command.add_argument(
         "--at-least", type=int, default=1, help="groups that stay in every layer (default: 1)"

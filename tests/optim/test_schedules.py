@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import secateur as sc
+from secateur.optim.schedules import ONSET, gentle
 
 
 @given(
@@ -31,6 +32,26 @@ def test_the_hardness_rises_to_one_and_stays(steps: int, freeze: float, power: f
 def test_the_formula() -> None:
     schedule = sc.Homotopy(200, freeze=0.5, power=2)
     assert [schedule(step) for step in (0, 10, 50, 100)] == pytest.approx([0, 0.01, 0.25, 1])
+
+
+@pytest.mark.parametrize("steps", [50, 1_000, 20_000, 500_000])
+def test_by_default_the_pressure_is_felt_at_the_same_part_of_any_run(steps: int) -> None:
+    schedule = sc.Homotopy(steps)
+    felt = round(ONSET * schedule.freeze_steps[0])
+    assert sum(map(schedule, range(felt + 1))) == pytest.approx(1, rel=0.1)
+    assert schedule == sc.Homotopy(steps, power=None)
+    assert schedule(felt) == sc.Homotopy(steps, power=gentle(schedule.freeze_steps[0]))(felt)
+
+
+def test_each_stage_has_the_power_that_suits_its_own_steps() -> None:
+    schedule = sc.Homotopy(1_000, freeze=0.5, stages=3)
+    assert schedule.freeze_steps == (250, 625, 875)
+    assert schedule(125) == 0.5 ** gentle(250)
+    assert schedule(550) == 0.4 ** gentle(125)
+
+
+def test_very_short_runs_rise_in_a_line() -> None:
+    assert [gentle(steps) for steps in (1, 2, 3)] == [1, 1, 1]
 
 
 def test_the_paper_s_schedule_does_not_change() -> None:

@@ -56,8 +56,8 @@ class Settings:
     every: int = 1
     weights: str = "auto"
     metric: str = "euclidean"
-    freeze: float = 0.7
-    power: float = 3.0
+    freeze: float = 0.6
+    power: float | None = None
     per_layer: bool = False
     multiple_of: int = 1
     at_least: int = 1

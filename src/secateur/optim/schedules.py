@@ -10,10 +10,12 @@ import itertools
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import cache
 from numbers import Integral, Real
 from typing import ClassVar
 
 FIRST = 2  # how many times as long the first of several stages is: it starts from scratch
+ONSET = 0.55  # the share of a rise within which the hardness adds up to 1 (see `gentle`)
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,15 @@ class Homotopy:
     Args:
         steps: optimizer steps in the whole run, all stages together.
         freeze: the share of the run after which the groups are chosen, in (0, 1].
-        power: above 1, the pressure starts gently; 1 is a straight line.
+        power: 1 is a straight line; the higher, the later the pressure is felt. None for the power
+            that suits the number of steps, `gentle`.
         stages: how many networks the run yields, 1 or more.
 
     Raises:
         ValueError: a value out of its bounds.
 
     Example:
-        >>> schedule = Homotopy(steps=1000)
+        >>> schedule = Homotopy(steps=1000, freeze=0.7, power=3)
         >>> schedule(0), round(schedule(350), 3), schedule(700)
         (0.0, 0.125, 1.0)
         >>> Homotopy(steps=1000, stages=3).ends
@@ -46,8 +49,8 @@ class Homotopy:
     """
 
     steps: int
-    freeze: float = 0.7
-    power: float = 3.0
+    freeze: float = 0.6
+    power: float | None = None
     stages: int = 1
 
     def __post_init__(self) -> None:
@@ -60,7 +63,7 @@ class Homotopy:
             raise ValueError(f"Homotopy(steps={self.steps}): too few for {self.stages} stages")
         if not 0 < self.freeze <= 1:
             raise ValueError(f"Homotopy(freeze={self.freeze}): a share of the run in (0, 1]")
-        if not (math.isfinite(self.power) and self.power > 0):
+        if self.power is not None and not (math.isfinite(self.power) and self.power > 0):
             raise ValueError(f"Homotopy(power={self.power}): a number above 0")
 
     @property
@@ -84,7 +87,35 @@ class Homotopy:
         """The hardness after `step` steps."""
         stage = self.stage(step)
         start = self.ends[stage - 1] if stage else 0
-        return min(1.0, (step - start) / (self.freeze_steps[stage] - start)) ** self.power
+        rise = self.freeze_steps[stage] - start
+        power = gentle(rise) if self.power is None else self.power
+        return min(1.0, (step - start) / rise) ** power
+
+
+@cache
+def gentle(steps: int) -> float:
+    """The power of a rise of so many steps at which groups have time to show what they are worth.
+
+    At hardness r a weak group loses about the share r of its norm in every step, so that what it
+    has lost in all goes by the sum of r over the steps: with one power for all, a run of ten times
+    the steps would have chosen in an earlier part of it. This is the power p for which the sum is 1
+    after the share `ONSET` of the rise, however many steps that is:
+
+        steps * ONSET^(p + 1) / (p + 1) = 1    (at least 1: a straight line)
+
+    Args:
+        steps: of the rise, 1 or more.
+
+    Example:
+        >>> [round(gentle(steps), 1) for steps in (10, 100, 1_000, 100_000)]
+        [1.4, 4.0, 7.1, 13.8]
+
+    Source: own; docs/accuracy.md has what it gains.
+    """
+    whole, fall = 1.0, -math.log(ONSET)  # whole = p + 1; log(steps) = whole * fall + log(whole)
+    for _ in range(20):  # Newton's method from below, on a concave function
+        whole += (math.log(steps) - whole * fall - math.log(whole)) / (fall + 1 / whole)
+    return max(1.0, whole - 1)
 
 
 @dataclass(frozen=True)
