@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -15,7 +17,7 @@ from accuracy.run import Run
 from accuracy.task import Batch
 from secateur.integrations.distill import Distill
 
-SNAPSHOT = 0.3  # of the run: the pressure is still below a tenth of its hardness
+SNAPSHOT = 0.3  # of the run: the pressure is not felt yet
 
 
 def proximal(run: Run, budget: Any = None, **options: Any) -> sc.Proximal:
@@ -88,4 +90,34 @@ def warm_again(run: Run) -> nn.Module:
 
     taken = 0
     run.train(optimizer, step=step)
+    return run.small()
+
+
+class Falling(sc.Proximal):
+    """The hardness stays as it is; the level falls from all to the budget instead."""
+
+    hardness_all_along = 0.1
+    fallen = 0.9  # of the time until the freeze
+
+    def _prox_(self) -> None:
+        last = self._allowances[0]
+        passed = self.steps_taken / (self.fallen * self.schedule.freeze_steps[0])  # pyright: ignore
+        above = max(0.0, 1 - passed) ** 3
+        full = {m: cost(np.ones(len(self.groups))) for m, cost in last.costs.items()}
+        limits = {m: limit + (full[m] - limit) * above for m, limit in last.limits.items()}
+        self.allowance = replace(last, limits=limits)
+        super()._prox_()
+        self.allowance = last
+
+
+@method("idea: the level falls, not the pressure rises")
+def falling(run: Run) -> nn.Module:
+    """As usual pruning schedules go: a few groups at a time, the weakest of all first."""
+
+    class Flat(sc.Homotopy):
+        def __call__(self, step: int) -> float:
+            return 1.0 if step >= self.freeze_steps[0] else Falling.hardness_all_along
+
+    optimizer = Falling(run.optimizer(), run.groups, run.budget, schedule=Flat(run.steps))
+    run.train(optimizer)
     return run.small()

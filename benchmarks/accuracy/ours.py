@@ -9,7 +9,7 @@ from torch import nn
 
 import secateur as sc
 from accuracy.method import method
-from accuracy.run import Run
+from accuracy.run import FREEZE, Run
 
 
 @method("dense")
@@ -20,7 +20,9 @@ def dense(run: Run) -> nn.Module:
 
 
 @method("secateur")
-def firm(run: Run, *, freeze: float = 0.7, power: float = 3.0, **options: Any) -> nn.Module:
+def firm(
+    run: Run, *, freeze: float = FREEZE, power: float | None = None, **options: Any
+) -> nn.Module:
     """The firm homotopy with default settings; no knob is tuned."""
     schedule = sc.Homotopy(run.steps, freeze=freeze, power=power)
     optimizer = sc.Proximal(run.optimizer(), run.groups, run.budget, schedule=schedule, **options)
