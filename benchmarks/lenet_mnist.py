@@ -65,11 +65,11 @@ def train(
 ) -> tuple[nn.Module, sc.Groups]:
     """One ordinary training run; the budget only changes which optimizer steps.
 
-    With `one_shot` nothing presses until the groups are chosen at 70% of the run, by the same norms
+    With `one_shot` nothing presses until the groups are chosen, at the same step, by the same norms
     and within the same budget: train, prune at once, fine-tune.
     """
     torch.manual_seed(seed)
-    model = LeNet()
+    model = LeNet().to(memory_format=torch.channels_last)  # a third faster, nothing else
     example = images.train_images[:1]
     groups = sc.filters(model, example) + sc.neurons(model, example)
     steps_an_epoch = len(images.train_images) // BATCH

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import runs
-from accuracy import images, text  # noqa: F401  (they register the tasks that tables are about)
-from accuracy.table import compared, studied
+from accuracy import kinds, known  # noqa: F401
+from accuracy.table import compared, sensitivity, studied
 from secateur.report import Width, widths_svg
 from speed import product
 
@@ -190,7 +190,11 @@ TABLES: dict[str, dict[str, Callable[[list[dict[str, Any]]], str]]] = {
     "README.md": {"lenet-mnist": accuracy_table, "lenet-mnist-latency": latency_table},
     "docs/budgets.md": {"exactness": exactness_table, "frontier": frontier_table},
     "docs/speed.md": {"speed-prox": speed_tables, "speed-product": product.table},
-    "docs/accuracy.md": {"accuracy": compared, "accuracy:study": studied},
+    "docs/accuracy.md": {
+        "accuracy": compared,
+        "accuracy:study": studied,
+        "accuracy-kinds": kinds.table,
+    },
     "docs/training.md": {"interruption": interruption_table},
 }
 
@@ -205,7 +209,9 @@ def picture() -> str:
 
 def main() -> None:
     times = product.figure(runs.read(product.RESULT))
-    files = {ROOT / "docs" / "widths.svg": picture(), ROOT / "docs" / "speed.svg": times}
+    over_lambda = sensitivity(runs.read(runs.RESULTS / "accuracy.jsonl"))
+    pictures = {"widths": picture(), "speed": times, "lambda": over_lambda}
+    files = {ROOT / "docs" / f"{name}.svg": drawn for name, drawn in pictures.items()}
     for page, tables in TABLES.items():
         words = (ROOT / page).read_text()
         for name, table in tables.items():

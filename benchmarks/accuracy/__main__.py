@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import runs
-from accuracy import convex, ideas, images, others, ours, simple, text  # noqa: F401
+from accuracy import known  # noqa: F401
 from accuracy.method import METHODS, Knob, Method
 from accuracy.run import Collapsed, Run, load
 from accuracy.task import TASKS

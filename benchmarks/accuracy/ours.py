@@ -10,6 +10,9 @@ from torch import nn
 import secateur as sc
 from accuracy.method import method
 from accuracy.run import FREEZE, Run
+from secateur.optim.weights import Curvature
+
+BATCHES_SEEN = 50
 
 
 @method("dense")
@@ -44,3 +47,18 @@ def one_shot(run: Run, *, weights: Any) -> nn.Module:
     """Nothing presses; the groups are cut at once where our method has chosen, by norms."""
     run.begin("dense", run.optimizer())
     return run.cut(run.choice, weights)
+
+
+@method("train, prune by curvature, fine-tune")
+def one_shot_by_curvature(run: Run) -> nn.Module:
+    """The same by our weights: squared gradients of 50 batches, on which nothing is trained."""
+    run.begin("dense", run.optimizer())
+    seen = Curvature(run.groups)
+    run.model.train()
+    for number in range(run.choice - BATCHES_SEEN, run.choice):
+        run.model.zero_grad()
+        run.task.loss(run.model, run.batch(max(0, number))).backward()
+        seen.observe(run.groups)
+    run.model.eval()
+    norms = run.groups.norms().cpu().double().numpy()
+    return run.cut(run.choice, torch.from_numpy(seen(norms).copy()))

@@ -1,16 +1,19 @@
-"""What came out of the runs, as Markdown: one table a task, and one of the settings tried.
+"""What came out of the runs: one table a task, one of the settings tried, one curve over lambda.
 
-In: the lines of benchmarks/results/accuracy.jsonl. Out: text for docs/accuracy.md and README.md.
+In: the lines of benchmarks/results/accuracy.jsonl. Out: text for docs/accuracy.md, and a picture.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from accuracy.method import METHODS
 from accuracy.task import TASKS, Task
+from secateur.report.charts import Series, curves
 
 Line = dict[str, Any]
 OURS = "secateur"
@@ -48,8 +51,8 @@ def _task(lines: list[Line], task: Task) -> str:
         ]
         for (method, budget), knob in knobs.items()
     }
-    methods = [m for m in dict.fromkeys(m for m, _ in knobs) if not m.startswith("idea")]
-    methods.remove("dense")
+    tried = {method for method, _ in knobs}
+    methods = [m for m in METHODS if m in tried and m != "dense" and not m.startswith("idea")]
     budgets = [b for b in task.budgets if any((m, b) in scores for m in methods)]
     rows = [
         f"**{task.name}**: {task.measure}, dense {cell(scores['dense', 'dense'])}.",
@@ -106,6 +109,32 @@ def studied(lines: list[Line]) -> str:
             name = " ".join(filter(None, (method, _words(json.loads(knob)))))
             table.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(table)
+
+
+def sensitivity(lines: list[Line], name: str = "lenet-mnist") -> str:
+    """How the score of the penalties with a lambda hangs on it, beside ours, which has none."""
+    task = TASKS[name]()
+    lines = _of(lines, task=name, budget=task.selection)
+    series, dots = [], []
+    for method in ("WGSEF, convex", "group lasso"):
+        mine = _of(lines, method=method)
+        knobs = sorted({json.loads(line["knob"])["lam"] for line in mine})
+        scores = {
+            lam: [line["score"] for line in _of(mine, knob=json.dumps({"lam": lam}))]
+            for lam in knobs
+        }
+        dots += [(math.log10(lam), score) for lam, found in scores.items() for score in found]
+        points = [(math.log10(lam), statistics.mean(found)) for lam, found in scores.items()]
+        series.append(Series(method, points))
+    ours = statistics.mean(line["score"] for line in _of(lines, method=OURS, knob="{}"))
+    return curves(
+        series,
+        f"{name}, {task.selection}: {task.measure} over lambda",
+        x_name="log10 of lambda (WGSEF: lambda m / k)",
+        show="{:.0f}%".format,
+        level=("secateur, no lambda", ours),
+        dots=dots,
+    )
 
 
 def cell(values: list[float]) -> str:

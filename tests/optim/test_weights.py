@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-import networks
-import secateur as sc
 from optim.training import groups_of, loss_of, network
-from secateur.optim.weights import Curvature, Fixed, LayerNormalised, weighting
+from secateur.optim.weights import Curvature, Fixed, weighting
 
 
 def test_fixed_weights_are_as_given() -> None:
@@ -37,17 +35,12 @@ def test_layer_weights_make_every_layer_s_mean_square_one() -> None:
     np.testing.assert_array_equal(weights[:6], 1)
 
 
-def test_auto_depends_on_normalisation() -> None:
-    image = torch.randn(2, 3, 12, 12)
-    for model, metric, expected in (
-        (networks.ResNet(), "euclidean", Curvature),
-        (networks.ResNet(), "optimizer", LayerNormalised),
-        (networks.Sigmoids(), "euclidean", Fixed),
-    ):
-        found = weighting("auto", sc.filters(model.eval(), image), metric)
-        assert isinstance(found, expected)
-        if isinstance(found, Fixed):
-            assert found.weights == 1
+def test_auto_is_curvature_unless_there_is_one_already_or_a_lambda() -> None:
+    groups = groups_of(network())
+    assert isinstance(weighting("auto", groups), Curvature)
+    for options in ({"metric": "optimizer"}, {"penalty": "lasso"}, {"penalty": "envelope"}):
+        plain = weighting("auto", groups, **options)
+        assert isinstance(plain, Fixed) and plain.weights == 1
 
 
 def test_curvature_is_the_running_mean_of_squared_gradients() -> None:

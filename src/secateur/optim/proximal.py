@@ -83,10 +83,9 @@ class Proximal(Optimizer):
             reaches the budget only if lambda is right; or "lasso", to compare with: the group lasso
             lam * sum_j sqrt(d_j) a_j, which knows of no budget.
         lam: short for schedule=Constant(lam).
-        weights: 1.0 (the paper's plain norms), "layer" (norms relative to their layer's),
-            "curvature" (a running mean of squared gradients), "auto" ("curvature" where
-            normalisation layers make norms arbitrary, but "layer" in the optimizer's metric; else
-            1.0), or a number or tensor of shape (m,) of your own.
+        weights: "curvature" (a running mean of squared gradients), 1.0 (the paper's plain norms),
+            "layer" (norms relative to their layer's), a number or tensor of shape (m,) of your own,
+            or "auto": "curvature", but 1.0 with a lambda and in the optimizer's metric.
         every: take the proximal step after every so many steps; the freeze is never late.
         metric: "euclidean", or "optimizer" for Adam, AdamW, NAdam, RMSprop and Adagrad.
 
@@ -136,7 +135,7 @@ class Proximal(Optimizer):
         self.penalty = penalty
         self.every = every
         self.schedule = schedule_for(penalty, steps, schedule, lam, len(self.budgets))
-        self.weighting = weighting(weights, groups, metric)
+        self.weighting = weighting(weights, groups, metric, penalty)
         self.metric = metric_of(metric, optimizer, groups)
         self._allowances = descending(self.budgets, groups)
         self.allowance = self._allowances[0]

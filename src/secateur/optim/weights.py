@@ -98,22 +98,22 @@ class Curvature(Weighting):
         self.mean.copy_(state["mean"])
 
 
-def weighting(weights: Any, groups: Groups, metric: str = "euclidean") -> Weighting:
+def weighting(
+    weights: Any, groups: Groups, metric: str = "euclidean", penalty: str = "firm"
+) -> Weighting:
     """The weighting that `weights` asks for.
 
-    "auto" is "curvature" where any layer of groups is followed by a normalisation, which makes its
-    scale arbitrary ("layer" in the optimizer's metric, which has a curvature of its own), and plain
-    norms elsewhere: without a normalisation, norms compare layers well.
+    "auto" is "curvature", which compares groups of different layers by what the loss would lose
+    (docs/accuracy.md has the figures). Plain norms where a penalty has a lambda, as in the paper,
+    and in the optimizer's metric, which has a curvature of its own.
 
     Raises:
         ValueError: an unknown name, or a weight that isn't finite and above 0.
     """
     name = weights if isinstance(weights, str) else None
     if name == "auto":
-        arbitrary = any(layer.normalised for layer in groups.layers)
-        if not arbitrary:
-            return Fixed(1.0, groups)
-        return LayerNormalised(groups) if metric == "optimizer" else Curvature(groups)
+        ours = penalty == "firm" and metric == "euclidean"
+        return Curvature(groups) if ours else Fixed(1.0, groups)
     if name == "layer":
         return LayerNormalised(groups)
     if name == "curvature":
