@@ -1,4 +1,4 @@
-"""In which metric to take the proximal step after AdamW's: plain, or the optimizer's own.
+"""What to measure groups by after AdamW's step: curvature, the optimizer's metric, plain norms.
 
     python benchmarks/metric.py                 # all runs, about 15 minutes on one core
     python benchmarks/metric.py --seeds 0       # one seed; finished runs are skipped
@@ -39,16 +39,17 @@ BUDGETS: dict[str, dict] = {
     "10% of the FLOPs": {"flops": 0.10},
 }
 WAYS: dict[str, dict] = {
-    "euclidean": {},
-    "optimizer": {"metric": "optimizer"},
-    "euclidean, every=10": {"every": 10},
+    "defaults": {},
+    "every=10": {"every": 10},
+    'metric="optimizer"': {"metric": "optimizer"},
+    "weights=1.0": {"weights": 1.0},
 }
 
 
 def run(images: data.Images, budget: str, way: str, seed: int) -> dict:
     """Train one network and say how many of the validation images it gets right."""
     torch.manual_seed(seed)
-    model = LeNet()
+    model = LeNet().to(memory_format=torch.channels_last)
     inputs, labels = images.train_images[:TRAINING], images.train_labels[:TRAINING]
     groups = sc.filters(model, inputs[:1]) + sc.neurons(model, inputs[:1])
     steps = EPOCHS * (TRAINING // BATCH)

@@ -240,7 +240,9 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, help="handed to the data function as batch_size="
     )
     command.add_argument("--every", type=int, default=1, help="steps between proximal steps")
-    command.add_argument("--weights", default="auto", help="auto (default), curvature or a number")
+    command.add_argument(
+        "--weights", default="auto", help="auto (default: curvature), layer or a number"
+    )
     command.add_argument(
         "--metric", default="euclidean", help="euclidean (default), or optimizer: AdamW's own"
     )

@@ -230,9 +230,25 @@ def test_the_proximal_step_is_taken_every_so_often() -> None:
     assert not same(model.state_dict(), plain.state_dict())
 
 
+@pytest.mark.parametrize("every", [2, 4])
+def test_a_step_for_several_presses_as_hard_as_all_of_them(every: int) -> None:
+    left = {}
+    for often in (1, every):
+        model = network()
+        schedule = sc.Homotopy(4_000, freeze=1, power=1)  # after 40 steps still at 0.01
+        optimizer = proximal(
+            model, lambda p: o.SGD(p, lr=1e-9), schedule=schedule, every=often, weights=1.0
+        )
+        before = optimizer.groups.norms()
+        train(model, optimizer, 40)
+        left[often] = optimizer.groups.norms() / before
+    assert left[1].min() < 0.8
+    torch.testing.assert_close(left[every], left[1], rtol=0, atol=0.03)
+
+
 def test_freezing_by_hand() -> None:
     model = network()
-    optimizer = proximal(model)
+    optimizer = proximal(model, weights=1.0)
     train(model, optimizer, 3)
     norms = optimizer.groups.norms().numpy()
     optimizer.freeze_()

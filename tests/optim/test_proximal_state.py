@@ -110,8 +110,8 @@ def other_states() -> dict[str, tuple[Callable[[], dict[str, Any]], str]]:
             r"other penalty\s+expected firm\s+found    envelope",
         ),
         "of other weights": (
-            lambda: of(proximal(network(), weights="curvature")),
-            r"other weights\s+expected Fixed\s+found    Curvature",
+            lambda: of(proximal(network(), weights=1.0)),
+            r"other weights\s+expected Curvature\s+found    Fixed",
         ),
         "of other parameter groups": (
             lambda: of(in_two_groups()),

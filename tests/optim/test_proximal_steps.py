@@ -18,7 +18,7 @@ from optim.training import STEPS, digits, groups_of, loss_of, network, proximal,
 
 PLAIN: Callable[[Any], Optimizer] = lambda p: torch.optim.SGD(p, lr=0.05)  # noqa: E731
 ADAMW: Callable[[Any], Optimizer] = lambda p: torch.optim.AdamW(p, lr=0.01)  # noqa: E731
-FREEZE = 14  # of STEPS
+FREEZE = sc.Homotopy(STEPS).freeze_steps[0]
 
 # -- steps that are none ---------------------------------------------------------------------------
 

@@ -323,7 +323,7 @@ def make_groups(model: nn.Module, example: Any, kinds: str, ignore: Sequence[str
 
 
 def parse_weights(text: str) -> str | float:
-    """The weighting of `Proximal`: "auto", "curvature" or a number."""
+    """The weighting of `Proximal`: "auto", "curvature", "layer" or a number."""
     try:
         return float(text)
     except ValueError:

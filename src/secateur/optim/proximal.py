@@ -6,6 +6,7 @@ the groups that the budget affords, all others zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -86,7 +87,8 @@ class Proximal(Optimizer):
         weights: "curvature" (a running mean of squared gradients), 1.0 (the paper's plain norms),
             "layer" (norms relative to their layer's), a number or tensor of shape (m,) of your own,
             or "auto": "curvature", but 1.0 with a lambda and in the optimizer's metric.
-        every: take the proximal step after every so many steps; the freeze is never late.
+        every: take the proximal step after every so many steps, as hard as all of them would have
+            been together; the freeze is never late.
         metric: "euclidean", or "optimizer" for Adam, AdamW, NAdam, RMSprop and Adagrad.
 
     Raises:
@@ -264,7 +266,7 @@ class Proximal(Optimizer):
         """
         _refuse_capture()
         if closure is not None:
-            loss = self.optimizer.step(self._watched(closure))
+            loss = self._step_with(closure)
         elif self._resting() and not any_gradient(self.param_groups):
             return self.optimizer.step()
         else:
@@ -340,6 +342,15 @@ class Proximal(Optimizer):
         if not self.frozen and evaluation == 1:
             self.weighting.observe(self.groups)
 
+    def _step_with(self, closure: Closure) -> Any:
+        """The wrapped optimizer's step; what was seen of a first evaluation goes with a bad one."""
+        seen = self.weighting.state_dict()
+        try:
+            return self.optimizer.step(self._watched(closure))
+        except Exception:
+            self.weighting.load_state_dict(seen)
+            raise
+
     def _watched(self, closure: Closure) -> Closure:
         evaluations = 0
 
@@ -390,6 +401,8 @@ class Proximal(Optimizer):
         if self.penalty == "firm":
             if pull == 0:
                 return np.ones_like(norms), self._last
+            if steps > 1:  # 1 - (1 - r) ** steps: what a group that loses r a step has lost by now
+                pull = -math.expm1(steps * math.log1p(-pull))
             return firm(self.allowance, norms, weights * metric, pull, self._last)
         step = pull * steps * self._one_rate()
         norms, weights = norms * np.sqrt(metric), weights / metric
