@@ -58,7 +58,7 @@ def one_shot_by_curvature(run: Run) -> nn.Module:
     for number in range(run.choice - BATCHES_SEEN, run.choice):
         run.model.zero_grad()
         run.task.loss(run.model, run.batch(max(0, number))).backward()
-        seen.observe(run.groups)
+        seen.learn(seen.look(run.groups))
     run.model.eval()
     norms = run.groups.norms().cpu().double().numpy()
     return run.cut(run.choice, torch.from_numpy(seen(norms).copy()))

@@ -407,6 +407,20 @@ def test_stationarity_changes_nothing(steps: int) -> None:
 # -- what is refused -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("row", [0, 3], ids=["in a group", "in none"])
+def test_a_bad_gradient_is_seen_wherever_it_is_in_a_parameter(row: int) -> None:
+    model = nn.Linear(4, 4, bias=False)
+    groups = sc.custom(model, {"weight": torch.tensor([[0], [1], [2], [-1]])})
+    sgd = o.SGD(model.parameters(), lr=0.1)
+    optimizer = sc.Proximal(sgd, groups, sc.Budget(groups=2), steps=10)
+    before = snapshot(model, optimizer)
+    model(torch.ones(1, 4)).sum().backward()
+    model.weight.grad[row, 2] = float("inf")  # pyright: ignore
+    with pytest.raises(FloatingPointError, match="step 1: NaN or inf in the gradient of weight"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
 @pytest.mark.parametrize("closure", [False, True], ids=["", "closure"])
 @pytest.mark.parametrize("steps", [2, 16], ids=["before the freeze", "after it"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -52,7 +52,7 @@ def test_curvature_is_the_running_mean_of_squared_gradients() -> None:
     for number in range(3):
         model.zero_grad()
         loss_of(model, number).backward()
-        found.observe(groups)
+        found.learn(found.look(groups))
         first, second = (m for m in model if isinstance(m, nn.Conv2d))
         grads = [first.weight.grad, first.bias.grad, second.weight.grad, second.bias.grad]
         w1, b1, w2, b2 = (g.double() for g in grads if g is not None)
@@ -74,7 +74,7 @@ def test_a_group_without_a_gradient_keeps_a_tiny_weight() -> None:
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     model[0].weight.grad = model[0].bias.grad = None  # pyright: ignore
-    found.observe(groups)
+    found.learn(found.look(groups))
     weights = found(groups.norms().numpy())
     np.testing.assert_allclose(weights[6:], weights[6], rtol=1e-6)
     np.testing.assert_allclose(weights[:6] / weights[6], 1e-12, rtol=1e-6)
@@ -85,10 +85,10 @@ def test_what_was_learned_travels() -> None:
     groups = groups_of(model)
     one, other = weighting("curvature", groups), weighting("curvature", groups)
     loss_of(model, 0).backward()
-    one.observe(groups)
+    one.learn(one.look(groups))
     other.load_state_dict(one.state_dict())
-    one.observe(groups)
-    other.observe(groups)
+    one.learn(one.look(groups))
+    other.learn(other.look(groups))
     np.testing.assert_array_equal(one(np.ones(30)), other(np.ones(30)))
 
 

@@ -6,7 +6,7 @@ parameters are split over processes, all processes come to the same conclusion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,10 @@ from secateur.groups.together import all_finite
 
 
 def refuse_bad(
-    param_groups: Iterable[Mapping[str, Any]], named: Iterable[tuple[str, Tensor]], where: str
+    param_groups: Iterable[Mapping[str, Any]],
+    named: Iterable[tuple[str, Tensor]],
+    where: str,
+    good: Container[int] = (),
 ) -> None:
     """Refuse gradients that hold NaN or inf.
 
@@ -25,20 +28,21 @@ def refuse_bad(
         param_groups: an optimizer's.
         named: names and parameters, as many as are known; read only to complain.
         where: how the message begins, such as "step 7".
+        good: ids of parameters whose gradients are known to be finite; the same on all processes.
 
     Raises:
         FloatingPointError: a gradient holds NaN or inf; it names the first three parameters.
     """
     everything = [p for group in param_groups for p in group["params"]]
     parameters = [p for p in everything if p.grad is not None]
-    grads = [_values(p.grad) for p in parameters]
-    if not anywhere(_looks_bad(grads), everything):
+    unknown = [_values(p.grad) for p in parameters if id(p) not in good]
+    if not anywhere(_looks_bad(unknown), everything):
         return  # the usual case; a norm may overflow where no gradient does, so look closer now
     names = {id(parameter): name for name, parameter in named}
     bad = [
         names.get(id(p), f"a parameter of shape {tuple(p.shape)}")
-        for p, grad in zip(parameters, grads, strict=True)
-        if not bool(torch.isfinite(grad).all())
+        for p in parameters
+        if not bool(torch.isfinite(_values(p.grad)).all())
     ]
     if anywhere(bool(bad), everything):
         bad = bad or ["a part that another process holds"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -336,11 +336,20 @@ class Proximal(Optimizer):
             where += f", evaluation {evaluation} of the closure"
         sum_up_(self.param_groups)
         refuse_sparse((m.name, m.parameter) for m in self.groups.members)
-        refuse_bad(self.param_groups, ((m.name, m.parameter) for m in self.groups.members), where)
+        looking = not self.frozen and evaluation == 1
+        squares = self.weighting.look(self.groups) if looking else None
+        good = self._whole if squares is not None and bool(squares.isfinite().all()) else ()
+        names = ((m.name, m.parameter) for m in self.groups.members)
+        refuse_bad(self.param_groups, names, where, good)
         if self._support is not None:
             self._support.clear_gradients_()
-        if not self.frozen and evaluation == 1:
-            self.weighting.observe(self.groups)
+        if squares is not None:
+            self.weighting.learn(squares)
+
+    @cached_property
+    def _whole(self) -> frozenset[int]:
+        """The ids of the parameters that have every element in a group."""
+        return frozenset(id(m.parameter) for m in self.groups.members if not m.has_gaps)
 
     def _step_with(self, closure: Closure) -> Any:
         """The wrapped optimizer's step; what was seen of a first evaluation goes with a bad one."""

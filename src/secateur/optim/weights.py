@@ -21,8 +21,12 @@ from secateur.groups.sharded import added_up
 class Weighting:
     """Gives the weights at one step; its state travels with the optimizer's."""
 
-    def observe(self, groups: Groups) -> None:
-        """Look at the gradients, before the optimizer's step."""
+    def look(self, groups: Groups) -> Tensor | None:
+        """The sums of squares of the groups' gradients, (m,), where it learns from them."""
+        return None
+
+    def learn(self, squares: Tensor) -> None:
+        """Learn from what `look` saw, once it is known to be finite."""
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
         """Weights d for group norms a, both (m,)."""
@@ -82,10 +86,12 @@ class Curvature(Weighting):
         self.sizes = summed(groups, lambda member: torch.ones_like(member.parameter)).round()
         self.mean = torch.zeros_like(self.sizes)
 
-    def observe(self, groups: Groups) -> None:
-        squares = groups.squares([member.parameter.grad for member in groups.members])
-        squares = squares.to(self.mean) / self.sizes
-        self.mean.mul_(self.memory).add_(squares, alpha=1 - self.memory)
+    def look(self, groups: Groups) -> Tensor:
+        return groups.squares([member.parameter.grad for member in groups.members])
+
+    def learn(self, squares: Tensor) -> None:
+        means = squares.to(self.mean) / self.sizes
+        self.mean.mul_(self.memory).add_(means, alpha=1 - self.memory)
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
         mean = self.mean.numpy()
