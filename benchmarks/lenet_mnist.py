@@ -2,7 +2,6 @@
 
     python benchmarks/lenet_mnist.py                 # all runs, about 25 minutes on one core
     python benchmarks/lenet_mnist.py --seeds 0       # one seed; finished runs are skipped
-    python benchmarks/lenet_mnist.py --one-shot      # the usual way: train, prune, fine-tune
     python benchmarks/lenet_mnist.py --latency       # how much faster the small networks are
 
 Writes one JSON line a run to benchmarks/results/lenet-mnist.jsonl: the accuracy on the 10,000 test
@@ -28,7 +27,6 @@ from secateur.measure import measure_latency
 from secateur.report import machine
 
 RESULT = runs.RESULTS / "lenet-mnist.jsonl"
-ONE_SHOT = runs.RESULTS / "lenet-mnist-one-shot.jsonl"
 LATENCY = runs.RESULTS / "lenet-mnist-latency.jsonl"
 
 EPOCHS = 6
@@ -60,14 +58,8 @@ class LeNet(nn.Module):
         return self.fc2(self.fc1(x.flatten(1)).relu())
 
 
-def train(
-    images: data.Images, seed: int, budget: sc.Budget | None, *, one_shot: bool = False
-) -> tuple[nn.Module, sc.Groups]:
-    """One ordinary training run; the budget only changes which optimizer steps.
-
-    With `one_shot` nothing presses until the groups are chosen, at the same step, by the same norms
-    and within the same budget: train, prune at once, fine-tune.
-    """
+def train(images: data.Images, seed: int, budget: sc.Budget | None) -> tuple[nn.Module, sc.Groups]:
+    """One ordinary training run; the budget only changes which optimizer steps."""
     torch.manual_seed(seed)
     model = LeNet().to(memory_format=torch.channels_last)  # a third faster, nothing else
     example = images.train_images[:1]
@@ -78,8 +70,7 @@ def train(
         model.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=5e-4
     )
     if budget is not None:
-        schedule = sc.Homotopy(steps, power=1e6 if one_shot else sc.Homotopy.power)
-        optimizer = sc.Proximal(optimizer, groups, budget, schedule=schedule)
+        optimizer = sc.Proximal(optimizer, groups, budget, steps=steps)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(EPOCHS):
         order = torch.randperm(len(images.train_images))
@@ -99,12 +90,12 @@ def accuracy(model: nn.Module, images: data.Images) -> float:
     return 100 * (guesses == images.test_labels).float().mean().item()
 
 
-def run(images: data.Images, name: str, seed: int, *, one_shot: bool = False) -> dict:
+def run(images: data.Images, name: str, seed: int) -> dict:
     """Train, shrink, count and test one network."""
     amounts = BUDGETS[name]
     budget = sc.Budget(**amounts) if amounts else None
     start = time.perf_counter()
-    model, groups = train(images, seed, budget, one_shot=one_shot)
+    model, groups = train(images, seed, budget)
     seconds = time.perf_counter() - start
     example = images.train_images[:1]
     small = sc.shrink(model, groups)
@@ -174,7 +165,6 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--one-shot", action="store_true")
     parser.add_argument("--latency", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -183,13 +173,12 @@ def main() -> None:
         LATENCY.unlink(missing_ok=True)
         latency(images)
         return
-    result = ONE_SHOT if options.one_shot else RESULT
-    done = runs.finished(result, ("budget", "seed"))
+    done = runs.finished(RESULT, ("budget", "seed"))
     for seed in options.seeds:
         for name in BUDGETS:
-            if (name, seed) not in done and not (options.one_shot and name == "dense"):
-                line = run(images, name, seed, one_shot=options.one_shot)
-                runs.append(result, line)
+            if (name, seed) not in done:
+                line = run(images, name, seed)
+                runs.append(RESULT, line)
                 print(
                     f"seed {seed}  {name:10}  {line['accuracy']:.2f}%  {line['widths']}  "
                     f"{line.get('reached', '')}/{line.get('asked', '')}  {line['seconds']:.0f} s",

@@ -16,7 +16,7 @@ from accuracy.task import TASKS, Task
 from secateur.report.charts import Series, curves
 
 Line = dict[str, Any]
-OURS = "secateur"
+OURS, USUAL = "secateur", "train, prune, fine-tune"
 
 
 def chosen(lines: list[Line], task: Task) -> dict[tuple[str, str], str]:
@@ -44,14 +44,8 @@ def compared(lines: list[Line]) -> str:
 
 def _task(lines: list[Line], task: Task) -> str:
     lines = _of(lines, task=task.name)
-    knobs = chosen(lines, task)
-    scores = {
-        (method, budget): [
-            line["score"] for line in _of(lines, method=method, budget=budget, knob=knob)
-        ]
-        for (method, budget), knob in knobs.items()
-    }
-    tried = {method for method, _ in knobs}
+    scores = _scores(lines, task)
+    tried = {method for method, _ in scores}
     methods = [m for m in METHODS if m in tried and m != "dense" and not m.startswith("idea")]
     budgets = [b for b in task.budgets if any((m, b) in scores for m in methods)]
     rows = [
@@ -68,6 +62,37 @@ def _task(lines: list[Line], task: Task) -> str:
             cells.append(f"**{text}**" if method in _best(here, task) else text)
         rows.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join([*rows, "", _kept_to(lines)])
+
+
+def summary(lines: list[Line]) -> str:
+    """One row a task and budget: dense, ours, the usual way, and the best of all the others."""
+    rows = [
+        f"| | dense | {OURS} | {USUAL} | best other | |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for name in TASKS:
+        task, mine = TASKS[name](), _of(lines, task=name)
+        scores = _scores(mine, task)
+        for budget in task.budgets:
+            here = {m: found for (m, b), found in scores.items() if b == budget}
+            if not {OURS, USUAL} <= set(here) or ("dense", "dense") not in scores:
+                continue
+            others = [m for m in here if not m.startswith((OURS, USUAL, "idea"))]
+            best = max(others, key=lambda m: _sign(task) * statistics.mean(here[m]), default="")
+            cells = [scores["dense", "dense"], here[OURS], here[USUAL], here.get(best, [])]
+            words = f"{name} ({task.measure}), {budget}"
+            rows.append(f"| {words} | {' | '.join(map(cell, cells))} | {best} |")
+    return "\n".join(rows)
+
+
+def _scores(lines: list[Line], task: Task) -> dict[tuple[str, str], list[float]]:
+    """(method, budget) -> its scores with the knob that is best there."""
+    return {
+        (method, budget): [
+            line["score"] for line in _of(lines, method=method, budget=budget, knob=knob)
+        ]
+        for (method, budget), knob in chosen(lines, task).items()
+    }
 
 
 def _kept_to(lines: list[Line]) -> str:
@@ -88,7 +113,11 @@ def studied(lines: list[Line]) -> str:
     tasks = [make() for name, make in TASKS.items() if _of(lines, task=name)]
     rows: dict[tuple[str, str], list[str]] = {}
     for task in tasks:
-        mine = _of(lines, task=task.name, budget=task.selection)
+        mine = [
+            line
+            for line in _of(lines, task=task.name, budget=task.selection)
+            if line["method"].startswith((OURS, "idea"))
+        ]
         base = {line["seed"]: line["validation"] for line in _of(mine, method=OURS, knob="{}")}
         for line in mine:
             rows.setdefault((line["method"], line["knob"]), [])
@@ -97,11 +126,8 @@ def studied(lines: list[Line]) -> str:
             gains = [
                 line["validation"] - base[line["seed"]] for line in found if line["seed"] in base
             ]
-            whole = len(gains) > 1
             cells.extend([""] * (tasks.index(task) - len(cells)))
-            cells.append(
-                f"{statistics.mean(gains):+.2f} ± {statistics.stdev(gains):.2f}" if whole else ""
-            )
+            cells.append(cell(gains, "+.2f"))
     head = [f"{task.name}, {task.selection}" for task in tasks]
     table = [f"| | {' | '.join(head)} |", "|---|" + "---:|" * len(tasks)]
     for (method, knob), cells in rows.items():
@@ -137,13 +163,13 @@ def sensitivity(lines: list[Line], name: str = "lenet-mnist") -> str:
     )
 
 
-def cell(values: list[float]) -> str:
+def cell(values: list[float], form: str = ".2f") -> str:
     """Mean and standard deviation; a single value as it is."""
     if not values:
         return ""
     if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+        return f"{values[0]:{form}}"
+    return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):.2f}"
 
 
 def _best(scores: Mapping[str, list[float]], task: Task) -> set[str]:
