@@ -172,13 +172,8 @@ class Run:
 
     # -- choosing ----------------------------------------------------------------------------------
 
-    def worth(self, weights: Any = None) -> np.ndarray:
-        """What a method that chooses at once compares: norms per cost.
-
-        By default relative to their layer's norms where a normalisation makes these arbitrary.
-        """
-        if weights is None:
-            weights = "layer" if any(part.normalised for part in self.groups.layers) else 1.0
+    def worth(self, weights: Any = 1.0) -> np.ndarray:
+        """What a method that chooses at once compares: norms per cost."""
         norms = self.groups.norms().cpu().double().numpy()
         weights = weighting(weights, self.groups)(norms)
         return saliency(self.allowance, norms, weights, np.ones(len(norms)))
@@ -191,7 +186,7 @@ class Run:
         """The network without its zero groups."""
         return sc.shrink(self.model, self.groups)
 
-    def cut(self, first: int, weights: Any = None) -> nn.Module:
+    def cut(self, first: int, weights: Any = 1.0) -> nn.Module:
         """Choose within the budget, shrink, train the rest of the run."""
         alive = self.groups.alive()
         if not all(alive[part.start : part.stop].any() for part in self.groups.layers):

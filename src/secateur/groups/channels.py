@@ -86,23 +86,16 @@ class _Reading:
 
     def _axes(self) -> Iterator[Axis]:
         taken: set[str] = set()
-        normalised = {
-            name
-            for axis in self.found.axes
-            if "normalised" in axis.roles
-            for name in axis.producers
-        }
         for axis in self.found.axes:
             names = [self.readers.get(number, []) for number in axis.components.tolist()]
             reading = tuple(dict.fromkeys(name for some in names for name in some))
             if not reading:
                 continue  # the outputs of the model, queries and keys
-            roles = {"normalised"} if normalised & set(reading) else set()
             yield Axis(
                 _unused_name(reading[0], taken),
                 axis.components,
                 reading,
-                frozenset(roles),
+                frozenset(),
                 axis.protected or _read_by_others(axis, all(names)),
             )
         for name, numbers in self.inputs:

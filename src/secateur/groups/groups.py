@@ -33,7 +33,6 @@ class Layer:
         kind: the kind of group, such as "filters".
         start, stop: the groups of the layer are `range(start, stop)`.
         producers: the parameters that are zero where a group is dead.
-        normalised: a normalisation follows, so that the scale of its norms is arbitrary.
         blocks: (n, m) where n of every m consecutive groups stay, whatever the budget; or None.
         parts: the groups' own names, where they have any.
         inexact: why the removal of its groups changes what is computed, or "".
@@ -44,7 +43,6 @@ class Layer:
     start: int
     stop: int
     producers: tuple[str, ...] = ()
-    normalised: bool = False
     blocks: tuple[int, int] | None = None
     parts: tuple[str, ...] = ()
     inexact: str = ""

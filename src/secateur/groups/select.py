@@ -221,7 +221,6 @@ def build(
                 start,
                 start + len(axis),
                 axis.producers,
-                normalised="normalised" in axis.roles,
                 inexact=axis.inexact,
             )
         )

@@ -30,7 +30,6 @@ def _batch_norm(labels: Labels, call: Call) -> None:
     x = call.args[0]
     vectors = [arg for arg in call.args[1:5] if isinstance(arg, Tensor)]
     planes = _along(labels, x, 1, vectors)
-    labels.mark_role("normalised", planes)
     is_data = labels.any_data(call.inputs)
     for out in call.outputs:
         labels.put(out, planes if out.shape == x.shape else [], is_data=is_data)
@@ -60,7 +59,6 @@ def _statistics_norm(labels: Labels, call: Call) -> None:
     if call.name == "native_group_norm":
         groups = call.argument("group")
         planes = _along(labels, x, 1, [call.argument("weight"), call.argument("bias")])
-        labels.mark_role("normalised", planes)
         for plane in planes:
             if varied(plane) == (1,) and groups > 1:
                 members = plane.reshape(groups, -1)
