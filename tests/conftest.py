@@ -26,3 +26,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["SECATEUR_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test draws the same numbers, whatever ran before it."""
+    torch.manual_seed(0)
