@@ -32,7 +32,8 @@ KEPT = (60, 30, 15)
 def run(images: data.Images, seed: int) -> list[dict]:
     """Train once; test each network when training has settled on it."""
     torch.manual_seed(seed)
-    model, example = lenet.LeNet(), images.train_images[:1]
+    model = lenet.LeNet().to(memory_format=torch.channels_last)
+    example = images.train_images[:1]
     groups = sc.filters(model, example) + sc.neurons(model, example)
     steps_an_epoch = len(images.train_images) // lenet.BATCH
     schedule = sc.Homotopy(lenet.EPOCHS * steps_an_epoch, stages=len(KEPT))

@@ -125,6 +125,8 @@ def latency(images: data.Images) -> None:
     dense, _ = train(images, 0, None)
     model, groups = train(images, 0, sc.Budget(flops=0.10))
     small = sc.shrink(model, groups)
+    for network in (dense, small):
+        network.to(memory_format=torch.contiguous_format)  # as users have them
     for batch in (1, 64):
         example = images.test_images[:batch]
         files = [
