@@ -56,7 +56,7 @@ class Settings:
     every: int = 1
     weights: str = "auto"
     metric: str = "euclidean"
-    freeze: float = 0.6
+    freeze: float = Homotopy.freeze
     power: float | None = None
     per_layer: bool = False
     multiple_of: int = 1
