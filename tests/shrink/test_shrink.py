@@ -36,7 +36,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], Kind]] = {
 def train(model: nn.Module, groups: Groups, x: Tensor, kept: float = 0.4, steps: int = 8) -> None:
     """A short run that ends with `kept` of the groups."""
     sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    optimizer = sc.Proximal(sgd, groups, sc.Budget(groups=kept), steps=steps)
+    optimizer = sc.Proximal(sgd, groups, sc.Budget(groups=kept, at_least=2), steps=steps)
     model.train()
     for _ in range(steps):
         optimizer.zero_grad()

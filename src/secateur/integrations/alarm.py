@@ -18,7 +18,7 @@ PRESSING = 0.05  # the hardness before which the budget hardly matters, and noth
 
 RATE = "Lower the learning rate, or let it rise from 0 over the first steps"
 HELP = (
-    'If it stays up: weigh groups otherwise (weights=1.0, or "layer"), train longer, keep more '
+    'If it stays up: weigh groups otherwise (weights="curvature", or 1.0), train longer, keep more '
     "of every layer (at_least=4), or ask for less (a larger budget)"
 )
 
