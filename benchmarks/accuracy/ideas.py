@@ -16,6 +16,7 @@ from accuracy.method import method
 from accuracy.run import Run
 from accuracy.task import Batch
 from secateur.integrations.distill import Distill
+from secateur.optim.penalties import lasso
 
 SNAPSHOT = 0.3  # of the run: the pressure is not felt yet
 
@@ -108,6 +109,25 @@ class Falling(sc.Proximal):
         self.allowance = replace(last, limits=limits)
         super()._prox_()
         self.allowance = last
+
+
+class Both(sc.Proximal):
+    """The group lasso shrinks all groups beside, also those that stay."""
+
+    lam_beside = 0.03
+
+    def _prox_(self) -> None:
+        super()._prox_()
+        norms = self._norms()
+        factors, _ = lasso(norms, np.ones_like(norms), self.lam_beside * self._one_rate())
+        self.groups.scale_(torch.from_numpy(factors))
+
+
+@method("idea: with a group lasso beside")
+def with_lasso(run: Run) -> nn.Module:
+    """As much of it as is best for the group lasso by itself on the residual network."""
+    run.train(Both(run.optimizer(), run.groups, run.budget, steps=run.steps))
+    return run.small()
 
 
 @method("idea: the level falls, not the pressure rises")

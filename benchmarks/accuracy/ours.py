@@ -16,9 +16,13 @@ BATCHES_SEEN = 50
 
 
 @method("dense")
-def dense(run: Run) -> nn.Module:
-    """No budget."""
-    run.train(run.optimizer())
+def dense(run: Run, *, lam: float = 0.0) -> nn.Module:
+    """No budget. With a lambda, what the group lasso does to a network that is not cut."""
+    if lam:
+        free = sc.Budget(groups=len(run.groups))
+        lasso = sc.Proximal(run.optimizer(), run.groups, free, penalty="lasso", lam=lam)
+        run.train(lasso, last=run.choice)
+    run.train(run.optimizer(), first=run.choice if lam else 0)
     return run.model
 
 
