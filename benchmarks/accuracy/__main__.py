@@ -35,10 +35,9 @@ KEYS = ("task", "method", "budget", "seed", "knob")
 COMPARED = [name for name in METHODS if not name.startswith("idea")]
 STUDY: list[tuple[str, Knob]] = [
     ("secateur", {}),
-    *[("secateur", {"weights": weights}) for weights in (1.0, "layer", "curvature")],
+    *[("secateur", {"weights": weights}) for weights in (1.0, "layer")],
     *[("secateur", {"freeze": freeze}) for freeze in (0.4, 0.5, 0.7, 0.8)],
     *[("secateur", {"power": power}) for power in (1.0, 3.0, 12.0)],
-    *[("secateur", {"metric": metric}) for metric in ("optimizer",)],
     *[(name, {}) for name in METHODS if name.startswith("idea")],
     *[(name, knob) for name in ("WGSEF, convex", "group lasso") for knob in METHODS[name].knobs],
 ]

@@ -19,11 +19,18 @@ BATCHES_SEEN = 50
 def dense(run: Run, *, lam: float = 0.0) -> nn.Module:
     """No budget. With a lambda, what the group lasso does to a network that is not cut."""
     if lam:
-        free = sc.Budget(groups=len(run.groups))
-        lasso = sc.Proximal(run.optimizer(), run.groups, free, penalty="lasso", lam=lam)
-        run.train(lasso, last=run.choice)
+        press_by_lasso(run, lam)
     run.train(run.optimizer(), first=run.choice if lam else 0)
     return run.model
+
+
+def press_by_lasso(run: Run, lam: float) -> None:
+    """Until the choice; the penalty knows of no budget, so it is given that of all groups."""
+    free = sc.Budget(groups=len(run.groups))
+    optimizer = sc.Proximal(
+        run.optimizer(), run.groups, free, penalty="lasso", lam=lam, weights=1.0
+    )
+    run.begin(f"group lasso, {lam=}", optimizer)
 
 
 @method("secateur")
