@@ -45,7 +45,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "a learning rate 3 times as high": {"factor": 3.0},
     "a learning rate 3 times as low": {"factor": 1 / 3},
     "freeze=0.9": {"freeze": 0.9},
-    "power=6": {"power": 6.0},
+    "power=3": {"power": 3.0},
 }
 
 
@@ -63,7 +63,7 @@ def run(net: str, rate: float, flops: float, way: str, seed: int) -> dict[str, A
     """Train one network: its accuracy (0 where training stopped with an error) and warnings."""
     weights = "layer" if net == "DigitNet" else "auto"  # what "auto" was, which often went wrong
     options = {"weights": weights, "at_least": 1, "epochs": EPOCHS, "factor": 1.0}
-    options |= {"freeze": 0.7, "power": 3.0, **WAYS.get(way, {})}
+    options |= {"freeze": sc.Homotopy.freeze, "power": None, **WAYS.get(way, {})}
     seed_all(seed, -1)
     model = DigitNet() if net == "DigitNet" else plain()
     train, _, test = digits(64 if net == "DigitNet" else 32)

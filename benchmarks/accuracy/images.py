@@ -12,7 +12,6 @@ from accuracy.task import Batch, Split, Task, task
 from lenet_mnist import LeNet
 from secateur.integrations.demo import Block
 
-VALIDATION = 5_000  # the last ones of the training set
 GROUPS_AND_FLOPS = {
     "60 groups": {"groups": 60},
     "30 groups": {"groups": 30},
@@ -23,12 +22,12 @@ GROUPS_AND_FLOPS = {
 }
 
 
-def split(images: data.Images, training: int) -> Split:
+def split(images: data.Images, training: int, validation: int) -> Split:
     """The first images to train on, the last of the training set to choose knobs on."""
     pixels, labels = images.train_images, images.train_labels
     return Split(
         (pixels[:training].clone(), labels[:training]),
-        (pixels[-VALIDATION:].clone(), labels[-VALIDATION:]),
+        (pixels[-validation:].clone(), labels[-validation:]),
         (images.test_images, images.test_labels),
     )
 
@@ -63,7 +62,7 @@ def filters_and_neurons(model: nn.Module, example: Tensor) -> sc.Groups:
 def _lenet(name: str, load) -> Task:
     return Task(
         name=name,
-        load=lambda: split(load(), 20_000),
+        load=lambda: split(load(), 20_000, 5_000),
         network=lambda: LeNet().to(memory_format=torch.channels_last),  # faster, nothing else
         group=filters_and_neurons,
         optimizer=sgd(0.05),
@@ -123,10 +122,10 @@ def resnet8_cifar() -> Task:
     """A residual network with batch normalisation on 20,000 photographs of CIFAR-10."""
     return Task(
         name="resnet8-cifar",
-        load=lambda: split(data.cifar10(), 20_000),
+        load=lambda: split(data.cifar10(), 20_000, 20_000),
         network=ResNet8,
         group=sc.filters,
-        optimizer=sgd(0.1),
+        optimizer=sgd(0.1, 3e-3),
         loss=cross_entropy,
         score=accuracy,
         measure="accuracy %",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,15 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import secateur as sc
-from secateur.optim.schedules import ONSET, gentle
+from secateur.optim.schedules import CLOSING, WEAR, closing_power
 
 
 @given(
     st.integers(1, 10**5),
     st.floats(0.001, 1),
-    st.floats(0.1, 10),
+    st.none() | st.floats(0.1, 10),
 )
-def test_the_hardness_rises_to_one_and_stays(steps: int, freeze: float, power: float) -> None:
+def test_the_hardness_rises_to_one_and_stays(
+    steps: int, freeze: float, power: float | None
+) -> None:
     schedule = sc.Homotopy(steps, freeze, power)
     at = schedule.freeze_steps[0]
     assert freeze * steps <= at < freeze * steps + 1 or at == 1
@@ -34,24 +37,33 @@ def test_the_formula() -> None:
     assert [schedule(step) for step in (0, 10, 50, 100)] == pytest.approx([0, 0.01, 0.25, 1])
 
 
-@pytest.mark.parametrize("steps", [50, 1_000, 20_000, 500_000])
+def test_the_default_s_formula() -> None:
+    schedule = sc.Homotopy(2_000, freeze=0.5)
+    worn = math.exp(-3 * WEAR * 0.8**2 / 1_000)
+    assert schedule(800) == pytest.approx(1 - worn * (1 - 0.8 ** closing_power(1_000)))
+    assert schedule == sc.Homotopy(2_000, freeze=0.5, power=None)
+
+
+@pytest.mark.parametrize("steps", [500, 1_000, 20_000, 500_000])
 def test_by_default_the_pressure_is_felt_at_the_same_part_of_any_run(steps: int) -> None:
     schedule = sc.Homotopy(steps)
-    felt = round(ONSET * schedule.freeze_steps[0])
-    assert sum(map(schedule, range(felt + 1))) == pytest.approx(1, rel=0.1)
-    assert schedule == sc.Homotopy(steps, power=None)
-    assert schedule(felt) == sc.Homotopy(steps, power=gentle(schedule.freeze_steps[0]))(felt)
+    for part, closed in ((0.2, 0.0), (0.5, 0.0), (CLOSING, 1.0)):
+        felt = round(part * schedule.freeze_steps[0])
+        whole = sum(map(schedule, range(felt + 1)))
+        assert whole == pytest.approx(WEAR * part**3 + closed, rel=0.1)
 
 
-def test_each_stage_has_the_power_that_suits_its_own_steps() -> None:
+def test_each_stage_closes_as_suits_its_own_steps() -> None:
     schedule = sc.Homotopy(1_000, freeze=0.5, stages=3)
     assert schedule.freeze_steps == (250, 625, 875)
-    assert schedule(125) == 0.5 ** gentle(250)
-    assert schedule(550) == 0.4 ** gentle(125)
+    assert [schedule(step) for step in (125, 550)] == [
+        sc.Homotopy(250, freeze=1)(125),
+        sc.Homotopy(125, freeze=1)(50),
+    ]
 
 
-def test_very_short_runs_rise_in_a_line() -> None:
-    assert [gentle(steps) for steps in (1, 2, 3)] == [1, 1, 1]
+def test_very_short_runs_close_in_a_line() -> None:
+    assert [closing_power(steps) for steps in (1, 2, 3)] == [1, 1, 1]
 
 
 def test_the_paper_s_schedule_does_not_change() -> None:

@@ -11,10 +11,10 @@ from collections import deque
 from statistics import median
 
 RECENT = 7  # records whose median is the loss's level: three bad ones in a row are noise
-JUMP = 0.6  # of the blank loss: a rise that training rarely makes good before the groups are chosen
+JUMP = 0.5  # of the blank loss: a rise that training rarely makes good before the groups are chosen
 CHOSEN = 0.1  # of the blank loss: a rise at the choice, after which there is less time
 LEARNT = 0.02  # of the blank loss: a network that has gained less has learnt nothing
-PRESSING = 0.05  # the hardness before which the budget hardly matters, and nothing is said
+PRESSING = 1.0  # hardness added up over steps, before which the budget hardly matters
 
 RATE = "Lower the learning rate, or let it rise from 0 over the first steps"
 HELP = (
@@ -30,8 +30,8 @@ class Alarm:
     loss: that of outputs that are all zero, of a network that knows nothing. An alarm is given,
     once in each stage of a run,
 
-    - while groups compete, from a hardness of `PRESSING`: when the level lies `JUMP` of the blank
-      loss above the lowest level so far, or when nothing has been learnt;
+    - while groups compete, once the hardness of all steps adds up to `PRESSING`: when the level
+      lies `JUMP` of the blank loss above the lowest level so far, or when nothing has been learnt;
     - after the choice of groups: when it lies `CHOSEN` of the blank loss above where it was before,
       and above each of the last `RECENT` records from before.
 
@@ -50,13 +50,14 @@ class Alarm:
 
     def __init__(self, blank: float | None = None) -> None:
         self._blank = blank
-        self._hardness = 0.0  # of the record before
+        self._step, self._hardness = 0, 0.0  # of the record before
         self._begin()
 
     def _begin(self) -> None:
         """A stage begins: nothing of the one before is compared with."""
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._best, self._best_hardness = math.inf, 0.0
+        self._pressed = 0.0
         self._before: tuple[float, ...] = ()  # the last records when the groups were chosen
         self._given = False  # or can't be any more
 
@@ -79,7 +80,8 @@ class Alarm:
         if hardness >= 1 > self._hardness:
             self._before = tuple(self._recent)
             self._recent.clear()
-        self._hardness = hardness
+        self._pressed += hardness * (step - self._step)
+        self._step, self._hardness = step, hardness
         self._recent.append(loss if not math.isnan(loss) else math.inf)
         level = self._level()
         if level is None or self._given:
@@ -97,7 +99,7 @@ class Alarm:
             return self._judge_choice(level, blank)
         if level < self._best:
             self._best, self._best_hardness = level, hardness
-        if hardness < PRESSING:
+        if self._pressed < PRESSING:
             return ""
         if level - self._best > JUMP * blank:
             return (

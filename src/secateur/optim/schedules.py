@@ -15,37 +15,46 @@ from numbers import Integral, Real
 from typing import ClassVar
 
 FIRST = 2  # how many times as long the first of several stages is: it starts from scratch
-ONSET = 0.55  # the share of a rise within which the hardness adds up to 1 (see `gentle`)
+WEAR = 4.0  # what the hardness of all steps of a rise adds up to, before it closes
+CLOSING = 0.76  # the share of a rise after which the closing power alone adds up to 1
 
 
 @dataclass(frozen=True)
 class Homotopy:
     """Raise the hardness from 0 to 1 over the first part of training, then freeze.
 
-        hardness(t) = (t / (freeze * steps)) ** power    for t < freeze * steps, and 1 from there on
+        x = t / (freeze * steps)
+        hardness(t) = 1 - (1 - x^q) exp(-3 WEAR x^2 / (freeze * steps))    for x < 1, 1 from there on
 
-    At hardness 1 the groups are chosen and stay chosen; the survivors train on to the end.
+    At hardness r a weak group loses about the share r of its norm in a step. The exponential wears
+    groups down gradually, those of a tight budget first: its share of the hardness adds up to
+    `WEAR` in a run of any length. The power x^q, q = `closing_power`, is felt in the last quarter of
+    the rise; it brings the others to a decision. At hardness 1 the groups are chosen and stay
+    chosen; the survivors train on to the end.
+
     With several stages (one a budget, see `Proximal`) each has such a rise of its own; the first
     is `FIRST` times as long as each of the others.
 
     Args:
         steps: optimizer steps in the whole run, all stages together.
         freeze: the share of the run after which the groups are chosen, in (0, 1].
-        power: 1 is a straight line; the higher, the later the pressure is felt. None for the power
-            that suits the number of steps, `gentle`.
+        power: for a plain power instead, hardness(t) = x^power: 1 is a straight line; the higher,
+            the later the pressure is felt, and the longer the run, the earlier.
         stages: how many networks the run yields, 1 or more.
 
     Raises:
         ValueError: a value out of its bounds.
 
     Example:
-        >>> schedule = Homotopy(steps=1000, freeze=0.7, power=3)
-        >>> schedule(0), round(schedule(350), 3), schedule(700)
-        (0.0, 0.125, 1.0)
+        >>> schedule = Homotopy(steps=1000, freeze=0.7)
+        >>> [round(schedule(step), 3) for step in (0, 350, 560, 690, 700)]
+        [0.0, 0.004, 0.063, 0.83, 1.0]
+        >>> Homotopy(steps=1000, freeze=0.7, power=3)(350)
+        0.125
         >>> Homotopy(steps=1000, stages=3).ends
         (500, 750, 1000)
 
-    Source: own; math.md, section 3.
+    Source: own; math.md, section 3, and docs/accuracy.md.
     """
 
     steps: int
@@ -88,31 +97,34 @@ class Homotopy:
         stage = self.stage(step)
         start = self.ends[stage - 1] if stage else 0
         rise = self.freeze_steps[stage] - start
-        power = gentle(rise) if self.power is None else self.power
-        return min(1.0, (step - start) / rise) ** power
+        part = (step - start) / rise
+        if part >= 1:
+            return 1.0
+        if self.power is not None:
+            return part**self.power
+        worn = -math.expm1(-3 * WEAR * part**2 / rise)
+        return worn + (1 - worn) * part ** closing_power(rise)
 
 
 @cache
-def gentle(steps: int) -> float:
-    """The power of a rise of so many steps at which groups have time to show what they are worth.
+def closing_power(steps: int) -> float:
+    """The power q that closes a rise of so many steps.
 
-    At hardness r a weak group loses about the share r of its norm in every step, so that what it
-    has lost in all goes by the sum of r over the steps: with one power for all, a run of ten times
-    the steps would have chosen in an earlier part of it. This is the power p for which the sum is 1
-    after the share `ONSET` of the rise, however many steps that is:
+    The sum of (t / steps)^q over t comes to 1 at the share `CLOSING` of the rise, however many
+    steps that is; a fixed power would close a longer run earlier:
 
-        steps * ONSET^(p + 1) / (p + 1) = 1    (at least 1: a straight line)
+        steps * CLOSING^(q + 1) / (q + 1) = 1    (at least 1: a straight line)
 
     Args:
         steps: of the rise, 1 or more.
 
     Example:
-        >>> [round(gentle(steps), 1) for steps in (10, 100, 1_000, 100_000)]
-        [1.4, 4.0, 7.1, 13.8]
+        >>> [round(closing_power(steps), 1) for steps in (10, 100, 1_000, 100_000)]
+        [2.7, 7.8, 14.2, 28.6]
 
-    Source: own; docs/accuracy.md has what it gains.
+    Source: own.
     """
-    whole, fall = 1.0, -math.log(ONSET)  # whole = p + 1; log(steps) = whole * fall + log(whole)
+    whole, fall = 1.0, -math.log(CLOSING)  # whole = q + 1; log(steps) = whole * fall + log(whole)
     for _ in range(20):  # Newton's method from below, on a concave function
         whole += (math.log(steps) - whole * fall - math.log(whole)) / (fall + 1 / whole)
     return max(1.0, whole - 1)
