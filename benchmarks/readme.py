@@ -14,7 +14,7 @@ from typing import Any
 
 import runs
 from accuracy import kinds, known  # noqa: F401
-from accuracy.table import compared, sensitivity, studied, summary
+from accuracy.table import compared, scheduled, sensitivity, studied, summary
 from secateur.report import Width, widths_svg
 from speed import product
 
@@ -195,6 +195,7 @@ TABLES: dict[str, dict[str, Callable[[list[dict[str, Any]]], str]]] = {
     "docs/accuracy.md": {
         "accuracy": compared,
         "accuracy:study": studied,
+        "accuracy:schedule": scheduled,
         "accuracy-kinds": kinds.table,
     },
     "docs/training.md": {"interruption": interruption_table},

@@ -17,6 +17,7 @@ from accuracy.run import Run
 from accuracy.task import Batch
 from secateur.integrations.distill import Distill
 from secateur.optim.penalties import lasso
+from secateur.optim.weights import Curvature, above_zero
 
 SNAPSHOT = 0.3  # of the run: the pressure is not felt yet
 
@@ -91,6 +92,27 @@ def warm_again(run: Run) -> nn.Module:
 
     taken = 0
     run.train(optimizer, step=step)
+    return run.small()
+
+
+class PerCost(Curvature):
+    """The default weights, so that worth is a^2 d / c^exponent instead of a^2 d / c."""
+
+    def __init__(self, optimizer: sc.Proximal, exponent: float) -> None:
+        super().__init__(optimizer.groups)
+        self.optimizer, self.exponent = optimizer, exponent
+
+    def __call__(self, norms: np.ndarray) -> np.ndarray:
+        costs = self.optimizer.allowance.slopes(self.optimizer.multipliers.numpy())
+        return super().__call__(norms) * above_zero(costs) ** (1 - self.exponent)
+
+
+@method("idea: worth per root of the cost")
+def per_cost(run: Run, *, exponent: float = 0.5) -> nn.Module:
+    """Dear groups are spared; where all cost the same, it is the default."""
+    optimizer = proximal(run)
+    optimizer.weighting = PerCost(optimizer, exponent)
+    run.train(optimizer)
     return run.small()
 
 

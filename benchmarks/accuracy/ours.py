@@ -35,11 +35,17 @@ def press_by_lasso(run: Run, lam: float) -> None:
 
 @method("secateur")
 def firm(
-    run: Run, *, freeze: float = FREEZE, power: float | None = None, **options: Any
+    run: Run,
+    *,
+    freeze: float = FREEZE,
+    power: float | None = None,
+    at_least: int = 1,
+    **options: Any,
 ) -> nn.Module:
     """The firm homotopy with default settings; no knob is tuned."""
     schedule = sc.Homotopy(run.steps, freeze=freeze, power=power)
-    optimizer = sc.Proximal(run.optimizer(), run.groups, run.budget, schedule=schedule, **options)
+    budget = sc.Budget(**run.amounts, at_least=at_least)
+    optimizer = sc.Proximal(run.optimizer(), run.groups, budget, schedule=schedule, **options)
     run.train(optimizer)
     return run.small()
 

@@ -110,30 +110,42 @@ def _kept_to(lines: list[Line]) -> str:
 
 def studied(lines: list[Line]) -> str:
     """One row a setting, one column a task: the validation score less the default's."""
-    tasks = [make() for name, make in TASKS.items() if _of(lines, task=name)]
-    rows: dict[tuple[str, str], list[str]] = {}
-    for task in tasks:
-        mine = [
-            line
-            for line in _of(lines, task=task.name, budget=task.selection)
-            if line["method"].startswith((OURS, "idea"))
-        ]
+    return _gains(lines, [(name, make().selection) for name, make in TASKS.items()])
+
+
+def scheduled(lines: list[Line]) -> str:
+    """The same of the schedule's settings at the other budgets, where several were tried."""
+    mine = [line for line in lines if {"freeze", "power"} & set(json.loads(line["knob"]))]
+    columns = [
+        (name, budget)
+        for name, make in TASKS.items()
+        for budget in make().budgets
+        if budget != make().selection and len(_of(mine, task=name, budget=budget)) > 1
+    ]
+    return _gains([*mine, *_of(lines, method=OURS, knob="{}")], columns)
+
+
+def _gains(lines: list[Line], columns: list[tuple[str, str]]) -> str:
+    """One row a setting that was tried, one column a task and budget."""
+    lines = [line for line in lines if line["method"].startswith((OURS, "idea"))]
+    rows: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    for task, budget in columns:
+        mine = _of(lines, task=task, budget=budget)
         base = {line["seed"]: line["validation"] for line in _of(mine, method=OURS, knob="{}")}
+        gains: dict[tuple[str, str], list[float]] = {}
         for line in mine:
-            rows.setdefault((line["method"], line["knob"]), [])
-        for (method, knob), cells in rows.items():
-            found = _of(mine, method=method, knob=knob)
-            gains = [
-                line["validation"] - base[line["seed"]] for line in found if line["seed"] in base
-            ]
-            cells.extend([""] * (tasks.index(task) - len(cells)))
-            cells.append(cell(gains, "+.2f"))
-    head = [f"{task.name}, {task.selection}" for task in tasks]
-    table = [f"| | {' | '.join(head)} |", "|---|" + "---:|" * len(tasks)]
+            setting = line["method"], line["knob"]
+            if line["seed"] in base and setting != (OURS, "{}"):
+                gain = line["validation"] - base[line["seed"]]
+                gains.setdefault(setting, []).append(gain)
+        for setting, found in gains.items():
+            rows.setdefault(setting, {})[task, budget] = cell(found, "+.2f")
+    columns = [column for column in columns if any(column in cells for cells in rows.values())]
+    head = " | ".join(f"{task}, {budget}" for task, budget in columns)
+    table = [f"| | {head} |", "|---|" + "---:|" * len(columns)]
     for (method, knob), cells in rows.items():
-        if any(cells) and (method, knob) != (OURS, "{}"):
-            name = " ".join(filter(None, (method, _words(json.loads(knob)))))
-            table.append(f"| {name} | {' | '.join(cells)} |")
+        name = " ".join(filter(None, (method, _words(json.loads(knob)))))
+        table.append(f"| {name} | {' | '.join(cells.get(c, '') for c in columns)} |")
     return "\n".join(table)
 
 

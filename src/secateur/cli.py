@@ -255,7 +255,7 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--power",
         type=float,
-        help="above 1, the pressure starts gently (default: as suits the number of steps)",
+        help="raise the pressure as this power of time (default: gradually, then a close)",
     )
     command.add_argument(
         "--at-least", type=int, default=1, help="groups that stay in every layer (default: 1)"

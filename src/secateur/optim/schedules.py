@@ -23,14 +23,14 @@ CLOSING = 0.76  # the share of a rise after which the closing power alone adds u
 class Homotopy:
     """Raise the hardness from 0 to 1 over the first part of training, then freeze.
 
-        x = t / (freeze * steps)
-        hardness(t) = 1 - (1 - x^q) exp(-3 WEAR x^2 / (freeze * steps))    for x < 1, 1 from there on
+        hardness(t) = 1 - (1 - x^q) exp(-3 WEAR x^2 / rise)    for x = t / rise < 1, 1 from there on
+        rise = freeze * steps,    q = closing_power(rise)
 
     At hardness r a weak group loses about the share r of its norm in a step. The exponential wears
-    groups down gradually, those of a tight budget first: its share of the hardness adds up to
-    `WEAR` in a run of any length. The power x^q, q = `closing_power`, is felt in the last quarter of
-    the rise; it brings the others to a decision. At hardness 1 the groups are chosen and stay
-    chosen; the survivors train on to the end.
+    groups down gradually, and early where the budget is tight; what it adds to the hardness sums to
+    `WEAR`, however long the run. The power x^q is felt in the last quarter of the rise, and brings
+    those still at odds to a decision. At hardness 1 the groups are chosen and stay chosen; the
+    survivors train on to the end.
 
     With several stages (one a budget, see `Proximal`) each has such a rise of its own; the first
     is `FIRST` times as long as each of the others.
