@@ -14,7 +14,7 @@ RECENT = 7  # records whose median is the loss's level: three bad ones in a row 
 JUMP = 0.5  # of the blank loss: a rise that training rarely makes good before the groups are chosen
 CHOSEN = 0.1  # of the blank loss: a rise at the choice, after which there is less time
 LEARNT = 0.02  # of the blank loss: a network that has gained less has learnt nothing
-PRESSING = 1.0  # hardness added up over steps, before which the budget hardly matters
+PRESSING = 0.2  # hardness added up over steps, before which the budget hardly matters
 
 RATE = "Lower the learning rate, or let it rise from 0 over the first steps"
 HELP = (
