@@ -42,7 +42,7 @@ def levels(run: Run) -> tuple[EvenAllowance, float]:
     return allowance, float(allowance.levels.sum() / len(run.groups))
 
 
-@method("WGSEF, convex", knobs=[{"lam": lam} for lam in (0.1, 0.3, 1.0, 3.0)])
+@method("WGSEF, convex", knobs=[{"lam": lam} for lam in (0.03, 0.1, 0.3, 1.0, 3.0)])
 def envelope(run: Run, *, lam: float) -> nn.Module:
     """The paper's: one level k_l a layer, lambda in proportion to k / m, proximal SGD."""
     budget = sc.Budget(**run.amounts, per_layer=True)

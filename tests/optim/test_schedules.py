@@ -54,11 +54,11 @@ def test_by_default_the_pressure_is_felt_at_the_same_part_of_any_run(steps: int)
 
 
 def test_each_stage_closes_as_suits_its_own_steps() -> None:
-    schedule = sc.Homotopy(1_000, freeze=0.5, stages=3)
-    assert schedule.freeze_steps == (250, 625, 875)
+    schedule = sc.Homotopy(1_000, stages=3)
+    assert schedule.freeze_steps == (300, 600, 850)
     assert [schedule(step) for step in (125, 550)] == [
-        sc.Homotopy(250, freeze=1)(125),
-        sc.Homotopy(125, freeze=1)(50),
+        sc.Homotopy(300, freeze=1)(125),
+        sc.Homotopy(100, freeze=1)(50),
     ]
 
 
@@ -95,12 +95,12 @@ def test_lambdas_out_of_bounds_are_refused(lam: Any) -> None:
 
 
 def test_each_stage_rises_and_freezes_on_its_own() -> None:
-    schedule = sc.Homotopy(100, freeze=0.5, power=1, stages=3)
+    schedule = sc.Homotopy(100, freeze=0.6, power=1, stages=3)
     assert schedule.ends == (50, 75, 100)
-    assert schedule.freeze_steps == (25, 63, 88)
+    assert schedule.freeze_steps == (30, 60, 85)
     assert [schedule.stage(step) for step in (1, 50, 51, 75, 76, 100, 200)] == [0, 0, 1, 1, 2, 2, 2]
-    assert [schedule(step) for step in (0, 25, 50, 51, 63, 75, 76, 88, 100, 200)] == [
-        *(0, 1, 1, 1 / 13, 1, 1, 1 / 13, 1, 1, 1)
+    assert [schedule(step) for step in (0, 30, 50, 51, 60, 75, 76, 85, 100, 200)] == [
+        *(0, 1, 1, 1 / 10, 1, 1, 1 / 10, 1, 1, 1)
     ]
 
 

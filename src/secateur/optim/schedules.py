@@ -15,6 +15,7 @@ from numbers import Integral, Real
 from typing import ClassVar
 
 FIRST = 2  # how many times as long the first of several stages is: it starts from scratch
+LATER = 2 / 3  # of `freeze`: when those after it choose, so that what is left has time to recover
 WEAR = 4.0  # what the hardness of all steps of a rise adds up to, before it closes
 CLOSING = 0.76  # the share of a rise after which the closing power alone adds up to 1
 
@@ -32,12 +33,14 @@ class Homotopy:
     those still at odds to a decision. At hardness 1 the groups are chosen and stay chosen; the
     survivors train on to the end.
 
-    With several stages (one a budget, see `Proximal`) each has such a rise of its own; the first
-    is `FIRST` times as long as each of the others.
+    With several stages (one a budget, see `Proximal`) each has such a rise of its own. The first is
+    `FIRST` times as long as each of the others, which start from a trained network and choose
+    sooner, after `LATER` of the share.
 
     Args:
         steps: optimizer steps in the whole run, all stages together.
-        freeze: the share of the run after which the groups are chosen, in (0, 1].
+        freeze: the share of the run, or of the first stage, after which the groups are chosen, in
+            (0, 1].
         power: for a plain power instead, hardness(t) = x^power: 1 is a straight line; the higher,
             the later the pressure is felt, and the longer the run, the earlier.
         stages: how many networks the run yields, 1 or more.
@@ -90,7 +93,11 @@ class Homotopy:
     def freeze_steps(self) -> tuple[int, ...]:
         """The number of steps after which the groups are chosen, for each stage."""
         spans = itertools.pairwise((0, *self.ends))
-        return tuple(start + max(1, math.ceil(self.freeze * (end - start))) for start, end in spans)
+        shares = itertools.chain((self.freeze,), itertools.repeat(LATER * self.freeze))
+        return tuple(
+            start + max(1, math.ceil(share * (end - start)))
+            for share, (start, end) in zip(shares, spans, strict=False)
+        )
 
     def __call__(self, step: int) -> float:
         """The hardness after `step` steps."""
