@@ -80,7 +80,7 @@ def test_widths_in_multiples_and_layer_by_layer(tmp_path: Path) -> None:
 def test_the_rate_falls_along_a_cosine_in_every_stage() -> None:
     factor = cosine(sc.Homotopy(40, stages=3))
     assert [factor(step) for step in (0, 10, 20, 25, 30, 40)] == pytest.approx(
-        [1, 0.5, 1, 0.5, 1, 0], abs=1e-12
+        [1, 0.5, 0.5, 0.25, 0.5, 0], abs=1e-12
     )
     assert factor(19) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.95)))
     alone = cosine(sc.Homotopy(40))

@@ -34,6 +34,7 @@ from secateur.report.tables import format_score
 
 CHECKPOINT, FACTS, REPORT = "checkpoint", "run.json", "report.html"
 STAGE = "network-{}"  # the folder of a network on the way to the last one
+AGAIN = 0.5  # of the learning rate: where each stage after the first begins
 
 Watch = Callable[[str, int, int, str], None]  # what is being done, done, of how much, how it goes
 
@@ -248,12 +249,15 @@ def _words(budget: Budget) -> str:
 def cosine(schedule: Homotopy) -> Callable[[int], float]:
     """The learning rate's factor after a number of steps: from 1 to 0 along a cosine.
 
-    In each of several stages anew, so that every network is one of a finished training.
+    In each of several stages anew, so that every network is one of a finished training; from
+    `AGAIN` in those after the first, which start from a trained and smaller network.
     """
     spans = tuple(itertools.pairwise((0, *schedule.ends)))
 
     def factor(steps: int) -> float:
-        start, end = spans[schedule.stage(steps + 1)]
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (steps - start) / (end - start))))
+        stage = schedule.stage(steps + 1)
+        start, end = spans[stage]
+        passed = min(1.0, (steps - start) / (end - start))
+        return (AGAIN if stage else 1.0) * 0.5 * (1 + math.cos(math.pi * passed))
 
     return factor
