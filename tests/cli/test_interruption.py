@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 TESTS = Path(__file__).parents[1]
 WORDS = "train --model integrations.mine:make_model --data integrations.mine:make_data "
-WORDS += "--budget params=50% --epochs 20 --lr 0.05 --checkpoint-every 5 --threads 1"
+WORDS += "--budget params=50% --epochs 20 --lr 0.02 --checkpoint-every 5 --threads 1"
 
 pytestmark = pytest.mark.slow
 

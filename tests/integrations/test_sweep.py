@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -112,10 +113,10 @@ class TestOnRay:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes, too
         told = process.communicate(timeout=180)[1]
         assert process.returncode == 128 + signal.SIGINT, told
-        assert "stopped with 4 runs missing" in told and "Traceback" not in told
+        assert re.search("stopped with [1-4] runs? missing", told) and "Traceback" not in told
         assert f"to go on:  secateur {' '.join(words)}" in told
         assert list(tmp_path.glob("runs/*/checkpoint"))
-        assert not list(tmp_path.glob("runs/*/run.json"))
+        assert len(list(tmp_path.glob("runs/*/run.json"))) < 4  # a quick one may have ended
 
     def test_more_than_this_machine_has_is_refused(self, tmp_path, capsys):
         assert main([*WORDS.split(), "--out", str(tmp_path / "out"), "--cpus", "100000"]) == 2

@@ -149,4 +149,4 @@ def test_a_schedule_given_for_one_stage_serves_several() -> None:
         schedule=sc.Homotopy(60, freeze=0.5),
     )
     assert optimizer.schedule.ends == (40, 60)
-    assert optimizer.schedule.freeze_steps == (20, 50)
+    assert optimizer.schedule.freeze_steps == (20, 47)
