@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import signal
 import sys
 import tarfile
 import threading
@@ -173,9 +174,13 @@ def test_a_download_that_fails_leaves_nothing_and_says_why(tmp_path):
 def test_an_interrupted_download_leaves_nothing(tmp_path):
     source = tgz(tmp_path / "source.tgz", idx_files())
     script = "import time; open('came.tgz', 'wb').write(b'half'); time.sleep(60)"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
     threading.Timer(1.0, _thread.interrupt_main).start()
-    with pytest.raises(KeyboardInterrupt):
-        data.fetch(archive_of(source, script), tmp_path / "cache")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            data.fetch(archive_of(source, script), tmp_path / "cache")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert left_in(tmp_path / "cache") == []
 
 
