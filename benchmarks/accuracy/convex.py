@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 
 import secateur as sc
 from accuracy.method import method
-from accuracy.ours import press_by_lasso
 from accuracy.run import Run
 from accuracy.task import Batch
 from secateur.budget import EvenAllowance
@@ -91,7 +90,10 @@ class EnvelopeHSPG(HSPG):
 @method("group lasso", knobs=[{"lam": lam} for lam in (0.003, 0.01, 0.03, 0.1, 0.3)])
 def group_lasso(run: Run, *, lam: float) -> nn.Module:
     """Proximal steps with the task's optimizer."""
-    press_by_lasso(run, lam)
+    optimizer = sc.Proximal(
+        run.optimizer(), run.groups, run.budget, penalty="lasso", lam=lam, weights=1.0
+    )
+    run.begin(f"group lasso, {lam=}", optimizer)
     return run.cut(run.choice)
 
 

@@ -147,7 +147,7 @@ class Both(sc.Proximal):
 
 @method("idea: with a group lasso beside")
 def with_lasso(run: Run) -> nn.Module:
-    """As much of it as is best for the group lasso by itself on the residual network."""
+    """A mild lambda, the same for all tasks."""
     run.train(Both(run.optimizer(), run.groups, run.budget, steps=run.steps))
     return run.small()
 

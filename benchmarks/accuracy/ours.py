@@ -16,21 +16,10 @@ BATCHES_SEEN = 50
 
 
 @method("dense")
-def dense(run: Run, *, lam: float = 0.0) -> nn.Module:
-    """No budget. With a lambda, what the group lasso does to a network that is not cut."""
-    if lam:
-        press_by_lasso(run, lam)
-    run.train(run.optimizer(), first=run.choice if lam else 0)
+def dense(run: Run) -> nn.Module:
+    """No budget."""
+    run.train(run.optimizer())
     return run.model
-
-
-def press_by_lasso(run: Run, lam: float) -> None:
-    """Until the choice; the penalty knows of no budget, so it is given that of all groups."""
-    free = sc.Budget(groups=len(run.groups))
-    optimizer = sc.Proximal(
-        run.optimizer(), run.groups, free, penalty="lasso", lam=lam, weights=1.0
-    )
-    run.begin(f"group lasso, {lam=}", optimizer)
 
 
 @method("secateur")

@@ -24,7 +24,7 @@ def chosen(lines: list[Line], task: Task) -> dict[tuple[str, str], str]:
     best: dict[tuple[str, str], Line] = {}
     for line in _of(lines, seed=0):
         key = line["method"], line["budget"]
-        if key[0] in (OURS, "dense") and line["knob"] != "{}":  # they have none; studies turn some
+        if key[0] == OURS and line["knob"] != "{}":  # it has none; studies turn some
             continue
         gain = _sign(task) * (line["validation"] - best.get(key, line)["validation"])
         if key not in best or gain > 0:
