@@ -181,7 +181,8 @@ def test_rows_in_place_equal_factors_times_values(size: int, dtype, monkeypatch)
         version = given._version
         found = in_place(given)
         assert found is given and given._version > version
-        expected = (values.double() * factors.unsqueeze(1)).to(dtype)
+        by = factors.to(dtype).unsqueeze(1)  # as torch's mul_ would take it
+        expected = (values.double() * by).to(dtype)
         torch.testing.assert_close(found, expected, **tolerance)
 
 

@@ -212,3 +212,21 @@ def test_a_norm_and_a_scaling_take_three_launches() -> None:
     names = [event.name for event in profile.events()]
     assert [names.count(name) for name in ("squares", "totals", "scale")] == [1, 1, 1]
     assert launches.able(torch.device("cuda", 0), torch.float32)
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_tf32_does_not_pass_for_a_mistake(precision: str) -> None:
+    """cuDNN rounds products to TF32 by default; the trial removal and `shrink` must not."""
+    layers = [nn.Conv2d(3, 128, 3, padding=1)]
+    for _ in range(6):
+        layers += [nn.BatchNorm2d(128), nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 16 * 16, 10)).cuda()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        groups = sc.filters(model, torch.randn(2, 3, 16, 16, device="cuda"))
+        assert [len(layer) for layer in groups.layers] == [128] * 7
+        groups.scale_((torch.rand(len(groups)) < 0.5).double().cuda())
+        sc.shrink(model, groups)
+    finally:
+        torch.set_float32_matmul_precision("highest")

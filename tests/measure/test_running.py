@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from devices import DEVICE
 from secateur.measure import (
     count_flops,
     measure,
@@ -11,6 +12,7 @@ from secateur.measure import (
     measure_latency,
     measure_peak_memory,
 )
+from secateur.measure.running import full_precision
 
 
 class Scaled(nn.Module):
@@ -91,3 +93,34 @@ def test_the_model_runs_in_eval_mode_without_gradients_and_is_left_as_it_was(fun
 def test_an_example_on_another_device_is_refused(function):
     with pytest.raises(ValueError, match=r"model: +cpu\n +example: meta"):
         function(nn.Linear(2, 2), torch.zeros(1, 2, device="meta"))
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_comparisons_are_in_full_precision_and_leave_the_user_s_choice(precision):
+    enabled = torch.backends.cudnn.enabled
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with full_precision():
+            a, b = torch.randn(2, 64, 64, device=DEVICE)
+            assert torch.allclose(a @ b, (a.double() @ b.double()).float(), atol=1e-4)
+            assert not torch.backends.cudnn.enabled
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.backends.cudnn.enabled == enabled
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9"
+)
+def test_settings_by_backend_are_left_too():
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = matmul.fp32_precision, convolution.fp32_precision
+    matmul.fp32_precision, convolution.fp32_precision = "tf32", "ieee"
+    try:
+        with pytest.raises(ZeroDivisionError), full_precision():
+            assert matmul.fp32_precision == "ieee"
+            raise ZeroDivisionError
+        assert (matmul.fp32_precision, convolution.fp32_precision) == ("tf32", "ieee")
+    finally:
+        matmul.fp32_precision, convolution.fp32_precision = before

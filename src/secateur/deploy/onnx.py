@@ -25,6 +25,7 @@ from secateur.measure.running import (
     arguments,
     check_devices,
     evaluating,
+    full_precision,
     inputs_of,
     tensors_of,
 )
@@ -267,7 +268,7 @@ def _mean_and_deviation(tensor: Tensor) -> tuple[float, float]:
 
 def _difference(model: nn.Module, example: Example, path: Path) -> float:
     args, kwargs = arguments(example)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision():
         expected = [tensor.cpu() for tensor in tensors_of(model(*args, **kwargs))]
     found = run(path, *tensors_of(args), **_named_tensors(kwargs))
     if len(found) != len(expected):

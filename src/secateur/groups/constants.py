@@ -19,7 +19,7 @@ from secateur.groups.coupling import Coupling
 from secateur.groups.kernels import padding, pads_with_zeros
 from secateur.groups.plan import Plan
 from secateur.groups.running import plain_kernels, undisturbed
-from secateur.measure.running import arguments
+from secateur.measure.running import arguments, full_precision
 
 
 @dataclass
@@ -66,7 +66,7 @@ def constants(
     ]
     args, kwargs = arguments(example)
     try:
-        with undisturbed(model), torch.no_grad(), plain_kernels():
+        with undisturbed(model), torch.no_grad(), plain_kernels(), full_precision():
             model(*args, **kwargs)
     finally:
         for hook in hooks:

@@ -31,7 +31,7 @@ from secateur.groups.reshaping import only_needed
 from secateur.groups.running import plain_kernels, tensors_in, undisturbed
 from secateur.groups.sizes import ways
 from secateur.groups.surgery import cut
-from secateur.measure.running import arguments
+from secateur.measure.running import arguments, full_precision
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _gap(small: nn.Module, example: Any, expected: list[Tensor]) -> float:
 
 def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
     args, kwargs = arguments(example)
-    with undisturbed(model), torch.no_grad(), plain_kernels():
+    with undisturbed(model), torch.no_grad(), plain_kernels(), full_precision():
         torch.manual_seed(0)
         found = tensors_in(model(*args, **kwargs))
         return [x.float() for x in found if x.is_floating_point() and x.numel()]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from secateur.measure.running import evaluating, unfused_attention
+from secateur.measure.running import evaluating, unfused_attention, without_cudnn
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -99,5 +99,5 @@ def separate_steps() -> Iterator[None]:
     """Recurrent networks as matrix products, one after another: labels can follow."""
     with warnings.catch_warnings():  # CPUs without TF32 are told that they have none
         warnings.simplefilter("ignore")
-        with torch.backends.cudnn.flags(enabled=False), torch.backends.mkldnn.flags(enabled=False):
+        with without_cudnn(), torch.backends.mkldnn.flags(enabled=False):
             yield

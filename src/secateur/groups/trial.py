@@ -26,7 +26,7 @@ from secateur.groups.norms import whole
 from secateur.groups.plan import Plan
 from secateur.groups.removal import remove
 from secateur.groups.running import plain_kernels, tensors_in, undisturbed
-from secateur.measure.running import arguments, state_of
+from secateur.measure.running import arguments, full_precision, state_of
 
 _HALVES = (torch.float16, torch.bfloat16)
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -43,7 +43,13 @@ def difference(model: nn.Module, other: nn.Module, example: Any) -> float:
         one is not a number.
     """
     worst = 0.0
-    with undisturbed(model), undisturbed(other), torch.no_grad(), plain_kernels():
+    with (
+        undisturbed(model),
+        undisturbed(other),
+        torch.no_grad(),
+        plain_kernels(),
+        full_precision(),
+    ):
         for position, (args, kwargs) in enumerate(_variations(example)):
             try:
                 expected = _outputs(model, args, kwargs)

@@ -146,3 +146,40 @@ def unfused_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """PyTorch's own kernels instead of cuDNN's; nothing else that was set for cuDNN is touched."""
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products and convolutions as precise as their numbers, so that results can be compared.
+
+    TF32, which cuDNN takes by default, and bfloat16 in the place of float32 round so coarsely that
+    a change of the order of a sum would pass for a mistake; fast convolutions are little better.
+    """
+    mkldnn = torch.backends.mkldnn
+    named = torch.backends.cuda.matmul, *(getattr(mkldnn, n, None) for n in ("matmul", "conv"))
+    backends = [backend for backend in named if hasattr(backend, "fp32_precision")]
+    before = [backend.fp32_precision for backend in backends]
+    common = None if backends else torch.get_float32_matmul_precision()  # before torch 2.9
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        if common is not None:
+            torch.set_float32_matmul_precision("highest")
+        with without_cudnn():
+            yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+        if common is not None:
+            torch.set_float32_matmul_precision(common)
