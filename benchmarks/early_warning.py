@@ -63,7 +63,7 @@ def run(net: str, rate: float, flops: float, way: str, seed: int) -> dict[str, A
     """Train one network: its accuracy (0 where training stopped with an error) and warnings."""
     weights = "layer" if net == "DigitNet" else "auto"  # what "auto" was, which often went wrong
     options = {"weights": weights, "at_least": 1, "epochs": EPOCHS, "factor": 1.0}
-    options |= {"freeze": sc.Homotopy.freeze, "power": None, **WAYS.get(way, {})}
+    options |= {"freeze": None, "power": None, **WAYS.get(way, {})}
     seed_all(seed, -1)
     model = DigitNet() if net == "DigitNet" else plain()
     train, _, test = digits(64 if net == "DigitNet" else 32)

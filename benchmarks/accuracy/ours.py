@@ -9,7 +9,7 @@ from torch import nn
 
 import secateur as sc
 from accuracy.method import method
-from accuracy.run import FREEZE, Run
+from accuracy.run import Run
 from secateur.optim.weights import Curvature
 
 BATCHES_SEEN = 50
@@ -26,13 +26,14 @@ def dense(run: Run) -> nn.Module:
 def firm(
     run: Run,
     *,
-    freeze: float = FREEZE,
+    freeze: float | None = None,
     power: float | None = None,
+    share: float | None = None,
     at_least: int = 1,
     **options: Any,
 ) -> nn.Module:
     """The firm homotopy with default settings; no knob is tuned."""
-    schedule = sc.Homotopy(run.steps, freeze=freeze, power=power)
+    schedule = sc.Homotopy(run.steps, freeze=freeze, power=power, share=share)
     budget = sc.Budget(**run.amounts, at_least=at_least)
     optimizer = sc.Proximal(run.optimizer(), run.groups, budget, schedule=schedule, **options)
     run.train(optimizer)

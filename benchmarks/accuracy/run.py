@@ -23,7 +23,7 @@ from secateur.budget import Allowance, BlockwiseAllowance
 from secateur.optim.penalties import saliency
 from secateur.optim.weights import weighting
 
-FREEZE = sc.Homotopy.freeze  # the share of the steps after which every method has chosen
+CUT = 0.6  # the share of the steps after which methods that choose at once do so, if not told
 
 
 class Collapsed(Exception):
@@ -67,7 +67,7 @@ class Run:
         self._order: dict[int, torch.Tensor] = {}
         self.batches = len(self.split.train[0]) // self.task.batch  # in an epoch
         self.steps = (epochs or self.task.epochs) * self.batches
-        self.choice = round(FREEZE * self.steps)
+        self.choice = round(CUT * self.steps)  # when methods that choose at once do so
         torch.manual_seed(seed)
         self.model = self.task.network().to(self.device)
         inputs = [part[:1] for part in self.split.train[:-1]]
@@ -148,7 +148,7 @@ class Run:
             way: names what is done before the choice, knobs included.
             optimizer, step: as for `train`.
         """
-        place = self.task.name, self.seed, self.steps
+        place = self.task.name, self.seed, self.steps, self.choice
         if any(known[:-1] != place for known in self.begun):
             self.begun.clear()
         key = (*place, way)
@@ -224,9 +224,11 @@ class Run:
 
     def fits(self, network: nn.Module) -> bool:
         """Whether a network, whoever made it small, is within the budget."""
-        return all(
-            self.reached(measure, network) <= self.asked(measure) for measure in self.amounts
-        )
+        return self.over(network) <= 1
+
+    def over(self, network: nn.Module) -> float:
+        """How many times the budget a network is, by the measure that is worst."""
+        return max(self.reached(measure, network) / self.asked(measure) for measure in self.amounts)
 
     def scores(self, network: nn.Module) -> dict[str, Any]:
         """On the test rows, and on those that knobs are chosen by."""

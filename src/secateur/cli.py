@@ -249,8 +249,7 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--freeze",
         type=float,
-        default=0.6,
-        help="share of the run after which groups are chosen (default: 0.6)",
+        help="share of the run after which groups are chosen (default: as suits the budget)",
     )
     command.add_argument(
         "--power",

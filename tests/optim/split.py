@@ -82,7 +82,9 @@ def grouped(model: nn.Module) -> sc.Groups:
 def proximal(
     model: nn.Module, groups: sc.Groups, name: str = "AdamW", **options: Any
 ) -> sc.Proximal:
-    options = {"budget": sc.Budget(params=0.5), "steps": STEPS, **options}
+    options = {"budget": sc.Budget(params=0.5), **options}
+    if "lam" not in options:
+        options["schedule"] = sc.Homotopy(STEPS, freeze=0.6)
     return sc.Proximal(OPTIMIZERS[name](model.parameters()), groups, **options)
 
 

@@ -14,11 +14,21 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import secateur as sc
-from optim.training import STEPS, digits, groups_of, loss_of, network, proximal, same, train
+from optim.training import (
+    SCHEDULE,
+    STEPS,
+    digits,
+    groups_of,
+    loss_of,
+    network,
+    proximal,
+    same,
+    train,
+)
 
 PLAIN: Callable[[Any], Optimizer] = lambda p: torch.optim.SGD(p, lr=0.05)  # noqa: E731
 ADAMW: Callable[[Any], Optimizer] = lambda p: torch.optim.AdamW(p, lr=0.01)  # noqa: E731
-FREEZE = sc.Homotopy(STEPS).freeze_steps[0]
+FREEZE = SCHEDULE.freeze_steps[0]
 
 # -- steps that are none ---------------------------------------------------------------------------
 
@@ -62,7 +72,7 @@ def test_one_group_of_parameters_may_rest_while_others_move() -> None:
     groups = groups_of(model)
     parts = [{"params": model[0].parameters(), "lr": 0.0}, {"params": model[2:].parameters()}]
     optimizer = sc.Proximal(
-        torch.optim.SGD(parts, lr=0.05), groups, sc.Budget(groups=9), steps=STEPS
+        torch.optim.SGD(parts, lr=0.05), groups, sc.Budget(groups=9), schedule=SCHEDULE
     )
     norms = groups.norms()[:6]
     train(model, optimizer, 10)
@@ -216,7 +226,7 @@ def test_a_state_goes_on_in_another_dtype(steps: int, dtype: torch.dtype) -> Non
     other.load_state_dict(model.state_dict())
     sgd = torch.optim.SGD(other.parameters(), lr=0.05, momentum=0.9)
     groups = optimizer.groups.on(other)
-    loaded = sc.Proximal(sgd, groups, sc.Budget(groups=9), steps=STEPS)
+    loaded = sc.Proximal(sgd, groups, sc.Budget(groups=9), schedule=SCHEDULE)
     loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     alive = optimizer.groups.alive()
     model.to(dtype)
@@ -304,7 +314,7 @@ def test_compiled_training_is_the_same(what: str) -> None:
     sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     if what == "wrapped step":
         sgd.step = torch.compile(sgd.step, backend=backend)
-    optimizer = sc.Proximal(sgd, groups_of(model), sc.Budget(groups=9), steps=STEPS)
+    optimizer = sc.Proximal(sgd, groups_of(model), sc.Budget(groups=9), schedule=SCHEDULE)
     step: Any = torch.compile(optimizer.step, backend=backend) if what == "step" else optimizer.step
     compiled: Any = torch.compile(model, backend=backend) if what == "model" else model
     for number in range(STEPS):

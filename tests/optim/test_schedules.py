@@ -10,18 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import secateur as sc
-from secateur.optim.schedules import CLOSING, WEAR, closing_power
+from secateur.optim.schedules import CLOSING, EARLY, LATE, MILD, TIGHT, WEAR, closing_power
 
 
 @given(
     st.integers(1, 10**5),
     st.floats(0.001, 1),
     st.none() | st.floats(0.1, 10),
+    st.none() | st.floats(0, 1),
 )
 def test_the_hardness_rises_to_one_and_stays(
-    steps: int, freeze: float, power: float | None
+    steps: int, freeze: float, power: float | None, share: float | None
 ) -> None:
-    schedule = sc.Homotopy(steps, freeze, power)
+    schedule = sc.Homotopy(steps, freeze, power, share=share)
     at = schedule.freeze_steps[0]
     assert freeze * steps <= at < freeze * steps + 1 or at == 1
     assert at <= steps
@@ -38,10 +39,20 @@ def test_the_formula() -> None:
 
 
 def test_the_default_s_formula() -> None:
-    schedule = sc.Homotopy(2_000, freeze=0.5)
-    worn = math.exp(-3 * WEAR * 0.8**2 / 1_000)
-    assert schedule(800) == pytest.approx(1 - worn * (1 - 0.8 ** closing_power(1_000)))
-    assert schedule == sc.Homotopy(2_000, freeze=0.5, power=None)
+    closing = 0.8 ** closing_power(1_000)
+    for share, wear in ((None, WEAR), ((TIGHT + MILD) / 2, WEAR / 2), (0.4, 0.0)):
+        schedule = sc.Homotopy(2_000, freeze=0.5, share=share)
+        worn = math.exp(-3 * wear * 0.8**2 / 1_000)
+        assert schedule(800) == pytest.approx(1 - worn * (1 - closing))
+
+
+def test_a_mild_budget_is_met_late() -> None:
+    def freeze(share: float | None) -> int:
+        return sc.Homotopy(1_000, share=share).freeze_steps[0]
+
+    assert freeze(None) == freeze(0.0) == freeze(TIGHT) == 1_000 * EARLY
+    assert freeze(MILD) == freeze(1.0) == 1_000 * LATE
+    assert freeze((TIGHT + MILD) / 2) == 1_000 * (EARLY + LATE) / 2
 
 
 @pytest.mark.parametrize("steps", [500, 1_000, 20_000, 500_000])
@@ -81,6 +92,8 @@ def test_the_paper_s_schedule_does_not_change() -> None:
         ({"steps": 9, "freeze": float("nan")}, r"Homotopy\(freeze=nan\)"),
         ({"steps": 9, "power": 0.0}, r"Homotopy\(power=0.0\): a number above 0"),
         ({"steps": 9, "power": float("inf")}, r"Homotopy\(power=inf\)"),
+        ({"steps": 9, "share": -0.1}, r"Homotopy\(share=-0.1\): a share of the network"),
+        ({"steps": 9, "share": float("nan")}, r"Homotopy\(share=nan\)"),
     ],
 )
 def test_values_out_of_bounds_are_refused(options: dict[str, Any], message: str) -> None:

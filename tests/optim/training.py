@@ -16,6 +16,7 @@ import secateur as sc
 from secateur.groups import Groups
 
 STEPS = 20
+SCHEDULE = sc.Homotopy(STEPS, freeze=0.6)
 
 
 @functools.cache
@@ -48,7 +49,7 @@ def proximal(
     """Proximal around `make` (SGD with momentum) on 9 of 30 groups in STEPS steps."""
     make = make or (lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9))
     if not {"steps", "schedule", "lam"} & set(options):
-        options["steps"] = STEPS
+        options["schedule"] = SCHEDULE
     return sc.Proximal(
         make(model.parameters()), groups_of(model), budget or sc.Budget(groups=9), **options
     )

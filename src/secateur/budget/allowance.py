@@ -65,6 +65,11 @@ class Allowance:
         """What `multipliers`, shape (m,), cost in each measure."""
         return {measure: cost(multipliers) for measure, cost in self.costs.items()}
 
+    @property
+    def share(self) -> float:
+        """How much of the network may stay, by the measure that asks for the least."""
+        return min(1.0, 1 / (1 + self.excess(np.ones(self.layers[-1].stop))))
+
     def excess(self, multipliers: np.ndarray) -> float:
         """How far the worst measure lies above its limit, relative to the limit."""
         return max(cost(multipliers) / self.limits[m] for m, cost in self.costs.items()) - 1

@@ -91,6 +91,11 @@ class BlockwiseAllowance:
         return self.whole.limits
 
     @property
+    def share(self) -> float:
+        """How much of the network may stay, by the measure that asks for the least."""
+        return self.whole.share
+
+    @property
     def at_least(self) -> int:
         """How many groups stay in each layer without blocks."""
         return self.whole.at_least

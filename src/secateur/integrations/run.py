@@ -57,7 +57,7 @@ class Settings:
     every: int = 1
     weights: str = "auto"
     metric: str = "euclidean"
-    freeze: float = Homotopy.freeze
+    freeze: float | None = None
     power: float | None = None
     per_layer: bool = False
     multiple_of: int = 1

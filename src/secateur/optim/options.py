@@ -95,9 +95,14 @@ def descending(
 
 
 def schedule_for(
-    penalty: str, steps: int | None, schedule: Any, lam: float | None, stages: int
+    penalty: str,
+    steps: int | None,
+    schedule: Any,
+    lam: float | None,
+    allowances: Sequence[Allowance | BlockwiseAllowance],
 ) -> Homotopy | Constant:
-    """The schedule that these arguments of `Proximal` ask for."""
+    """The schedule that these arguments of `Proximal` ask for, as suits the last budget."""
+    stages, share = len(allowances), allowances[-1].share
     if penalty not in ("firm", *CONVEX):
         raise ValueError(f"penalty={penalty!r}: expected 'firm', 'envelope' or 'lasso'")
     if schedule is not None and (steps is not None or lam is not None):
@@ -120,9 +125,10 @@ def schedule_for(
             raise ValueError(
                 "Proximal: say how long training is, steps=epochs * len(loader), or pass schedule="
             )
-        return Homotopy(steps, stages=stages)
+        return Homotopy(steps, stages=stages, share=share)
     if not isinstance(schedule, Homotopy):
         raise ValueError(f"penalty='firm' needs a Homotopy schedule, got {type(schedule).__name__}")
     if schedule.stages not in (1, stages):
         raise ValueError(f"{schedule} has {schedule.stages} stages for {stages} budgets")
-    return replace(schedule, stages=stages)
+    share = share if schedule.share is None else schedule.share
+    return replace(schedule, stages=stages, share=share)

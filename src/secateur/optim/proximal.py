@@ -136,10 +136,10 @@ class Proximal(Optimizer):
         self.groups = groups
         self.penalty = penalty
         self.every = every
-        self.schedule = schedule_for(penalty, steps, schedule, lam, len(self.budgets))
         self.weighting = weighting(weights, groups, metric, penalty)
         self.metric = metric_of(metric, optimizer, groups)
         self._allowances = descending(self.budgets, groups)
+        self.schedule = schedule_for(penalty, steps, schedule, lam, self._allowances)
         self.allowance = self._allowances[0]
         if penalty != "firm" and isinstance(self.allowance, BlockwiseAllowance):
             raise ValueError(

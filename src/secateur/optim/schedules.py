@@ -16,7 +16,9 @@ from typing import ClassVar
 
 FIRST = 2  # how many times as long the first of several stages is: it starts from scratch
 LATER = 2 / 3  # of `freeze`: when those after it choose, so that what is left has time to recover
-WEAR = 4.0  # what the hardness of all steps of a rise adds up to, before it closes
+TIGHT, MILD = 1 / 8, 0.3  # shares of a network that budgets keep
+EARLY, LATE = 0.6, 0.8  # `freeze` for a tight and for a mild budget
+WEAR = 4.0  # what the hardness adds up to before it closes, for a tight one; 0 for a mild one
 CLOSING = 0.76  # the share of a rise after which the closing power alone adds up to 1
 
 
@@ -24,14 +26,19 @@ CLOSING = 0.76  # the share of a rise after which the closing power alone adds u
 class Homotopy:
     """Raise the hardness from 0 to 1 over the first part of training, then freeze.
 
-        hardness(t) = 1 - (1 - x^q) exp(-3 WEAR x^2 / rise)    for x = t / rise < 1, 1 from there on
+        hardness(t) = 1 - (1 - x^q) exp(-3 w x^2 / rise)    for x = t / rise < 1, 1 from there on
         rise = freeze * steps,    q = closing_power(rise)
 
     At hardness r a weak group loses about the share r of its norm in a step. The exponential wears
-    groups down gradually, and early where the budget is tight; what it adds to the hardness sums to
-    `WEAR`, however long the run. The power x^q is felt in the last quarter of the rise, and brings
-    those still at odds to a decision. At hardness 1 the groups are chosen and stay chosen; the
-    survivors train on to the end.
+    groups down gradually; what it adds to the hardness sums to w, however long the run. The power
+    x^q is felt in the last quarter of the rise, and brings those still at odds to a decision. At
+    hardness 1 the groups are chosen and stay chosen; the survivors train on to the end.
+
+    A tight budget is met early, so that the small network has time to learn, and by degrees; a mild
+    one late, by a network that has learned which groups it can do without. By default
+
+        w = WEAR (1 - mild),    freeze = EARLY + (LATE - EARLY) mild
+        mild = (share - TIGHT) / (MILD - TIGHT), at least 0 and at most 1
 
     With several stages (one a budget, see `Proximal`) each has such a rise of its own. The first is
     `FIRST` times as long as each of the others, which start from a trained network and choose
@@ -40,10 +47,12 @@ class Homotopy:
     Args:
         steps: optimizer steps in the whole run, all stages together.
         freeze: the share of the run, or of the first stage, after which the groups are chosen, in
-            (0, 1].
+            (0, 1]; by default as suits the budget.
         power: for a plain power instead, hardness(t) = x^power: 1 is a straight line; the higher,
             the later the pressure is felt, and the longer the run, the earlier.
         stages: how many networks the run yields, 1 or more.
+        share: how much of the network the (last) budget keeps, in [0, 1], by the measure that asks
+            for the least. `Proximal` fills it in; without one, the budget counts as tight.
 
     Raises:
         ValueError: a value out of its bounds.
@@ -54,6 +63,8 @@ class Homotopy:
         [0.0, 0.004, 0.063, 0.83, 1.0]
         >>> Homotopy(steps=1000, freeze=0.7, power=3)(350)
         0.125
+        >>> [Homotopy(steps=1000, share=share).freeze_steps for share in (0.05, 0.2, 0.5)]
+        [(600,), (686,), (800,)]
         >>> Homotopy(steps=1000, stages=3).ends
         (500, 750, 1000)
 
@@ -61,9 +72,10 @@ class Homotopy:
     """
 
     steps: int
-    freeze: float = 0.6
+    freeze: float | None = None
     power: float | None = None
     stages: int = 1
+    share: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "stages"):
@@ -73,10 +85,12 @@ class Homotopy:
                 raise ValueError(f"Homotopy({name}={value!r}): an integer of 1 or more")
         if self.steps < self.stages + 1 and self.stages > 1:
             raise ValueError(f"Homotopy(steps={self.steps}): too few for {self.stages} stages")
-        if not 0 < self.freeze <= 1:
+        if self.freeze is not None and not 0 < self.freeze <= 1:
             raise ValueError(f"Homotopy(freeze={self.freeze}): a share of the run in (0, 1]")
         if self.power is not None and not (math.isfinite(self.power) and self.power > 0):
             raise ValueError(f"Homotopy(power={self.power}): a number above 0")
+        if self.share is not None and not 0 <= self.share <= 1:
+            raise ValueError(f"Homotopy(share={self.share}): a share of the network in [0, 1]")
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -93,7 +107,8 @@ class Homotopy:
     def freeze_steps(self) -> tuple[int, ...]:
         """The number of steps after which the groups are chosen, for each stage."""
         spans = itertools.pairwise((0, *self.ends))
-        shares = itertools.chain((self.freeze,), itertools.repeat(LATER * self.freeze))
+        first = EARLY + (LATE - EARLY) * self._mild if self.freeze is None else self.freeze
+        shares = itertools.chain((first,), itertools.repeat(LATER * first))
         return tuple(
             start + max(1, math.ceil(share * (end - start)))
             for share, (start, end) in zip(shares, spans, strict=False)
@@ -109,8 +124,13 @@ class Homotopy:
             return 1.0
         if self.power is not None:
             return part**self.power
-        worn = -math.expm1(-3 * WEAR * part**2 / rise)
+        worn = -math.expm1(-3 * WEAR * (1 - self._mild) * part**2 / rise)
         return worn + (1 - worn) * part ** closing_power(rise)
+
+    @property
+    def _mild(self) -> float:
+        """From 0, a tight budget, to 1, a mild one."""
+        return min(1.0, max(0.0, ((self.share or 0.0) - TIGHT) / (MILD - TIGHT)))
 
 
 @cache
