@@ -15,10 +15,12 @@ from typing import Any
 import runs
 from accuracy import kinds, known  # noqa: F401
 from accuracy.table import compared, scheduled, sensitivity, studied, summary
+from gpu.accuracy import budget_tables, penalty_table
 from secateur.report import Width, widths_svg
 from speed import product
 
 ROOT = Path(__file__).parents[1]
+LARGE = 10_000_000  # values: from there on a GPU has more to do than to start kernels
 FULL_WIDTHS = {"conv1": 20, "conv2": 50, "fc1": 500}
 
 
@@ -146,6 +148,35 @@ def others_table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def gpu_tables(lines: list[dict[str, Any]]) -> str:
+    """The prox replayed from a graph against the memory's speed, and the step beside AdamW's."""
+    mine = [
+        line
+        for line in lines
+        if line.get("mode") == "graph" and line["call"] == "prox_" and line["values"] >= LARGE
+    ]
+    groups = sorted({line["group"] for line in mine})
+    names = ["single weights" if group == 1 else f"groups of {group}" for group in groups]
+    rows = [
+        f"| values | bound | {' | '.join(names)} |",
+        "|---:|---:" + "|---:" * len(groups) + "|",
+    ]
+    for n in sorted({line["values"] for line in mine}):
+        bound = min(line["bound"] for line in lines if line.get("values") == n)
+        taken = {line["group"]: line["seconds"] for line in mine if line["values"] == n}
+        cells = [f"{1e3 * taken[g]:.2f} ms, {taken[g] / bound:.1f}x" for g in groups]
+        rows.append(f"| {n:,} | {1e3 * bound:.2f} ms | {' | '.join(cells)} |")
+    rows += ["", "| | groups | | AdamW, fused | Proximal around it |", "|---|---:|---|---:|---:|"]
+    rows += [
+        f"| {line['network']} | {line['groups']:,} | {line['phase']} "
+        f"| {1e3 * line['adamw']:.1f} ms | {1e3 * line['proximal']:.1f} ms |"
+        for line in lines
+        if line["what"] == "step"
+    ]
+    facts = lines[0]["machine"]
+    return "\n".join([*rows, "", f"{facts['accelerator']}, torch {facts['torch']}."])
+
+
 def _range(values: list[int]) -> str:
     if not values:
         return ""
@@ -191,12 +222,18 @@ TABLES: dict[str, dict[str, Callable[[list[dict[str, Any]]], str]]] = {
         "accuracy:summary": summary,
     },
     "docs/budgets.md": {"exactness": exactness_table, "frontier": frontier_table},
-    "docs/speed.md": {"speed-prox": speed_tables, "speed-product": product.table},
+    "docs/speed.md": {
+        "speed-prox": speed_tables,
+        "speed-product": product.table,
+        "gpu-prox": gpu_tables,
+    },
     "docs/accuracy.md": {
         "accuracy": compared,
         "accuracy:study": studied,
         "accuracy:schedule": scheduled,
         "accuracy-kinds": kinds.table,
+        "gpu-accuracy-20:budgets": budget_tables,
+        "gpu-accuracy-20:penalties": penalty_table,
     },
     "docs/training.md": {"interruption": interruption_table},
 }

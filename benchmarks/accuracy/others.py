@@ -20,6 +20,7 @@ from accuracy.task import Batch
 from secateur.groups import Layer
 
 PRUNING_STEPS = 200  # at most so many, each of the same number of channels
+NEAR = 1.2  # times the budget: from there on every layer's removal is counted, not every step's
 
 # -- Torch-Pruning ---------------------------------------------------------------------------------
 
@@ -100,11 +101,14 @@ def _ratios(whole: float, steps: int) -> list[float]:
 def _pruned(run: Run, pruner: Any) -> nn.Module:
     """Let it prune, layer by layer, until the budget holds; train what is left to the end."""
     for _ in range(pruner.iterative_steps):
+        near = run.over(run.model) < NEAR
         for group in pruner.step(interactive=True):
             group.prune()
-            if run.fits(run.model):
-                run.train(run.optimizer(), first=run.choice)
-                return run.model
+            if near and run.fits(run.model):
+                break
+        if run.fits(run.model):
+            run.train(run.optimizer(), first=run.choice)
+            return run.model
         for counts in (pruner.num_heads, pruner.out_channel_groups):
             counts |= {layer: max(1, count) for layer, count in counts.items()}  # it kept the last
     raise Collapsed
