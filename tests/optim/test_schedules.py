@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import secateur as sc
-from secateur.optim.schedules import CLOSING, EARLY, LATE, MILD, TIGHT, WEAR, closing_power
+from secateur.optim.schedules import CLOSING, closing_power
 
 
 @given(
@@ -40,19 +42,30 @@ def test_the_formula() -> None:
 
 def test_the_default_s_formula() -> None:
     closing = 0.8 ** closing_power(1_000)
-    for share, wear in ((None, WEAR), ((TIGHT + MILD) / 2, WEAR / 2), (0.4, 0.0)):
+    for share, wear in ((None, 4.0), (0.2125, 2.0), (0.4, 0.0)):
         schedule = sc.Homotopy(2_000, freeze=0.5, share=share)
         worn = math.exp(-3 * wear * 0.8**2 / 1_000)
         assert schedule(800) == pytest.approx(1 - worn * (1 - closing))
 
 
-def test_a_mild_budget_is_met_late() -> None:
-    def freeze(share: float | None) -> int:
-        return sc.Homotopy(1_000, share=share).freeze_steps[0]
+@pytest.mark.parametrize(
+    ("share", "freeze"),
+    [(None, 600), (0.0, 300), (1 / 24, 450), (0.1, 600), (0.2125, 700), (0.3, 800), (1.0, 800)],
+)
+def test_a_tight_budget_is_met_early_and_a_mild_one_late(share: float | None, freeze: int) -> None:
+    assert sc.Homotopy(1_000, share=share).freeze_steps == (freeze,)
 
-    assert freeze(None) == freeze(0.0) == freeze(TIGHT) == 1_000 * EARLY
-    assert freeze(MILD) == freeze(1.0) == 1_000 * LATE
-    assert freeze((TIGHT + MILD) / 2) == 1_000 * (EARLY + LATE) / 2
+
+@pytest.mark.parametrize(
+    ("budgets", "freezes"),
+    [((3,), (39,)), ((15,), (60,)), ((60, 3), (40, 80)), ((60, 30), (50, 83))],
+)
+def test_the_last_budget_says_when(budgets: tuple[int, ...], freezes: tuple[int, ...]) -> None:
+    model = nn.Sequential(nn.Linear(1, 120), nn.ReLU(), nn.Linear(120, 1))
+    groups = sc.neurons(model, torch.ones(1, 1))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = sc.Proximal(sgd, groups, [sc.Budget(groups=n) for n in budgets], steps=100)
+    assert optimizer.schedule.freeze_steps == freezes
 
 
 @pytest.mark.parametrize("steps", [500, 1_000, 20_000, 500_000])
@@ -61,7 +74,7 @@ def test_by_default_the_pressure_is_felt_at_the_same_part_of_any_run(steps: int)
     for part, closed in ((0.2, 0.0), (0.5, 0.0), (CLOSING, 1.0)):
         felt = round(part * schedule.freeze_steps[0])
         whole = sum(map(schedule, range(felt + 1)))
-        assert whole == pytest.approx(WEAR * part**3 + closed, rel=0.1)
+        assert whole == pytest.approx(4 * part**3 + closed, rel=0.1)
 
 
 def test_each_stage_closes_as_suits_its_own_steps() -> None:

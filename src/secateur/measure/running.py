@@ -167,7 +167,8 @@ def full_precision() -> Iterator[None]:
     a change of the order of a sum would pass for a mistake; fast convolutions are little better.
     """
     mkldnn = torch.backends.mkldnn
-    named = torch.backends.cuda.matmul, *(getattr(mkldnn, n, None) for n in ("matmul", "conv"))
+    named: list[Any] = [torch.backends.cuda.matmul]
+    named += [getattr(mkldnn, name, None) for name in ("matmul", "conv")]
     backends = [backend for backend in named if hasattr(backend, "fp32_precision")]
     before = [backend.fp32_precision for backend in backends]
     common = None if backends else torch.get_float32_matmul_precision()  # before torch 2.9

@@ -14,11 +14,14 @@ from functools import cache
 from numbers import Integral, Real
 from typing import ClassVar
 
+import numpy as np
+
 FIRST = 2  # how many times as long the first of several stages is: it starts from scratch
 LATER = 2 / 3  # of `freeze`: when those after it choose, so that what is left has time to recover
-TIGHT, MILD = 1 / 8, 0.3  # shares of a network that budgets keep
-EARLY, LATE = 0.6, 0.8  # `freeze` for a tight and for a mild budget
-WEAR = 4.0  # what the hardness adds up to before it closes, for a tight one; 0 for a mild one
+SHARES = 0.0, 1 / 12, 1 / 8, 0.3  # of a network, that a budget keeps
+FREEZES = 0.3, 0.6, 0.6, 0.8  # `freeze` there; along lines in between
+WEARS = 4.0, 4.0, 4.0, 0.0  # and what the hardness adds up to before it closes
+USUAL = SHARES[2]  # where nothing is known of the budget
 CLOSING = 0.76  # the share of a rise after which the closing power alone adds up to 1
 
 
@@ -35,10 +38,12 @@ class Homotopy:
     hardness 1 the groups are chosen and stay chosen; the survivors train on to the end.
 
     A tight budget is met early, so that the small network has time to learn, and by degrees; a mild
-    one late, by a network that has learned which groups it can do without. By default
+    one late, by a network that has learned which groups it can do without. By default `freeze` and
+    w go by the share of the network that the budget keeps, along lines between these:
 
-        w = WEAR (1 - mild),    freeze = EARLY + (LATE - EARLY) mild
-        mild = (share - TIGHT) / (MILD - TIGHT), at least 0 and at most 1
+        share     0     1/12   1/8    0.3 and more
+        freeze    0.3   0.6    0.6    0.8
+        w         4     4      4      0
 
     With several stages (one a budget, see `Proximal`) each has such a rise of its own. The first is
     `FIRST` times as long as each of the others, which start from a trained network and choose
@@ -52,7 +57,7 @@ class Homotopy:
             the later the pressure is felt, and the longer the run, the earlier.
         stages: how many networks the run yields, 1 or more.
         share: how much of the network the (last) budget keeps, in [0, 1], by the measure that asks
-            for the least. `Proximal` fills it in; without one, the budget counts as tight.
+            for the least. `Proximal` fills it in; without one it is taken for 1/8.
 
     Raises:
         ValueError: a value out of its bounds.
@@ -64,7 +69,7 @@ class Homotopy:
         >>> Homotopy(steps=1000, freeze=0.7, power=3)(350)
         0.125
         >>> [Homotopy(steps=1000, share=share).freeze_steps for share in (0.05, 0.2, 0.5)]
-        [(600,), (686,), (800,)]
+        [(480,), (686,), (800,)]
         >>> Homotopy(steps=1000, stages=3).ends
         (500, 750, 1000)
 
@@ -107,7 +112,7 @@ class Homotopy:
     def freeze_steps(self) -> tuple[int, ...]:
         """The number of steps after which the groups are chosen, for each stage."""
         spans = itertools.pairwise((0, *self.ends))
-        first = EARLY + (LATE - EARLY) * self._mild if self.freeze is None else self.freeze
+        first = self._by_share(FREEZES) if self.freeze is None else self.freeze
         shares = itertools.chain((first,), itertools.repeat(LATER * first))
         return tuple(
             start + max(1, math.ceil(share * (end - start)))
@@ -124,13 +129,11 @@ class Homotopy:
             return 1.0
         if self.power is not None:
             return part**self.power
-        worn = -math.expm1(-3 * WEAR * (1 - self._mild) * part**2 / rise)
+        worn = -math.expm1(-3 * self._by_share(WEARS) * part**2 / rise)
         return worn + (1 - worn) * part ** closing_power(rise)
 
-    @property
-    def _mild(self) -> float:
-        """From 0, a tight budget, to 1, a mild one."""
-        return min(1.0, max(0.0, ((self.share or 0.0) - TIGHT) / (MILD - TIGHT)))
+    def _by_share(self, values: tuple[float, ...]) -> float:
+        return float(np.interp(USUAL if self.share is None else self.share, SHARES, values))
 
 
 @cache
