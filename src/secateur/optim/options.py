@@ -16,7 +16,7 @@ from torch.optim import Optimizer, SparseAdam
 from secateur.budget import Allowance, BlockwiseAllowance, Budget
 from secateur.groups import Groups
 from secateur.groups.sharded import is_split
-from secateur.optim.schedules import USUAL, Constant, Homotopy
+from secateur.optim.schedules import Constant, Homotopy
 
 CONVEX = ("envelope", "lasso")  # penalties with a lambda
 
@@ -103,8 +103,6 @@ def schedule_for(
 ) -> Homotopy | Constant:
     """The schedule that these arguments of `Proximal` ask for, as suits the last budget."""
     stages, share = len(allowances), allowances[-1].share
-    if stages > 1:  # a later stage starts from what is trained, and chooses early as it is
-        share = max(share, USUAL)
     if penalty not in ("firm", *CONVEX):
         raise ValueError(f"penalty={penalty!r}: expected 'firm', 'envelope' or 'lasso'")
     if schedule is not None and (steps is not None or lam is not None):

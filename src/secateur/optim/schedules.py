@@ -18,10 +18,9 @@ import numpy as np
 
 FIRST = 2  # how many times as long the first of several stages is: it starts from scratch
 LATER = 2 / 3  # of `freeze`: when those after it choose, so that what is left has time to recover
-SHARES = 0.0, 1 / 12, 1 / 8, 0.3  # of a network, that a budget keeps
-FREEZES = 0.3, 0.6, 0.6, 0.8  # `freeze` there; along lines in between
-WEARS = 4.0, 4.0, 4.0, 0.0  # and what the hardness adds up to before it closes
-USUAL = SHARES[2]  # where nothing is known of the budget
+SHARES = 1 / 8, 0.3  # of a network, that a tight and a mild budget keep
+FREEZES = 0.6, 0.8  # `freeze` for them; along a line in between
+WEARS = 4.0, 0.0  # and what the hardness adds up to before it closes
 CLOSING = 0.76  # the share of a rise after which the closing power alone adds up to 1
 
 
@@ -39,11 +38,11 @@ class Homotopy:
 
     A tight budget is met early, so that the small network has time to learn, and by degrees; a mild
     one late, by a network that has learned which groups it can do without. By default `freeze` and
-    w go by the share of the network that the budget keeps, along lines between these:
+    w go by the share of the network that the budget keeps, along a line between these:
 
-        share     0     1/12   1/8    0.3 and more
-        freeze    0.3   0.6    0.6    0.8
-        w         4     4      4      0
+        share     1/8 and less    0.3 and more
+        freeze    0.6             0.8
+        w         4               0
 
     With several stages (one a budget, see `Proximal`) each has such a rise of its own. The first is
     `FIRST` times as long as each of the others, which start from a trained network and choose
@@ -57,7 +56,7 @@ class Homotopy:
             the later the pressure is felt, and the longer the run, the earlier.
         stages: how many networks the run yields, 1 or more.
         share: how much of the network the (last) budget keeps, in [0, 1], by the measure that asks
-            for the least. `Proximal` fills it in; without one it is taken for 1/8.
+            for the least. `Proximal` fills it in; without one, the budget counts as tight.
 
     Raises:
         ValueError: a value out of its bounds.
@@ -69,7 +68,7 @@ class Homotopy:
         >>> Homotopy(steps=1000, freeze=0.7, power=3)(350)
         0.125
         >>> [Homotopy(steps=1000, share=share).freeze_steps for share in (0.05, 0.2, 0.5)]
-        [(480,), (686,), (800,)]
+        [(600,), (686,), (800,)]
         >>> Homotopy(steps=1000, stages=3).ends
         (500, 750, 1000)
 
@@ -133,7 +132,7 @@ class Homotopy:
         return worn + (1 - worn) * part ** closing_power(rise)
 
     def _by_share(self, values: tuple[float, ...]) -> float:
-        return float(np.interp(USUAL if self.share is None else self.share, SHARES, values))
+        return float(np.interp(self.share or 0.0, SHARES, values))
 
 
 @cache
