@@ -115,7 +115,7 @@ def studied(lines: list[Line]) -> str:
 
 def scheduled(lines: list[Line]) -> str:
     """The same of the schedule's settings at the other budgets, where several were tried."""
-    mine = [line for line in lines if {"freeze", "power"} & set(json.loads(line["knob"]))]
+    mine = [line for line in lines if {"freeze", "power", "share"} & set(json.loads(line["knob"]))]
     columns = [
         (name, budget)
         for name, make in TASKS.items()

@@ -209,10 +209,15 @@ TABLES = {
 # -- what came out ---------------------------------------------------------------------------------
 
 
+def known_on_gpu(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of methods that end at a budget, their tasks made known to what makes tables."""
+    register(epochs=1, smoke=False)
+    return [line for line in lines if line["method"] not in PAPER]
+
+
 def budget_tables(lines: list[dict[str, Any]]) -> str:
     """As on the CPU: one table a task, a row a method."""
-    register(epochs=1, smoke=False)
-    return compared(lines)
+    return compared(known_on_gpu(lines))
 
 
 def penalty_table(lines: list[dict[str, Any]]) -> str:
