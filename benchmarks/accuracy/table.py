@@ -125,6 +125,27 @@ def scheduled(lines: list[Line]) -> str:
     return _gains([*mine, *_of(lines, method=OURS, knob="{}")], columns)
 
 
+def cut_later(lines: list[Line]) -> str:
+    """One row a method and budget that was also cut at another time: the scores of equal seeds."""
+    later: dict[tuple[str, ...], list[Line]] = {}
+    for line in lines:
+        knob = json.loads(line["knob"])
+        if "cut" in knob:
+            cut = f"{knob.pop('cut'):.0%}"
+            key = line["task"], line["budget"], line["method"], cut, json.dumps(knob)
+            later.setdefault(key, []).append(line)
+    rows = ["| | | cut at 60% | later |", "|---|---|---:|---:|"]
+    for (task, budget, method, cut, knob), mine in later.items():
+        usual = _of(lines, task=task, budget=budget, method=method, knob=knob)
+        seeds = {line["seed"] for line in mine}
+        before, after = (
+            cell([line["score"] for line in found if line["seed"] in seeds])
+            for found in (usual, mine)
+        )
+        rows.append(f"| {task}, {budget} | {method} | {before} | {after} at {cut} |")
+    return "\n".join(rows)
+
+
 def _gains(lines: list[Line], columns: list[tuple[str, str]]) -> str:
     """One row a setting that was tried, one column a task and budget."""
     lines = [line for line in lines if line["method"].startswith((OURS, "idea"))]

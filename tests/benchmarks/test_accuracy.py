@@ -15,6 +15,7 @@ from accuracy import images, kinds
 from accuracy.__main__ import Suite, fits
 from accuracy.method import METHODS, method
 from accuracy.run import Collapsed, Run
+from accuracy.table import cut_later
 from accuracy.task import TASKS, Split, Task
 
 STEPS = 10  # two epochs of five batches
@@ -124,6 +125,18 @@ def test_knobs_are_chosen_on_the_validation_rows(tmp_path: Path) -> None:
         line = key | {"knob": json.dumps(knob), "validation": validation, "score": test}
         runs.append(file, line)
     assert Suite(file, minutes=-1).knob("digits", METHODS[name], budget) == better
+
+
+def test_methods_that_cut_at_once_can_be_told_when(tmp_path: Path) -> None:
+    suite, choices = Suite(tmp_path / "runs.jsonl"), []
+    make = suite.make
+    suite.make = lambda *key: choices.append(make(*key)) or choices[-1]  # pyright: ignore
+    for knob in ({"weights": 1.0}, {"weights": 1.0, "cut": 0.8}):
+        suite.run("digits", "train, prune, fine-tune", "12 groups", 0, knob)
+    assert [run.choice for run in choices] == [round(0.6 * STEPS), round(0.8 * STEPS)]
+    usual, late = runs.read(suite.path)
+    row = cut_later([usual, late]).splitlines()[-1]
+    assert f"| {usual['score']:.2f} | {late['score']:.2f} at 80% |" in row
 
 
 def test_a_method_says_what_it_cannot_express() -> None:
