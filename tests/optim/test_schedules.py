@@ -57,14 +57,24 @@ def test_a_tight_budget_is_met_early_and_a_mild_one_late(share: float | None, fr
 
 
 @pytest.mark.parametrize(
-    ("budgets", "freezes"),
-    [((3,), (60,)), ((15,), (60,)), ((60, 3), (40, 80)), ((60, 30), (50, 83))],
+    ("neurons", "budgets", "freezes"),
+    [
+        (120, (3,), (60,)),
+        (120, (15,), (60,)),
+        (120, (60,), (80,)),
+        (120, (60, 3), (40, 80)),  # the last one counts
+        (120, (60, 30), (50, 83)),
+        (24, (12,), (60,)),  # a few large groups
+    ],
 )
-def test_the_last_budget_says_when(budgets: tuple[int, ...], freezes: tuple[int, ...]) -> None:
-    model = nn.Sequential(nn.Linear(1, 120), nn.ReLU(), nn.Linear(120, 1))
+def test_the_budget_says_when(
+    neurons: int, budgets: tuple[int, ...], freezes: tuple[int, ...]
+) -> None:
+    model = nn.Sequential(nn.Linear(1, neurons), nn.ReLU(), nn.Linear(neurons, 1))
     groups = sc.neurons(model, torch.ones(1, 1))
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer = sc.Proximal(sgd, groups, [sc.Budget(groups=n) for n in budgets], steps=100)
+    assert isinstance(optimizer.schedule, sc.Homotopy)
     assert optimizer.schedule.freeze_steps == freezes
 
 

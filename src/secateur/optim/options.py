@@ -19,6 +19,7 @@ from secateur.groups.sharded import is_split
 from secateur.optim.schedules import Constant, Homotopy
 
 CONVEX = ("envelope", "lasso")  # penalties with a lambda
+FEW = 24  # groups, such as the layers of a network
 
 
 def check_parts(
@@ -94,15 +95,23 @@ def descending(
     return found
 
 
+def felt_share(allowance: Allowance | BlockwiseAllowance, groups: Groups) -> float:
+    """How much of the network a budget keeps, for `Homotopy`; 0 where there are only `FEW` groups.
+
+    Each of these is a large part of the network, which needs time to recover from losing one.
+    """
+    return allowance.share if len(groups) > FEW else 0.0
+
+
 def schedule_for(
     penalty: str,
     steps: int | None,
     schedule: Any,
     lam: float | None,
-    allowances: Sequence[Allowance | BlockwiseAllowance],
+    stages: int,
+    share: float,
 ) -> Homotopy | Constant:
-    """The schedule that these arguments of `Proximal` ask for, as suits the last budget."""
-    stages, share = len(allowances), allowances[-1].share
+    """The schedule that these arguments of `Proximal` ask for, as suits a budget of a share."""
     if penalty not in ("firm", *CONVEX):
         raise ValueError(f"penalty={penalty!r}: expected 'firm', 'envelope' or 'lasso'")
     if schedule is not None and (steps is not None or lam is not None):

@@ -22,7 +22,7 @@ from secateur.groups.sharded import added_up, local
 from secateur.optim.entry import joined, ours_in, theirs_in
 from secateur.optim.gradients import any_gradient, refuse_bad, refuse_sparse, sum_up_
 from secateur.optim.metric import metric_of
-from secateur.optim.options import check_parts, descending, schedule_for
+from secateur.optim.options import check_parts, descending, felt_share, schedule_for
 from secateur.optim.penalties import Kept, convex, firm, lasso, saliency
 from secateur.optim.schedules import Constant, Homotopy
 from secateur.optim.support import Support
@@ -139,7 +139,8 @@ class Proximal(Optimizer):
         self.weighting = weighting(weights, groups, metric, penalty)
         self.metric = metric_of(metric, optimizer, groups)
         self._allowances = descending(self.budgets, groups)
-        self.schedule = schedule_for(penalty, steps, schedule, lam, self._allowances)
+        share = felt_share(self._allowances[-1], groups)
+        self.schedule = schedule_for(penalty, steps, schedule, lam, len(self.budgets), share)
         self.allowance = self._allowances[0]
         if penalty != "firm" and isinstance(self.allowance, BlockwiseAllowance):
             raise ValueError(

@@ -56,7 +56,8 @@ class Homotopy:
             the later the pressure is felt, and the longer the run, the earlier.
         stages: how many networks the run yields, 1 or more.
         share: how much of the network the (last) budget keeps, in [0, 1], by the measure that asks
-            for the least. `Proximal` fills it in; without one, the budget counts as tight.
+            for the least. `Proximal` fills it in, as 0 where the groups are a few large parts of
+            the network, such as its layers; without one, the budget counts as tight.
 
     Raises:
         ValueError: a value out of its bounds.
