@@ -275,7 +275,7 @@ def _outcomes(
         while tasks:
             ready, _ = ray.wait(list(tasks), timeout=0.2)
             if signals.received is not None:
-                for task in tasks:
+                for task in reversed(tasks):  # those that wait first, so that none begins
                     ray.cancel(task)
                 ray.wait(list(tasks), num_returns=len(tasks), timeout=SAVING)
                 missing = sum(not (folder / "runs" / name / FACTS).exists() for name in jobs)
