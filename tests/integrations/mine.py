@@ -10,9 +10,13 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class Noisy(Dataset):
-    """Images of two classes, augmented from the generators of torch, numpy and python."""
+    """Images of two classes, augmented from the generators of torch, numpy and python.
 
-    def __init__(self, rows: int) -> None:
+    With a strength of 0 these are drawn from as well, and the images are the same every time.
+    """
+
+    def __init__(self, rows: int, strength: float = 0.1) -> None:
+        self.strength = strength
         generator = torch.Generator().manual_seed(1)
         self.labels = torch.arange(rows) % 2
         self.images = torch.randn(rows, 1, 6, 6, generator=generator)
@@ -23,11 +27,11 @@ class Noisy(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         noise = torch.rand(1).item() + np.random.rand() + random.random()  # noqa: NPY002
-        return self.images[index] + 0.1 * noise, self.labels[index]
+        return self.images[index] + self.strength * noise, self.labels[index]
 
 
 def make_data(batch_size: int = 8) -> tuple[DataLoader, DataLoader]:
-    return DataLoader(Noisy(96), batch_size, shuffle=True), DataLoader(Noisy(32), 16)
+    return DataLoader(Noisy(96), batch_size, shuffle=True), DataLoader(Noisy(32, strength=0.0), 16)
 
 
 def make_model() -> nn.Module:
