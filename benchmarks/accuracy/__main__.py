@@ -23,7 +23,7 @@ import torch
 import runs
 from accuracy import known  # noqa: F401
 from accuracy.method import METHODS, Knob, Method
-from accuracy.run import CUT, Collapsed, Run, load
+from accuracy.run import Collapsed, Run, load
 from accuracy.task import TASKS
 from secateur.report import machine
 
@@ -74,8 +74,9 @@ class Suite:
             raise TimeoutError("the time is up; start again to go on")
         start = time.perf_counter()
         made = self.make(task, name, budget, seed, knob)
-        own = {k: v for k, v in knob.items() if k != "cut"}
-        made.choice = round(knob.get("cut", CUT) * made.steps)
+        own = dict(knob)
+        if "cut" in own:  # not the method's: when it cuts
+            made.choice = round(own.pop("cut") * made.steps)
         try:
             facts = made.facts(METHODS[name].train(made, **own))
         except (Collapsed, FloatingPointError):
