@@ -53,7 +53,7 @@ def fits(task: str, name: str) -> bool:
 @cache
 def first_run(task: str) -> Run:
     """What methods are asked about, never trained."""
-    return Run(task, load(task)[0].selection, 0)
+    return Run(task, load(task)[0].study, 0)
 
 
 class Suite:
@@ -124,7 +124,7 @@ def main() -> None:
             for seed in options.seeds:
                 if options.study:
                     for name, knob in STUDY:
-                        suite.run(task, name, load(task)[0].selection, seed, knob)
+                        suite.run(task, name, load(task)[0].study, seed, knob)
                     continue
                 for name in [name for name in options.methods if fits(task, name)]:
                     for budget in options.budgets or load(task)[0].budgets:

@@ -70,7 +70,7 @@ def _lenet(name: str, load) -> Task:
         score=accuracy,
         measure="accuracy %",
         budgets=GROUPS_AND_FLOPS,
-        selection="30 groups",
+        study="30 groups",
         epochs=4,
         batch=128,
     )
@@ -130,7 +130,7 @@ def resnet8_cifar() -> Task:
         score=accuracy,
         measure="accuracy %",
         budgets={f"{share}% FLOPs": {"flops": share / 100} for share in (50, 30, 10)},
-        selection="30% FLOPs",
+        study="30% FLOPs",
         epochs=6,
         batch=128,
         augment=flip_and_crop,

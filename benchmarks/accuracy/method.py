@@ -20,8 +20,8 @@ class Method:
     Attributes:
         name: in results and tables.
         train: (run, **knob) -> the trained network, physically small.
-        knobs: what is tried at the task's selection budget with seed 0; the best on the validation
-            rows is used everywhere. One entry: nothing is tuned.
+        knobs: what is tried with seed 0 at each budget; the best on the validation rows is used
+            there with all seeds. One entry: nothing is tuned.
         fits: a run of the task, untrained -> whether it can express what the task asks for.
     """
 

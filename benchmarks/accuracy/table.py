@@ -110,7 +110,7 @@ def _kept_to(lines: list[Line]) -> str:
 
 def studied(lines: list[Line]) -> str:
     """One row a setting, one column a task: the validation score less the default's."""
-    return _gains(lines, [(name, make().selection) for name, make in TASKS.items()])
+    return _gains(lines, [(name, make().study) for name, make in TASKS.items()])
 
 
 def scheduled(lines: list[Line]) -> str:
@@ -120,7 +120,7 @@ def scheduled(lines: list[Line]) -> str:
         (name, budget)
         for name, make in TASKS.items()
         for budget in make().budgets
-        if budget != make().selection and len(_of(mine, task=name, budget=budget)) > 1
+        if budget != make().study and len(_of(mine, task=name, budget=budget)) > 1
     ]
     return _gains([*mine, *_of(lines, method=OURS, knob="{}")], columns)
 
@@ -173,7 +173,7 @@ def _gains(lines: list[Line], columns: list[tuple[str, str]]) -> str:
 def sensitivity(lines: list[Line], name: str = "lenet-mnist") -> str:
     """How the score of the penalties with a lambda hangs on it, beside ours, which has none."""
     task = TASKS[name]()
-    lines = _of(lines, task=name, budget=task.selection)
+    lines = _of(lines, task=name, budget=task.study)
     series, dots = [], []
     for method in ("WGSEF, convex", "group lasso"):
         mine = _of(lines, method=method)
@@ -188,7 +188,7 @@ def sensitivity(lines: list[Line], name: str = "lenet-mnist") -> str:
     ours = statistics.mean(line["score"] for line in _of(lines, method=OURS, knob="{}"))
     return curves(
         series,
-        f"{name}, {task.selection}: {task.measure} over lambda",
+        f"{name}, {task.study}: {task.measure} over lambda",
         x_name="log10 of lambda (WGSEF: lambda m / k)",
         show="{:.0f}%".format,
         from_zero=False,

@@ -47,7 +47,7 @@ class Task:
         score: (model, batch) -> the mean of what is reported.
         measure: what `score` is called.
         budgets: name -> amounts of a `secateur.Budget`.
-        selection: the budget at which the knobs of the methods are chosen.
+        study: the budget at which settings of ours and ideas are tried.
         epochs, batch: how long, and how many rows at once.
         logits: (model, batch) -> the network's logits, classes last.
         warm_up: the share of the steps in which the learning rate rises.
@@ -65,7 +65,7 @@ class Task:
     score: Callable[[nn.Module, Batch], float]
     measure: str
     budgets: Mapping[str, Mapping[str, Any]]
-    selection: str
+    study: str
     epochs: int
     batch: int
     logits: Callable[[nn.Module, Batch], Tensor] = lambda model, batch: model(batch[0])

@@ -152,7 +152,7 @@ def _task(name, load, make, budgets, epochs: int, smoke: bool) -> Task:
         logits=logits,
         measure="accuracy %",
         budgets={"a half": {"flops": 0.5}} if smoke else budgets,
-        selection="a half" if smoke else next(iter(budgets)),
+        study="a half" if smoke else next(iter(budgets)),
         epochs=epochs,
         batch=16 if smoke else 128,
         warm_up=0.0 if smoke else 5 / epochs,

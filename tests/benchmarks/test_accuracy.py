@@ -54,7 +54,7 @@ def _task(monkeypatch: pytest.MonkeyPatch) -> None:
         score=images.accuracy,
         measure="accuracy %",
         budgets={"12 groups": {"groups": 12}, "40% FLOPs": {"flops": 0.4}},
-        selection="12 groups",
+        study="12 groups",
         epochs=2,
         batch=64,
     )
