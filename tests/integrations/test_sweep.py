@@ -96,6 +96,9 @@ class TestOnRay:
         assert "is not a checkpoint" in (folder / "report.html").read_text()
 
     def test_after_a_signal_it_says_how_to_go_on_and_leaves_checkpoints(self, tmp_path):
+        def ignore() -> None:  # as a shell's & does
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
         words = [*WORDS.split(), "--epochs", "400"]  # so that none has ended by then
         words += ["--checkpoint-every", "1", "--out", str(tmp_path)]
         process = subprocess.Popen(
@@ -105,6 +108,7 @@ class TestOnRay:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=ignore,
         )
         deadline = time.monotonic() + 180
         while not list(tmp_path.glob("runs/*/checkpoint")) and time.monotonic() < deadline:

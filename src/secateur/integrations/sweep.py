@@ -260,7 +260,9 @@ def _outcomes(
     checkpoint_every: str,
 ) -> Iterator[tuple[str, Run | str]]:
     """Train all; gives (name, the facts or why it failed) of each run as it ends."""
-    with _connected(address, resources) as ray, Signals() as signals:
+    # Ray's processes are started while signals are noted, not ignored, as they are under a shell's
+    # `&`: what a process ignores, those it starts ignore, and a cancelled run would train on.
+    with Signals() as signals, _connected(address, resources) as ray:
         shared = _shared(next(iter(jobs.values())))
         write_atomically(folder / SWEEP, json.dumps(shared, indent=1))
         # A process a run: nothing that one leaves behind, such as GPU memory, reaches the next.
