@@ -21,7 +21,8 @@ from secateur.budget import EvenAllowance
 from secateur.optim.hspg import HSPG
 from secateur.optim.svrg import ProxSVRG
 
-RATES = [{"lam": 0.01, "rate": 5}, {"lam": 0.03, "rate": 5}, {"lam": 0.1, "rate": 5}]
+SGD_RATE = 0.05  # the learning rate that the lambdas here are meant for
+RATES = [{"lam": lam, "rate": 5} for lam in (0.001, 0.003, 0.01, 0.03, 0.1)]
 
 
 def by_sgd(run: Run) -> bool:
@@ -32,6 +33,11 @@ def by_sgd(run: Run) -> bool:
 def plain_rate(run: Run) -> float:
     """The learning rate of the task's optimizer; without its momentum, other rates may suit."""
     return float(run.optimizer().param_groups[0]["lr"])
+
+
+def pull(run: Run, lam: float) -> float:
+    """Lambda for the task's optimizer: it counts times the learning rate, and Adam's are small."""
+    return lam if by_sgd(run) else lam * SGD_RATE / plain_rate(run)
 
 
 def levels(run: Run) -> tuple[EvenAllowance, float]:
@@ -45,7 +51,7 @@ def levels(run: Run) -> tuple[EvenAllowance, float]:
 def envelope(run: Run, *, lam: float) -> nn.Module:
     """The paper's: one level k_l a layer, lambda in proportion to k / m, proximal SGD."""
     budget = sc.Budget(**run.amounts, per_layer=True)
-    strength = lam * levels(run)[1]
+    strength = pull(run, lam) * levels(run)[1]
     optimizer = sc.Proximal(
         run.optimizer(), run.groups, budget, penalty="envelope", lam=strength, weights=1.0
     )
@@ -55,7 +61,7 @@ def envelope(run: Run, *, lam: float) -> nn.Module:
 
 @method(
     "WGSEF, half-space",
-    knobs=[{"lam": lam, "rate": 5} for lam in (0.01, 0.03, 0.1, 0.3)],
+    knobs=[{"lam": lam, "rate": 5} for lam in (0.003, 0.01, 0.03, 0.1, 0.3)],
     fits=by_sgd,
 )
 def envelope_half_space(run: Run, *, lam: float, rate: float) -> nn.Module:
@@ -91,7 +97,7 @@ class EnvelopeHSPG(HSPG):
 def group_lasso(run: Run, *, lam: float) -> nn.Module:
     """Proximal steps with the task's optimizer."""
     optimizer = sc.Proximal(
-        run.optimizer(), run.groups, run.budget, penalty="lasso", lam=lam, weights=1.0
+        run.optimizer(), run.groups, run.budget, penalty="lasso", lam=pull(run, lam), weights=1.0
     )
     run.begin(f"group lasso, {lam=}", optimizer)
     return run.cut(run.choice)

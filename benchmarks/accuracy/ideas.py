@@ -29,6 +29,12 @@ def proximal(run: Run, budget: Any = None, **options: Any) -> sc.Proximal:
     )
 
 
+def choice(optimizer: sc.Proximal) -> int:
+    """The number of steps after which the groups are chosen."""
+    assert isinstance(optimizer.schedule, sc.Homotopy)
+    return optimizer.schedule.freeze_steps[0]
+
+
 @method("idea: distilled from the dense phase")
 def distilled(run: Run) -> nn.Module:
     """From 30% of the run on, half of the loss is to agree with the network as it was then."""
@@ -54,9 +60,10 @@ def distilled(run: Run) -> nn.Module:
 def averaged(run: Run) -> nn.Module:
     """An exponential mean of the weights, and of the running statistics, ends the run."""
     optimizer = proximal(run)
-    run.train(optimizer, last=run.choice + 1)
+    chosen = choice(optimizer)
+    run.train(optimizer, last=chosen)
     mean = AveragedModel(run.model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
-    run.train(optimizer, first=run.choice + 1, after=lambda step: mean.update_parameters(run.model))
+    run.train(optimizer, first=chosen, after=lambda step: mean.update_parameters(run.model))
     run.model.load_state_dict(mean.module.state_dict())
     return run.small()
 
@@ -76,12 +83,13 @@ def staged(run: Run) -> nn.Module:
 def warm_again(run: Run) -> nn.Module:
     """The learning rate falls to zero at the freeze, and once more, from half, to the end."""
     optimizer = proximal(run)
+    chosen = choice(optimizer)
     rates = [float(group["lr"]) for group in optimizer.param_groups]
 
     def factor(step: int) -> float:
-        if step < run.choice:
-            return run.task.rate(step, run.choice)
-        return 0.5 * run.task.rate(step - run.choice, run.steps - run.choice)
+        if step < chosen:
+            return run.task.rate(step, chosen)
+        return 0.5 * run.task.rate(step - chosen, run.steps - chosen)
 
     def step(optimizer: Optimizer, model: nn.Module, batch: Batch) -> None:
         nonlocal taken
