@@ -14,7 +14,7 @@ from typing import Any
 
 import runs
 from accuracy import kinds, known  # noqa: F401
-from accuracy.table import compared, cut_later, scheduled, sensitivity, studied, summary
+from accuracy.table import compared, cut_later, sensitivity, studied, summary
 from gpu.accuracy import budget_tables, known_on_gpu, penalty_table
 from secateur.report import Width, widths_svg
 from speed import product
@@ -237,7 +237,6 @@ TABLES: dict[str, dict[str, Callable[[list[dict[str, Any]]], str]]] = {
         "accuracy": compared,
         "accuracy:cut": cut_later,
         "accuracy:study": studied,
-        "accuracy:schedule": scheduled,
         "accuracy-kinds": kinds.table,
         "gpu-accuracy-20:budgets": budget_tables,
         "gpu-accuracy-20:penalties": penalty_table,

@@ -36,9 +36,9 @@ def choice(optimizer: sc.Proximal) -> int:
 
 
 @method("idea: distilled from the dense phase")
-def distilled(run: Run) -> nn.Module:
+def distilled(run: Run, *, snapshot: float = SNAPSHOT) -> nn.Module:
     """From 30% of the run on, half of the loss is to agree with the network as it was then."""
-    start = round(SNAPSHOT * run.steps)
+    start = round(snapshot * run.steps)
     optimizer = proximal(run)
     run.train(optimizer, last=start)
     distill = Distill.start(run.model, dim=-1)

@@ -42,7 +42,7 @@ def torch_pruning(run: Run, **options: Any) -> nn.Module:
 
 @method(
     "Torch-Pruning, regularised",
-    knobs=[{"reg": reg, "normalizer": "max"} for reg in (1e-3, 3e-3, 1e-2, 3e-2)],
+    knobs=[{"reg": reg, "normalizer": "max"} for reg in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)],
 )
 def regularised(run: Run, *, reg: float, **options: Any) -> nn.Module:
     """The same after a training in which its penalty presses on the weaker groups."""

@@ -109,20 +109,14 @@ def _kept_to(lines: list[Line]) -> str:
 
 
 def studied(lines: list[Line]) -> str:
-    """One row a setting, one column a task: the validation score less the default's."""
-    return _gains(lines, [(name, make().study) for name, make in TASKS.items()])
+    """One table a task: a row a setting of ours or an idea, a column a budget.
 
-
-def scheduled(lines: list[Line]) -> str:
-    """The same of the schedule's settings at the other budgets, where several were tried."""
-    mine = [line for line in lines if {"freeze", "power", "share"} & set(json.loads(line["knob"]))]
-    columns = [
-        (name, budget)
-        for name, make in TASKS.items()
-        for budget in make().budgets
-        if budget != make().study and len(_of(mine, task=name, budget=budget)) > 1
-    ]
-    return _gains([*mine, *_of(lines, method=OURS, knob="{}")], columns)
+    The gain is of the validation score over the default's with the same seed; where less is better,
+    a gain is below 0.
+    """
+    lines = [line for line in lines if line["method"].startswith((OURS, "idea"))]
+    found = (_gains(_of(lines, task=name), make()) for name, make in TASKS.items())
+    return "\n\n".join(table for table in found if table)
 
 
 def cut_later(lines: list[Line]) -> str:
@@ -146,28 +140,31 @@ def cut_later(lines: list[Line]) -> str:
     return "\n".join(rows)
 
 
-def _gains(lines: list[Line], columns: list[tuple[str, str]]) -> str:
-    """One row a setting that was tried, one column a task and budget."""
-    lines = [line for line in lines if line["method"].startswith((OURS, "idea"))]
-    rows: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
-    for task, budget in columns:
-        mine = _of(lines, task=task, budget=budget)
-        base = {line["seed"]: line["validation"] for line in _of(mine, method=OURS, knob="{}")}
-        gains: dict[tuple[str, str], list[float]] = {}
-        for line in mine:
-            setting = line["method"], line["knob"]
-            if line["seed"] in base and setting != (OURS, "{}"):
-                gain = line["validation"] - base[line["seed"]]
-                gains.setdefault(setting, []).append(gain)
-        for setting, found in gains.items():
-            rows.setdefault(setting, {})[task, budget] = cell(found, "+.2f")
-    columns = [column for column in columns if any(column in cells for cells in rows.values())]
-    head = " | ".join(f"{task}, {budget}" for task, budget in columns)
-    table = [f"| | {head} |", "|---|" + "---:|" * len(columns)]
-    for (method, knob), cells in rows.items():
-        name = " ".join(filter(None, (method, _words(json.loads(knob)))))
-        table.append(f"| {name} | {' | '.join(cells.get(c, '') for c in columns)} |")
-    return "\n".join(table)
+def _gains(lines: list[Line], task: Task) -> str:
+    """The table of one task; empty where nothing but the default was tried."""
+    usual = {
+        (line["budget"], line["seed"]): line["validation"]
+        for line in _of(lines, method=OURS, knob="{}")
+    }
+    gains: dict[str, dict[str, list[float]]] = {}
+    for line in lines:
+        place = line["budget"], line["seed"]
+        words = _setting(line)
+        if words and place in usual:
+            mine = gains.setdefault(words, {}).setdefault(line["budget"], [])
+            mine.append(line["validation"] - usual[place])
+    columns = [b for b in task.budgets if any(b in cells for cells in gains.values())]
+    rows = [f"| {task.name} | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    for words, cells in sorted(gains.items()):
+        values = (cell(cells.get(budget, []), "+.2f") for budget in columns)
+        rows.append(f"| {words} | {' | '.join(values)} |")
+    return "\n".join(rows) if gains else ""
+
+
+def _setting(line: Line) -> str:
+    """The idea and the values that were set; empty for the default."""
+    values = _words(json.loads(line["knob"]))
+    return ", ".join(filter(None, (line["method"].removeprefix(OURS).strip(), values)))
 
 
 def sensitivity(lines: list[Line], name: str = "lenet-mnist") -> str:
