@@ -39,8 +39,12 @@ STUDY: list[tuple[str, Knob]] = [
     *[("secateur", {"freeze": freeze}) for freeze in (0.4, 0.5, 0.7, 0.8)],
     *[("secateur", {"power": power}) for power in (1.0, 3.0, 12.0)],
     ("secateur", {"at_least": 4}),
-    *[(name, {}) for name in METHODS if name.startswith("idea")],
-    *[(name, knob) for name in ("WGSEF, convex", "group lasso") for knob in METHODS[name].knobs],
+    *[
+        (name, knob)
+        for name in METHODS
+        if name.startswith(("idea", "WGSEF, convex", "group lasso"))
+        for knob in METHODS[name].knobs
+    ],
 ]
 
 

@@ -93,7 +93,7 @@ class EnvelopeHSPG(HSPG):
             yield torch.from_numpy(norms[layer.start : layer.stop].copy()), float(level)
 
 
-@method("group lasso", knobs=[{"lam": lam} for lam in (0.003, 0.01, 0.03, 0.1, 0.3)])
+@method("group lasso", knobs=[{"lam": lam} for lam in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)])
 def group_lasso(run: Run, *, lam: float) -> nn.Module:
     """Proximal steps with the task's optimizer."""
     optimizer = sc.Proximal(

@@ -19,8 +19,6 @@ from secateur.integrations.distill import Distill
 from secateur.optim.penalties import lasso
 from secateur.optim.weights import Curvature, above_zero
 
-SNAPSHOT = 0.3  # of the run: the pressure is not felt yet
-
 
 def proximal(run: Run, budget: Any = None, **options: Any) -> sc.Proximal:
     """With default settings."""
@@ -35,9 +33,9 @@ def choice(optimizer: sc.Proximal) -> int:
     return optimizer.schedule.freeze_steps[0]
 
 
-@method("idea: distilled from the dense phase")
-def distilled(run: Run, *, snapshot: float = SNAPSHOT) -> nn.Module:
-    """From 30% of the run on, half of the loss is to agree with the network as it was then."""
+@method("idea: distilled from the dense phase", knobs=[{"snapshot": 0.5}, {"snapshot": 0.6}])
+def distilled(run: Run, *, snapshot: float) -> nn.Module:
+    """From a share of the run on, half of the loss is to agree with the network as it was then."""
     start = round(snapshot * run.steps)
     optimizer = proximal(run)
     run.train(optimizer, last=start)
@@ -115,9 +113,9 @@ class PerCost(Curvature):
         return super().__call__(norms) * above_zero(costs) ** (1 - self.exponent)
 
 
-@method("idea: worth per root of the cost")
-def per_cost(run: Run, *, exponent: float = 0.5) -> nn.Module:
-    """Dear groups are spared; where all cost the same, it is the default."""
+@method("idea: worth per power of the cost", knobs=[{"exponent": 0.5}, {"exponent": 1.5}])
+def per_cost(run: Run, *, exponent: float) -> nn.Module:
+    """Below 1 dear groups are spared; where all cost the same, it is the default."""
     optimizer = proximal(run)
     optimizer.weighting = PerCost(optimizer, exponent)
     run.train(optimizer)

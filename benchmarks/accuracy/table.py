@@ -204,11 +204,15 @@ def cell(values: list[float], form: str = ".2f") -> str:
 
 
 def _best(scores: Mapping[str, list[float]], task: Task) -> set[str]:
-    """The method of the best mean, and those within one deviation of the best."""
-    means = {name: statistics.mean(values) for name, values in scores.items()}
-    top = max(means, key=lambda name: _sign(task) * means[name])
-    spread = statistics.stdev(scores[top]) if len(scores[top]) > 1 else 0.0
-    return {name for name in means if abs(means[name] - means[top]) <= spread}
+    """The method of the best mean over seeds, and those that are better than a deviation below it.
+
+    One seed sets no measure, unless no method has more.
+    """
+    means = {name: _sign(task) * statistics.mean(values) for name, values in scores.items()}
+    several = {name: values for name, values in scores.items() if len(values) > 1}
+    top = max(several or scores, key=means.__getitem__)
+    spread = statistics.stdev(scores[top]) if top in several else 0.0
+    return {name for name in means if means[name] >= means[top] - spread}
 
 
 def _sign(task: Task) -> int:
