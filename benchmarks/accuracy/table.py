@@ -101,11 +101,10 @@ def _kept_to(lines: list[Line]) -> str:
     met = sum(line["reached"] <= line["asked"] for line in asked)
     collapsed = sum(line.get("collapsed", False) for line in lines)
     words = f"{met} of {len(asked)} networks are within their budget"
-    return (
-        f"{words}; {collapsed} runs ended with a layer that was all zero."
-        if collapsed
-        else (f"{words}.")
-    )
+    if collapsed:
+        runs = "1 run" if collapsed == 1 else f"{collapsed} runs"
+        words += f"; {runs} ended with a layer that was all zero"
+    return f"{words}."
 
 
 def studied(lines: list[Line]) -> str:
