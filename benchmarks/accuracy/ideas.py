@@ -130,7 +130,7 @@ class Falling(sc.Proximal):
 
     def _prox_(self) -> None:
         last = self._allowances[0]
-        passed = self.steps_taken / (self.fallen * self.schedule.freeze_steps[0])  # pyright: ignore
+        passed = self.steps_taken / (self.fallen * choice(self))
         above = max(0.0, 1 - passed) ** 3
         full = {m: cost(np.ones(len(self.groups))) for m, cost in last.costs.items()}
         limits = {m: limit + (full[m] - limit) * above for m, limit in last.limits.items()}

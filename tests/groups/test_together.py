@@ -50,29 +50,38 @@ def members(draw: st.DrawFn) -> Member:
     return Member("w", parameter, ids)
 
 
-def one_by_one(members: list[Member], factors: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The squares and the scaled parameters, each member on its own."""
-    total = torch.zeros(GROUPS, dtype=torch.float64)
+def one_by_one(members: list[Member], factors: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Squares, products with `like`, and the scaled parameters, each member on its own."""
+    squares, dots = torch.zeros(2, GROUPS, dtype=torch.float64)
     padded = torch.cat([factors, torch.ones(1, dtype=torch.float64)])
     for member in members:
-        member.add_squares_(total)
+        member.add_squares_(squares)
+        member.add_dots_(dots, like(member.parameter))
         member.scale_(padded)
-    return total, [member.parameter for member in members]
+    return squares, dots, [member.parameter for member in members]
+
+
+def like(parameter: Tensor) -> Tensor:
+    """Other numbers in the same layout, of both signs."""
+    return torch.empty_like(parameter).copy_(parameter.flip(0)).mul_(-0.7)
 
 
 @settings(max_examples=300, deadline=None)
 @given(given_members=st.lists(members(), min_size=1, max_size=3), threads=st.sampled_from([1, 3]))
 def test_all_at_once_is_each_on_its_own(given_members: list[Member], threads: int) -> None:
     factors = torch.tensor([0.0, 1.0, 0.1, 1.0, 1 / 3, 1.0, 0.7], dtype=torch.float64)
-    expected, scaled = one_by_one([copy.deepcopy(m) for m in given_members], factors)
+    expected, dots, scaled = one_by_one([copy.deepcopy(m) for m in given_members], factors)
     groups = Groups(tuple(given_members), (Layer("w", "own", 0, GROUPS),))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(together_module, "SHARE", 1)
         patch.setattr(torch, "get_num_threads", lambda: threads)
         exact = all(m.parameter.dtype == torch.float64 for m in given_members)
         torch.testing.assert_close(
-            groups.norms().square(), expected, rtol=1e-13 if exact else 2e-6, atol=1e-300
+            groups.norms().square(), expected, rtol=1e-13 if exact else 5e-6, atol=1e-300
         )
+        found = groups.dots([like(member.parameter) for member in given_members])
+        rounding = 1e-13 * float(expected.max())  # of squares, which are no smaller
+        torch.testing.assert_close(found, dots, rtol=1e-13, atol=rounding)
         groups.scale_(factors)
     for member, theirs in zip(given_members, scaled, strict=True):
         assert torch.equal(member.parameter, theirs)
@@ -88,7 +97,9 @@ def test_what_people_train_is_read_by_the_loops() -> None:
     cases.append(Member("w", torch.randn(8, 8), torch.arange(4).reshape(2, 1, 2, 1), (2, 4, 2, 4)))
     cases.append(Member("b", torch.randn(5, dtype=torch.bfloat16), torch.arange(5)))
     cases.append(Member("w", torch.randn(3, 4), torch.arange(12).reshape(3, 4)))
-    assert Together(cases).add_squares_(torch.zeros(12, dtype=torch.float64)) == []
+    total = torch.zeros(12, dtype=torch.float64)
+    assert Together(cases).add_squares_(total) == []
+    assert Together(cases).add_dots_(total, [like(case.parameter) for case in cases]) == []
     assert Together(cases).scale_(torch.ones(12)) == []
 
 
@@ -111,6 +122,21 @@ def test_tensors_that_move_or_change_their_layout_are_read_anew() -> None:
     exact(norms(), parameter.square().sum(1), rtol=1e-13, atol=0)
     parameter.data = parameter[:5]  # in the same place
     assert together.add_squares_(torch.zeros(6, dtype=torch.float64)) == [0]
+
+
+def test_products_of_unlike_tensors_are_left_to_each_member() -> None:
+    """Another type, another order in memory; None is left out, and nothing is read twice."""
+    parameters = torch.randn(4, 6, 4).unbind()
+    members = [Member("w", parameter, torch.arange(6).reshape(6, 1)) for parameter in parameters]
+    others = [torch.randn(6, 4), torch.randn(6, 4).double(), torch.randn(4, 6).T, None]
+    total = torch.zeros(6, dtype=torch.float64)
+    left = Together(members).add_dots_(total, others)
+    assert left == ([1, 2] if fused.implementation() == "compiled" else [0, 1, 2])
+    groups = Groups(tuple(members), (Layer("w", "own", 0, 6),))
+    pairs = zip(parameters, others, strict=True)
+    products = [parameter.double() * other for parameter, other in pairs if other is not None]
+    expected = torch.stack(products).sum((0, 2))
+    torch.testing.assert_close(groups.dots(others), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_copy_knows_no_addresses_of_the_original() -> None:

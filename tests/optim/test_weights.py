@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+import secateur as sc
 from optim.training import groups_of, loss_of, network
-from secateur.optim.weights import Curvature, Fixed, weighting
+from secateur.optim.weights import Curvature, Fixed, Weighting, weighting
 
 
 def test_fixed_weights_are_as_given() -> None:
@@ -43,7 +45,8 @@ def test_auto_is_curvature_unless_there_is_one_already_or_a_lambda() -> None:
         assert isinstance(plain, Fixed) and plain.weights == 1
 
 
-def test_curvature_is_the_running_mean_of_squared_gradients() -> None:
+@pytest.mark.parametrize("every", [1, 3])
+def test_curvature_is_the_running_mean_of_squared_gradients_along_groups(every: int) -> None:
     model = network()
     groups = groups_of(model)
     found = weighting("curvature", groups)
@@ -52,18 +55,45 @@ def test_curvature_is_the_running_mean_of_squared_gradients() -> None:
     for number in range(3):
         model.zero_grad()
         loss_of(model, number).backward()
-        found.learn(found.look(groups))
+        learn(found, groups, every)
         first, second = (m for m in model if isinstance(m, nn.Conv2d))
-        grads = [first.weight.grad, first.bias.grad, second.weight.grad, second.bias.grad]
-        w1, b1, w2, b2 = (g.double() for g in grads if g is not None)
-        sums = [(w.square().sum((1, 2, 3)) + b**2) for w, b in ((w1, b1), (w2, b2))]
-        history.append(torch.cat([sums[0] / 10, sums[1] / 55]))  # 9 + 1 and 54 + 1 elements
-    powers = torch.tensor([0.98**2, 0.98, 1.0], dtype=torch.float64)
+        pairs = [
+            (p.detach().double(), p.grad.double())
+            for p in (*first.parameters(), *second.parameters())
+        ]
+        w1, b1, w2, b2 = (p * g for p, g in pairs)
+        dots = [w.sum((1, 2, 3)) + b for w, b in ((w1, b1), (w2, b2))]
+        w1, b1, w2, b2 = (p.square() for p, _ in pairs)
+        squares = [w.sum((1, 2, 3)) + b for w, b in ((w1, b1), (w2, b2))]
+        history.append(torch.cat(dots) ** 2 / torch.cat(squares))
+    powers = torch.tensor([0.98 ** (2 * every), 0.98**every, 1.0], dtype=torch.float64)
     expected = (torch.stack(history) * powers[:, None]).sum(0) / powers.sum()
     weights = found(groups.norms().numpy())
     assert weights.mean() == pytest.approx(1)
     ratios = expected / expected.max()
     np.testing.assert_allclose(weights[:14] / weights[:14].max(), ratios, rtol=1e-5, atol=1e-12)
+
+
+def test_the_saliency_is_what_the_loss_changes_by_to_first_order() -> None:
+    """Of one batch, and whatever the scale of a group: against each made a little smaller."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 12), nn.Tanh(), nn.Linear(12, 3)).double()
+    inputs = torch.randn(64, 5, dtype=torch.float64)
+    groups = sc.neurons(model, inputs)
+    groups.scale_(torch.linspace(0.1, 3, 12))
+    loss = model(inputs).square().sum()
+    loss.backward()
+    found, norms = weighting("curvature", groups), groups.norms().numpy()
+    learn(found, groups)
+    changes = []
+    for group in range(12):
+        smaller = copy.deepcopy(model)
+        factors = torch.ones(12, dtype=torch.float64)
+        factors[group] -= 1e-6
+        groups.on(smaller).scale_(factors)
+        changes.append((smaller(inputs).square().sum() - loss).item() ** 2)
+    saliency = norms**2 * found(norms)
+    np.testing.assert_allclose(saliency / saliency.sum(), changes / np.sum(changes), rtol=1e-4)
 
 
 def test_a_group_without_a_gradient_keeps_a_tiny_weight() -> None:
@@ -72,12 +102,24 @@ def test_a_group_without_a_gradient_keeps_a_tiny_weight() -> None:
     found = weighting("curvature", groups)
     assert (found(groups.norms().numpy()) == 1).all()  # before anything was seen
     for p in model.parameters():
-        p.grad = torch.ones_like(p)
+        p.grad = p.detach().clone()
     model[0].weight.grad = model[0].bias.grad = None  # pyright: ignore
-    found.learn(found.look(groups))
+    learn(found, groups)
+    norms = groups.norms().numpy()
+    weights = found(norms)
+    np.testing.assert_allclose(weights[6:] / norms[6:] ** 2, weights[6] / norms[6] ** 2, rtol=1e-6)
+    np.testing.assert_allclose(weights[:6] / weights.max(), 1e-12, rtol=1e-6)
+
+
+def test_groups_of_zeros_are_no_number_to_divide_by() -> None:
+    model = network()
+    groups = groups_of(model)
+    loss_of(model, 0).backward()
+    groups.scale_(torch.arange(30) >= 6)
+    found = weighting("curvature", groups)
+    learn(found, groups)
     weights = found(groups.norms().numpy())
-    np.testing.assert_allclose(weights[6:], weights[6], rtol=1e-6)
-    np.testing.assert_allclose(weights[:6] / weights[6], 1e-12, rtol=1e-6)
+    assert np.isfinite(weights).all() and (weights[:6] < 1e-9 * weights.max()).all()
 
 
 def test_what_was_learned_travels() -> None:
@@ -85,11 +127,18 @@ def test_what_was_learned_travels() -> None:
     groups = groups_of(model)
     one, other = weighting("curvature", groups), weighting("curvature", groups)
     loss_of(model, 0).backward()
-    one.learn(one.look(groups))
+    learn(one, groups)
     other.load_state_dict(one.state_dict())
-    one.learn(one.look(groups))
-    other.learn(other.look(groups))
+    learn(one, groups)
+    learn(other, groups)
     np.testing.assert_array_equal(one(np.ones(30)), other(np.ones(30)))
+
+
+def learn(found: Weighting, groups: sc.Groups, steps: int = 1) -> None:
+    """Look at the gradients that are there, and learn from them."""
+    seen = found.look(groups)
+    assert seen is not None
+    found.learn(seen, groups.norms().numpy(), steps)
 
 
 @pytest.mark.parametrize(

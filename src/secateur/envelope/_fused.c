@@ -10,7 +10,7 @@
 
 #include "_compiled.h"
 
-enum { ABI = 4, LANES = 8, BLOCK = 1024, SHORT = 32 };
+enum { ABI = 5, LANES = 8, BLOCK = 1024, SHORT = 32 };
 enum { LONG_ROW = 1 << 15, SAMPLE_OF = 64, LEAST_SAMPLE = 2048, LARGEST_SAMPLE = 1 << 16, RUN = 8 };
 enum { FREE_PASSES = 10, MOST_PASSES = FREE_PASSES + 2 * 64 };
 

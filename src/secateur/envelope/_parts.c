@@ -1,10 +1,11 @@
-/* Norms and scaling of groups spread over many tensors, and a look for NaN: one call each, every
-   number read once, nothing allocated (fused.py calls them).
+/* Inner products and scaling of groups spread over many tensors, and a look for NaN: one call each,
+   every number read once, nothing allocated (fused.py calls them).
 
    A part is the piece of some groups that lies in one tensor. In the order of memory its numbers are
    [outer][rows][groups][size]: those at [o][.][g][.] are in the group whose number is ids[o][g], or
    in none where that is below 0. Filters are groups x size; columns, such as input channels, are
-   rows x groups x size; tiles of 4 x 4 are all four. Sums are in double. */
+   rows x groups x size; tiles of 4 x 4 are all four. `others`, in the same order, are what they are
+   multiplied with: another tensor's numbers, or for squares the same. Sums are in double. */
 
 #include <string.h>
 
@@ -14,7 +15,7 @@ enum { FLOAT = 0, DOUBLE = 1, BFLOAT16 = 2, FLOAT16 = 3 }; /* the last one is on
 enum { COLUMNS = 8192, LONG = 16, GAP = 32 };
 
 typedef struct {
-    int64_t values, type, outer, rows, groups, size, ids; /* addresses, too, are int64_t */
+    int64_t values, type, outer, rows, groups, size, ids, others; /* addresses, too, are int64_t */
 } Part;
 
 static inline float from_bfloat16(uint16_t bits) {
@@ -34,54 +35,53 @@ static inline uint16_t to_bfloat16(float value) {
 
 #define SAME(x) (x)
 
-/* Where a group's numbers lie in a row of their own, `run` adds up their squares. Otherwise rows are
+/* Where a group's numbers lie in a row of their own, `run` adds up the products. Otherwise rows are
    added to rows, a block of columns at a time in the cache, and the columns of a group in the end. */
-#define SQUARES(NAME, TYPE, READ)                                                                   \
-    WIDE static double NAME##_run(const TYPE *x, int64_t count) {                                   \
-        double squares = 0;                                                                         \
-        _Pragma("omp simd reduction(+ : squares)")                                                  \
-        for (int64_t i = 0; i < count; i++) {                                                       \
-            const double value = READ(x[i]);                                                        \
-            squares += value * value;                                                               \
-        }                                                                                           \
-        return squares;                                                                             \
+#define DOTS(NAME, TYPE, READ)                                                                      \
+    WIDE static double NAME##_run(const TYPE *x, const TYPE *y, int64_t count) {                    \
+        double dot = 0;                                                                             \
+        _Pragma("omp simd reduction(+ : dot)")                                                      \
+        for (int64_t i = 0; i < count; i++) dot += (double)READ(x[i]) * (double)READ(y[i]);         \
+        return dot;                                                                                 \
     }                                                                                               \
-    WIDE static void NAME##_columns(const TYPE *x, int64_t rows, int64_t stride, int64_t count,     \
-                                    double *squares) {                                              \
+    WIDE static void NAME##_columns(const TYPE *x, const TYPE *y, int64_t rows, int64_t stride,     \
+                                    int64_t count, double *dots) {                                  \
         int64_t row = 0;                                                                            \
-        for (int64_t i = 0; i < count; i++) squares[i] = 0;                                         \
-        for (; row + 4 <= rows; row += 4, x += 4 * stride)                                          \
+        for (int64_t i = 0; i < count; i++) dots[i] = 0;                                            \
+        for (; row + 4 <= rows; row += 4, x += 4 * stride, y += 4 * stride)                         \
             for (int64_t i = 0; i < count; i++) {                                                   \
-                const double a = READ(x[i]), b = READ(x[i + stride]);                               \
-                const double c = READ(x[i + 2 * stride]), d = READ(x[i + 3 * stride]);              \
-                squares[i] += (a * a + b * b) + (c * c + d * d);                                    \
+                const int64_t j = i + stride, k = j + stride, l = k + stride;                       \
+                const double a = (double)READ(x[i]) * (double)READ(y[i]);                           \
+                const double b = (double)READ(x[j]) * (double)READ(y[j]);                           \
+                const double c = (double)READ(x[k]) * (double)READ(y[k]);                           \
+                const double d = (double)READ(x[l]) * (double)READ(y[l]);                           \
+                dots[i] += (a + b) + (c + d);                                                       \
             }                                                                                       \
-        for (; row < rows; row++, x += stride)                                                      \
-            for (int64_t i = 0; i < count; i++) {                                                   \
-                const double value = READ(x[i]);                                                    \
-                squares[i] += value * value;                                                        \
-            }                                                                                       \
+        for (; row < rows; row++, x += stride, y += stride)                                         \
+            for (int64_t i = 0; i < count; i++) dots[i] += (double)READ(x[i]) * (double)READ(y[i]); \
     }                                                                                               \
     static void NAME(const Part *part, double *total) {                                             \
         const TYPE *x = (const TYPE *)(intptr_t)part->values;                                       \
+        const TYPE *y = (const TYPE *)(intptr_t)part->others;                                       \
         const int64_t *ids = (const int64_t *)(intptr_t)part->ids;                                  \
         const int64_t size = part->size, stride = part->groups * size;                              \
-        for (int64_t o = 0; o < part->outer; o++, ids += part->groups, x += part->rows * stride) {  \
+        const int64_t block = part->rows * stride;                                                  \
+        for (int64_t o = 0; o < part->outer; o++, ids += part->groups, x += block, y += block) {    \
             if (part->rows == 1 && size >= LONG) {                                                  \
                 for (int64_t g = 0; g < part->groups; g++)                                          \
-                    if (ids[g] >= 0) total[ids[g]] += NAME##_run(x + g * size, size);               \
+                    if (ids[g] >= 0) total[ids[g]] += NAME##_run(x + g * size, y + g * size, size); \
                 continue;                                                                           \
             }                                                                                       \
             int64_t group = 0, within = 0;                                                          \
             for (int64_t first = 0; first < stride; first += COLUMNS) {                             \
                 const int64_t left = stride - first, count = left < COLUMNS ? left : COLUMNS;       \
-                double squares[COLUMNS];                                                            \
-                NAME##_columns(x + first, part->rows, stride, count, squares);                      \
+                double dots[COLUMNS];                                                               \
+                NAME##_columns(x + first, y + first, part->rows, stride, count, dots);              \
                 for (int64_t i = 0; i < count; within = 0, group++) {                               \
                     const int64_t end = i + size - within < count ? i + size - within : count;      \
                     double sum = 0;                                                                 \
                     within += end - i;                                                              \
-                    for (; i < end; i++) sum += squares[i];                                         \
+                    for (; i < end; i++) sum += dots[i];                                            \
                     if (ids[group] >= 0) total[ids[group]] += sum;                                  \
                     if (within < size) break;                                                       \
                 }                                                                                   \
@@ -89,16 +89,16 @@ static inline uint16_t to_bfloat16(float value) {
         }                                                                                           \
     }
 
-SQUARES(squares_float, float, SAME)
-SQUARES(squares_double, double, SAME)
-SQUARES(squares_bfloat16, uint16_t, from_bfloat16)
+DOTS(dots_float, float, SAME)
+DOTS(dots_double, double, SAME)
+DOTS(dots_bfloat16, uint16_t, from_bfloat16)
 
-/* Add the squares of each part's numbers to their groups' entries of `total`. */
-EXPORT void secateur_squares(int64_t count, const Part *parts, double *total) {
+/* Add the products of each part's numbers and others to their groups' entries of `total`. */
+EXPORT void secateur_dots(int64_t count, const Part *parts, double *total) {
     for (const Part *part = parts; part < parts + count; part++)
-        if (part->type == FLOAT) squares_float(part, total);
-        else if (part->type == DOUBLE) squares_double(part, total);
-        else squares_bfloat16(part, total);
+        if (part->type == FLOAT) dots_float(part, total);
+        else if (part->type == DOUBLE) dots_double(part, total);
+        else dots_bfloat16(part, total);
 }
 
 /* Factors are rounded to the tensor's own type first, as torch does. What has a factor of 1 is not

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ABI = 4  # of the functions below; a library left over from another version is not used
+ABI = 5  # of the functions below; a library left over from another version is not used
 _NUMBER, _ARRAY = ctypes.c_int64, ctypes.c_void_p
 _ROWS = (_NUMBER, _NUMBER)  # or two flags
 _SIGNATURES = {
@@ -23,13 +23,13 @@ _SIGNATURES = {
     "secateur_factors": (*_ROWS, _ARRAY, _NUMBER, _ARRAY, *_ROWS, _ARRAY),
     "secateur_norms": (*[_NUMBER] * 3, _ARRAY, _ARRAY),
     "secateur_scale": (*[_NUMBER] * 3, _ARRAY, _ARRAY),
-    "secateur_squares": (_NUMBER, _ARRAY, _ARRAY),
+    "secateur_dots": (_NUMBER, _ARRAY, _ARRAY),
     "secateur_multiply": (_NUMBER, _ARRAY, _ARRAY),
     "secateur_finite": (_NUMBER, _ARRAY, _ARRAY),
 }
 LONG_ROW, SPARE = 1 << 15, 1 << 12  # as in _fused.c; lines, blocks and samples of small rows
 # What a part of _parts.c is made of, and how it calls the types of numbers.
-PART = ("values", "type", "outer", "rows", "groups", "size", "ids")
+PART = ("values", "type", "outer", "rows", "groups", "size", "ids", "others")
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 ONLY_FINITE = {torch.float16: 3}
 
@@ -205,14 +205,14 @@ def scale_(values: Tensor, factors: Tensor) -> Tensor:
     return values
 
 
-def add_squares_(total: Tensor, parts: np.ndarray) -> None:
-    """Add the squares of each part's numbers to their groups' entries of `total`, in place.
+def add_dots_(total: Tensor, parts: np.ndarray) -> None:
+    """Add the products of each part's numbers and others to their groups' entries of `total`.
 
     Args:
-        total: (groups,), float64, contiguous.
-        parts: int64 (parts, 7), the columns of `PART`; whatever they point to is alive.
+        total: (groups,), float64, contiguous; changed in place.
+        parts: int64 (parts, 8), the columns of `PART`; whatever they point to is alive.
     """
-    _sweep("squares", parts, total.data_ptr())
+    _sweep("dots", parts, total.data_ptr())
 
 
 def multiply_(parts: np.ndarray, factors: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""All members that lie on a GPU in one call: their norms and their scaling in one launch each.
+"""All members that lie on a GPU in one call: their sums and their scaling in one launch each.
 
-In: members, and the tensors to look at or to scale. Out: the same as from `Member.add_squares_` and
-`Member.scale_` one by one, which remain for whatever the kernels can't read.
+In: members, and the tensors to look at or to scale. Out: the same as from `Member.add_squares_`,
+`add_dots_` and `scale_` one by one, which remain for whatever the kernels can't read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.autograd.graph import increment_version
 
 from secateur.envelope import gpu
 from secateur.groups.members import Member
-from secateur.groups.together import Layout, layout
+from secateur.groups.together import Layout, kind, layout
 
 WORK = 1 << 15  # numbers that one program looks at, about
 RUN = 1 << 13  # numbers of one entry that one program looks at, at most
@@ -75,11 +75,36 @@ class OnGpu:
             The members that were not looked at, by position: they are for `Member.add_squares_`.
         """
         given = self._given(tensors)
+        return self._add_dots_(total, given, given)
+
+    def add_dots_(self, total: Tensor, tensors: Sequence[Tensor | None]) -> list[int]:
+        """Add each group's inner product with tensors to its entry of `total`, in place.
+
+        Args:
+            total: (groups,), on any device.
+            tensors: one a member, such as the gradients, or None for those that are left out.
+
+        Returns:
+            The members that were not looked at, by position: they are for `Member.add_dots_`.
+        """
+        given, own = list(tensors), self._given(None)
+        apart = [
+            position
+            for position, (tensor, parameter) in enumerate(zip(given, own, strict=True))
+            if tensor is not None and kind(tensor) != kind(parameter)
+        ]
+        for position in apart:
+            given[position] = None
+        return sorted([*apart, *self._add_dots_(total, given, own)])
+
+    def _add_dots_(
+        self, total: Tensor, given: list[Tensor | None], others: list[Tensor | None]
+    ) -> list[int]:
         tables, left = self._find(given)
         for table in tables:
             device = table.tiles.device
             sums = torch.empty(len(table.owners), dtype=torch.float64, device=device)
-            self._launch("squares", table, given, sums)
+            self._launch("dots", table, given, self._addresses_of(table, others), sums)
             mine = torch.empty(self.count, dtype=torch.float64, device=device)
             _add_up_(mine, table, sums)
             total[: self.count] += mine.to(total)
@@ -104,9 +129,7 @@ class OnGpu:
         return left
 
     def _given(self, tensors: Sequence[Tensor | None] | None) -> list[Tensor | None]:
-        if tensors is None:
-            return [member.parameter for member in self.members]
-        return list(tensors)
+        return [member.parameter for member in self.members] if tensors is None else list(tensors)
 
     def _launch(
         self, kernel: str, table: Table, given: list[Tensor | None], *arguments: Tensor
@@ -114,24 +137,27 @@ class OnGpu:
         """Run a kernel of gpu_parts.py, a program a tile."""
         from secateur.groups import gpu_parts
 
-        tensors = _of(table, given)
-        addresses = tuple(tensor.data_ptr() for tensor in tensors)
-        if addresses not in self._addresses:
-            if len(self._addresses) >= REMEMBERED:
-                self._addresses.clear()
-            self._addresses[addresses] = torch.tensor(addresses, device=table.tiles.device)
-        dtype = getattr(gpu_parts.tl, str(tensors[0].dtype).removeprefix("torch."))
-        found = self._addresses[addresses]
-        if found.is_cuda and torch.cuda.is_current_stream_capturing():
-            self._captured.append(found)
+        dtype = _of(table, given)[0].dtype
         gpu.launch(
             getattr(gpu_parts, kernel),
             len(table.tiles),
             table.tiles,
-            found,
+            self._addresses_of(table, given),
             *arguments,
-            DTYPE=dtype,
+            DTYPE=getattr(gpu_parts.tl, str(dtype).removeprefix("torch.")),
         )
+
+    def _addresses_of(self, table: Table, given: list[Tensor | None]) -> Tensor:
+        """Where a table's tensors begin, int64 (tensors,), beside them."""
+        addresses = tuple(tensor.data_ptr() for tensor in _of(table, given))
+        if addresses not in self._addresses:
+            if len(self._addresses) >= REMEMBERED:
+                self._addresses.clear()
+            self._addresses[addresses] = torch.tensor(addresses, device=table.tiles.device)
+        found = self._addresses[addresses]
+        if found.is_cuda and torch.cuda.is_current_stream_capturing():
+            self._captured.append(found)
+        return found
 
     # -- the tables --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Kernels over many tensors at once, on a GPU: squares of groups, and scaling.
+"""Kernels over many tensors at once, on a GPU: inner products of groups, and scaling.
 
 In and out: pointers (gpu.py gives them). A program has a tile: some groups' entries in one tensor,
 which lie a `stride` apart and have `length` numbers each, repeated `repeats` times a `step` apart.
@@ -21,16 +21,17 @@ LONG_ENTRIES, LONG_RUN = tl.constexpr(4), tl.constexpr(256)
 
 
 @triton.jit
-def squares(tiles, addresses, sums, DTYPE: tl.constexpr):
-    """Write the sum of the squares of each entry of a tile to the entry's slot of `sums`."""
+def dots(tiles, addresses, others, sums, DTYPE: tl.constexpr):
+    """Write the inner product of each entry of a tile with what lies in its place in the other
+    tensors to the entry's slot of `sums`; with addresses as others, its square."""
     tile = tiles + tl.program_id(0).to(tl.int64) * COLUMNS
     stride = tl.load(tile + 3)
     if stride == 1:
-        _squares(tile, addresses, sums, DTYPE, SINGLE_ENTRIES, SINGLE_RUN)
+        _dots(tile, addresses, others, sums, DTYPE, SINGLE_ENTRIES, SINGLE_RUN)
     elif stride <= SHORT:
-        _squares(tile, addresses, sums, DTYPE, SHORT_ENTRIES, SHORT_RUN)
+        _dots(tile, addresses, others, sums, DTYPE, SHORT_ENTRIES, SHORT_RUN)
     else:
-        _squares(tile, addresses, sums, DTYPE, LONG_ENTRIES, LONG_RUN)
+        _dots(tile, addresses, others, sums, DTYPE, LONG_ENTRIES, LONG_RUN)
 
 
 @triton.jit
@@ -62,18 +63,20 @@ def totals(sums, order, bounds, groups, most, out, GROUPS: tl.constexpr, BLOCK: 
 
 
 @triton.jit
-def _squares(tile, addresses, sums, DTYPE: tl.constexpr, ENTRIES: tl.constexpr, RUN: tl.constexpr):
+def _dots(tile, addresses, others, sums,
+          DTYPE: tl.constexpr, ENTRIES: tl.constexpr, RUN: tl.constexpr):  # fmt: skip
     entry = tl.arange(0, ENTRIES)
     there = entry < tl.load(tile + 2)
     first, length, step = _first(tile, addresses, entry, DTYPE)
+    other, length, step = _first(tile, others, entry, DTYPE)
     found = tl.zeros((ENTRIES, RUN), tl.float64)
     for repeat in range(tl.load(tile + 5)):
         for begin in range(0, length, RUN):
             number = begin + tl.arange(0, RUN)
             inside = there[:, None] & (number < length)[None, :]
-            place = first[:, None] + repeat * step + number[None, :]
-            given = tl.load(place, inside, 0.0).to(tl.float64)
-            found += given * given
+            place = repeat * step + number[None, :]
+            x = tl.load(first[:, None] + place, inside, 0.0).to(tl.float64)
+            found += x * tl.load(other[:, None] + place, inside, 0.0).to(tl.float64)
     tl.store(sums + tl.load(tile + 7) + entry, tl.sum(found, 1), there)
 
 

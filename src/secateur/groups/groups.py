@@ -289,6 +289,22 @@ class Groups:
         )
         return added_up(parts, total)
 
+    def dots(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        """The inner product of every group with tensors, shape (m,), in the dtype of `norms`.
+
+        Args:
+            tensors: one a member, as large as its parameter and split likewise, such as the
+                gradients; None among them stands for zeros.
+        """
+        total = self._zeros()
+        left = self.together.add_dots_(total, tensors)
+        parts = (
+            (member.parameter, partial(member.add_dots_, tensor=tensor))
+            for member, tensor in ((self.members[at], tensors[at]) for at in left)
+            if tensor is not None
+        )
+        return added_up(parts, total)
+
     def alive(self) -> Tensor:
         """Whether any element of the group is non-zero, bool of shape (m,)."""
         parts = ((member.parameter, member.raise_) for member in self.members)

@@ -1,7 +1,7 @@
-"""All members in one call: their norms and their scaling in one pass over memory each.
+"""All members in one call: their sums and their scaling in one pass over memory each.
 
-In: members, and the tensors to look at or to scale. Out: the same as from `Member.add_squares_` and
-`Member.scale_` one by one, which remain for whatever the compiled loops can't read.
+In: members, and the tensors to look at or to scale. Out: the same as from `Member.add_squares_`,
+`add_dots_` and `scale_` one by one, which remain for whatever the compiled loops can't read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Together:
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = members
         self._layouts: dict[tuple, tuple[Layout, Tensor] | None] = {}
-        self._seen: Sequence[tuple | None] = ()
+        self._seen: Sequence[tuple[tuple, tuple] | None] = ()
         self._ready: tuple[np.ndarray, list[int]] = (np.empty((0, len(fused.PART)), np.int64), [])
 
     def __reduce__(self) -> tuple[type[Together], tuple[Sequence[Member]]]:
@@ -58,18 +58,38 @@ class Together:
         """
         if self._on_gpu(tensors):
             return self._gpu.add_squares_(total, tensors)
+        return self._add_dots_(total, self._given(tensors))
+
+    def add_dots_(self, total: Tensor, tensors: Sequence[Tensor | None]) -> list[int]:
+        """Add each group's inner product with tensors to its entry of `total`, in place.
+
+        Args:
+            total: (groups,), float64.
+            tensors: one a member, such as the gradients, or None for those that are left out.
+
+        Returns:
+            The members that were not looked at, by position: they are for `Member.add_dots_`.
+        """
+        if self._on_gpu(tensors):
+            return self._gpu.add_dots_(total, tensors)
+        return self._add_dots_(total, tensors, [member.parameter for member in self.members])
+
+    def _add_dots_(
+        self,
+        total: Tensor,
+        tensors: Sequence[Tensor | None],
+        others: Sequence[Tensor] | None = None,
+    ) -> list[int]:
         if total.device.type != "cpu" or total.dtype != torch.float64:
-            return self._all(tensors)
-        parts, left = self._parts(tensors)
+            return _there(tensors)
+        parts, left = self._parts(tensors, others)
         shares = _shares(parts, most=1 + _numbers(parts) // (16 * max(len(total), 1)))
         if len(shares) == 1:
-            fused.add_squares_(total, parts)
+            fused.add_dots_(total, parts)
         elif shares:
             sums = torch.zeros(len(shares), len(total), dtype=total.dtype)
             work = zip(sums, shares, strict=True)
-            _at_once(
-                [lambda one=one, part=part: fused.add_squares_(one, part) for one, part in work]
-            )
+            _at_once([partial(fused.add_dots_, one, part) for one, part in work])
             total += sums.sum(0)
         return left
 
@@ -81,11 +101,11 @@ class Together:
         """
         if self._on_gpu(tensors):
             return self._gpu.scale_(factors, tensors)
-        parts, left = self._parts(tensors)
+        given = self._given(tensors)
+        parts, left = self._parts(given)
         if len(parts):
             factors = factors.to("cpu", torch.float64).contiguous()
             _at_once([partial(fused.multiply_, share, factors) for share in _shares(parts)])
-            given = [member.parameter for member in self.members] if tensors is None else tensors
             for tensor in given:
                 if tensor is not None and not tensor.is_inference():
                     increment_version(tensor)  # as any operator in place does, for autograd
@@ -93,8 +113,7 @@ class Together:
 
     def _on_gpu(self, tensors: Sequence[Tensor | None] | None) -> bool:
         """Whether the first of these tensors lies on a GPU."""
-        given = (m.parameter for m in self.members) if tensors is None else tensors
-        first = next((tensor for tensor in given if tensor is not None), None)
+        first = next((tensor for tensor in self._given(tensors) if tensor is not None), None)
         return first is not None and first.device.type in gpu.DEVICES
 
     @cached_property
@@ -103,30 +122,35 @@ class Together:
 
         return OnGpu(self.members)
 
-    def _all(self, tensors: Sequence[Tensor | None] | None) -> list[int]:
-        given = [True] * len(self.members) if tensors is None else [t is not None for t in tensors]
-        return [position for position, there in enumerate(given) if there]
+    def _given(self, tensors: Sequence[Tensor | None] | None) -> Sequence[Tensor | None]:
+        return [member.parameter for member in self.members] if tensors is None else tensors
 
-    def _parts(self, tensors: Sequence[Tensor | None] | None) -> tuple[np.ndarray, list[int]]:
-        """What the loops take, int64 (parts, 7), and the members that they can't read."""
+    def _parts(
+        self, tensors: Sequence[Tensor | None], others: Sequence[Tensor] | None = None
+    ) -> tuple[np.ndarray, list[int]]:
+        """What the loops take, int64 (parts, 8), and the members that they can't read.
+
+        Others are what the tensors are multiplied with, themselves if not given; they have to lie
+        in memory as the tensors do.
+        """
         if not fused.available():
-            return self._ready[0][:0], self._all(tensors)
-        if tensors is None:
-            tensors = [member.parameter for member in self.members]
-        seen = [None if t is None else _place(t) for t in tensors]
+            return self._ready[0][:0], _there(tensors)
+        pairs = list(zip(tensors, tensors if others is None else others, strict=True))
+        seen = [None if x is None or y is None else (_place(x), _place(y)) for x, y in pairs]
         if seen == self._seen:
             return self._ready
         rows, left = [], []
-        for position, (member, tensor) in enumerate(zip(self.members, tensors, strict=True)):
-            if tensor is None:
+        for position, (tensor, other) in enumerate(pairs):
+            if tensor is None or other is None:
                 continue
-            found = self._layout(position, member, tensor)
-            if found is None:
+            found = self._layout(position, self.members[position], tensor)
+            if found is None or kind(tensor) != kind(other):
                 left.append(position)
             elif tensor.numel():
                 layout, ids = found
-                kind = fused.TYPES[tensor.dtype]
-                rows.append((tensor.data_ptr(), kind, *layout, ids.data_ptr()))
+                number = fused.TYPES[tensor.dtype]
+                row = tensor.data_ptr(), number, *layout, ids.data_ptr(), other.data_ptr()
+                rows.append(row)
         parts = np.array(rows, np.int64).reshape(-1, len(fused.PART))
         self._seen, self._ready = seen, (parts, left)
         return self._ready
@@ -190,16 +214,24 @@ def all_finite(tensors: Iterable[Tensor]) -> bool | None:
     for tensor in tensors:
         if not _readable(tensor, kinds) or not _dense(tensor):
             return None
-        rows.append((tensor.data_ptr(), kinds[tensor.dtype], 1, 1, 1, tensor.numel(), 0))
+        rows.append((tensor.data_ptr(), kinds[tensor.dtype], 1, 1, 1, tensor.numel(), 0, 0))
     shares = _shares(np.array(rows, np.int64).reshape(-1, len(fused.PART)))
     return all(_at_once([partial(fused.finite, share) for share in shares]))
 
 
+def _there(tensors: Sequence[Tensor | None]) -> list[int]:
+    """The positions at which there is a tensor."""
+    return [position for position, tensor in enumerate(tensors) if tensor is not None]
+
+
 def _place(tensor: Tensor) -> tuple:
     """Equal as long as a tensor has the same layout in the same memory."""
-    if not _readable(tensor):
-        return (id(tensor),)
-    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+    return (id(tensor),) if not _readable(tensor) else (tensor.data_ptr(), *kind(tensor))
+
+
+def kind(tensor: Tensor) -> tuple:
+    """Equal for tensors whose numbers lie in memory alike."""
+    return tensor.dtype, tensor.device, tensor.shape, tensor.stride()
 
 
 def _readable(tensor: Tensor, kinds: dict[torch.dtype, int] = fused.TYPES) -> bool:

@@ -7,6 +7,7 @@ optimizer divides its step by.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.optim import Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
-from secateur.groups import Groups
-from secateur.optim.weights import above_zero, summed
+from secateur.groups import Groups, Member
+from secateur.groups.sharded import added_up
+from secateur.optim.weights import above_zero
 
 Reader = Callable[[dict[str, Any], dict[str, Any]], Tensor]
 
@@ -97,3 +99,18 @@ def metric_of(name: str, optimizer: Optimizer, groups: Groups) -> Euclidean | Pr
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def summed(groups: Groups, values_of: Callable[[Member], Tensor | None]) -> Tensor:
+    """Sum the squares of what `values_of` gives for each member, per group: (m,), on the CPU.
+
+    A tensor has the shape of the member's parameter (or of what this process holds of it); None
+    stands for zeros.
+    """
+
+    def add_(member: Member, total: Tensor) -> None:
+        if (values := values_of(member)) is not None:
+            member.add_squares_(total, values)
+
+    parts = ((member.parameter, partial(add_, member)) for member in groups.members)
+    return added_up(parts, torch.zeros(len(groups), dtype=torch.float64, device="cpu"))

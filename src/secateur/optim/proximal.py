@@ -84,9 +84,10 @@ class Proximal(Optimizer):
             reaches the budget only if lambda is right; or "lasso", to compare with: the group lasso
             lam * sum_j sqrt(d_j) a_j, which knows of no budget.
         lam: short for schedule=Constant(lam).
-        weights: "curvature" (a running mean of squared gradients), 1.0 (the paper's plain norms),
-            "layer" (norms relative to their layer's), a number or tensor of shape (m,) of your own,
-            or "auto": "curvature", but 1.0 with a lambda and in the optimizer's metric.
+        weights: "curvature" (how much the loss curves along a group, from squared gradients), 1.0
+            (the paper's plain norms), "layer" (norms relative to their layer's), a number or tensor
+            of shape (m,) of your own, or "auto": "curvature", but 1.0 with a lambda and in the
+            optimizer's metric.
         every: take the proximal step after every so many steps, as hard as all of them would have
             been together; the freeze is never late.
         metric: "euclidean", or "optimizer" for Adam, AdamW, NAdam, RMSprop and Adagrad.
@@ -150,6 +151,8 @@ class Proximal(Optimizer):
         self.frozen = False
         self._last = Kept(np.ones(len(groups)))
         self._support: Support | None = None
+
+    _seen: Tensor | None = None  # by the weighting in this step, to be learned with the norms
 
     # -- what can be watched -----------------------------------------------------------------------
 
@@ -267,7 +270,7 @@ class Proximal(Optimizer):
         """
         _refuse_capture()
         if closure is not None:
-            loss = self._step_with(closure)
+            loss = self.optimizer.step(self._watched(closure))
         elif self._resting() and not any_gradient(self.param_groups):
             return self.optimizer.step()
         else:
@@ -304,13 +307,19 @@ class Proximal(Optimizer):
             elif press and self.steps_taken % self.every == 0:
                 self._prox_()
 
+    def _will_press(self) -> bool:
+        """Whether the next step, if it counts, ends with a proximal step or with the choice."""
+        step = self.steps_taken + 1
+        chooses = self.penalty == "firm" and self.schedule(step) >= 1
+        return not self.frozen and (chooses or step % self.every == 0)
+
     def _resting(self) -> bool:
         """Whether every learning rate is 0."""
         return all(lr is not None and float(lr) == 0 for lr in self._given_rates())
 
     def freeze_(self) -> None:
         """Choose the groups now, within the budget, and keep this choice to the stage's end."""
-        norms = self._norms()
+        norms = self._learned_norms()
         weights = self.weighting(norms) * self.metric(self.optimizer, self.groups)
         worth = saliency(self.allowance, norms, weights, self._last.multipliers)
         self._keep(self.budget.choose(self.allowance, worth))
@@ -331,35 +340,25 @@ class Proximal(Optimizer):
         self.allowance = self._allowances[stage].restricted(live)
 
     def _see_gradients(self, evaluation: int = 1) -> None:
-        """Refuse bad gradients, let the weighting see good ones, keep dead entries from moving."""
+        """Refuse bad gradients, let the weighting look at good ones, keep the dead from moving."""
         where = f"step {self.steps_taken + 1}"
         if evaluation > 1:
             where += f", evaluation {evaluation} of the closure"
         sum_up_(self.param_groups)
         refuse_sparse((m.name, m.parameter) for m in self.groups.members)
-        looking = not self.frozen and evaluation == 1
-        squares = self.weighting.look(self.groups) if looking else None
-        good = self._whole if squares is not None and bool(squares.isfinite().all()) else ()
+        seen = None
+        if evaluation == 1:
+            self._seen = seen = self.weighting.look(self.groups) if self._will_press() else None
+        good = self._whole if seen is not None and bool(seen.isfinite().all()) else ()
         names = ((m.name, m.parameter) for m in self.groups.members)
         refuse_bad(self.param_groups, names, where, good)
         if self._support is not None:
             self._support.clear_gradients_()
-        if squares is not None:
-            self.weighting.learn(squares)
 
     @cached_property
     def _whole(self) -> frozenset[int]:
         """The ids of the parameters that have every element in a group."""
         return frozenset(id(m.parameter) for m in self.groups.members if not m.has_gaps)
-
-    def _step_with(self, closure: Closure) -> Any:
-        """The wrapped optimizer's step; what was seen of a first evaluation goes with a bad one."""
-        seen = self.weighting.state_dict()
-        try:
-            return self.optimizer.step(self._watched(closure))
-        except Exception:
-            self.weighting.load_state_dict(seen)
-            raise
 
     def _watched(self, closure: Closure) -> Closure:
         evaluations = 0
@@ -395,7 +394,7 @@ class Proximal(Optimizer):
     def _prox_(self) -> None:
         """Scale every group by its factor."""
         if self.schedule(self.steps_taken) > 0:
-            norms = self._norms()
+            norms = self._learned_norms()
             metric = self.metric(self.optimizer, self.groups)
             factors, self._last = self._press(norms, metric, self.every)
             if self.penalty == "firm":
@@ -419,6 +418,13 @@ class Proximal(Optimizer):
         if self.penalty == "lasso":
             return lasso(norms, weights, step)
         return convex(self.allowance, norms, weights, step, self._last)
+
+    def _learned_norms(self) -> np.ndarray:
+        """The groups' norms, with which the weighting learns from what it saw in this step."""
+        norms, seen, self._seen = self._norms(), self._seen, None
+        if seen is not None:
+            self.weighting.learn(seen, norms, self.every)
+        return norms
 
     def _norms(self) -> np.ndarray:
         norms = self.groups.norms().cpu().double().numpy()

@@ -5,8 +5,6 @@ In: group norms, and the gradients where a weighting needs them. Out: one weight
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -14,19 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.groups import Groups, Member
-from secateur.groups.sharded import added_up
+from secateur.groups import Groups
 
 
 class Weighting:
     """Gives the weights at one step; its state travels with the optimizer's."""
 
     def look(self, groups: Groups) -> Tensor | None:
-        """The sums of squares of the groups' gradients, (m,), where it learns from them."""
+        """The groups' inner products with their gradients, (m,), where it learns from them."""
         return None
 
-    def learn(self, squares: Tensor) -> None:
-        """Learn from what `look` saw, once it is known to be finite."""
+    def learn(self, dots: Tensor, norms: np.ndarray, steps: int = 1) -> None:
+        """Learn from what `look` saw, which is finite; `steps` have passed since the last time."""
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
         """Weights d for group norms a, both (m,)."""
@@ -75,23 +72,31 @@ class LayerNormalised(Weighting):
 
 
 class Curvature(Weighting):
-    """d_j = a running mean of the squared gradient over group j, as a share of the groups' mean.
+    """d_j: how much the loss curves along group j, as a share of the groups' mean.
 
-    That is the mean Fisher diagonal of a group, and the saliency a^2 d / c is then optimal brain
-    damage's, per unit of cost (math.md, section 4). Before the first gradient all weights are 1.
+        d_j = running mean of (g_j . x_j)^2 / a_j^2
+
+    with x_j the group's parameters, g_j their gradient and a_j the group's norm. To first order
+    g_j . x_j is what the loss of a batch changes by when the group goes. So the saliency a^2 d / c
+    is x_j' F x_j per unit of cost, with F the group's block of the empirical Fisher matrix: what
+    optimal brain damage estimates from the diagonal alone. Before the first gradient all weights
+    are 1.
+
+    Source: Theis, Korshunova, Tejani and Huszar, arXiv 1801.05787; Molchanov, Mallya, Tyree, Frosio
+    and Kautz, arXiv 1906.10771, for whom the means are the score itself.
     """
 
     def __init__(self, groups: Groups, memory: float = 0.98) -> None:
         self.memory = memory
-        self.sizes = summed(groups, lambda member: torch.ones_like(member.parameter)).round()
-        self.mean = torch.zeros_like(self.sizes)
+        self.mean = torch.zeros(len(groups), dtype=torch.float64)
 
     def look(self, groups: Groups) -> Tensor:
-        return groups.squares([member.parameter.grad for member in groups.members])
+        return groups.dots([member.parameter.grad for member in groups.members])
 
-    def learn(self, squares: Tensor) -> None:
-        means = squares.to(self.mean) / self.sizes
-        self.mean.mul_(self.memory).add_(means, alpha=1 - self.memory)
+    def learn(self, dots: Tensor, norms: np.ndarray, steps: int = 1) -> None:
+        along = dots.cpu().double() / torch.from_numpy(np.where(norms > 0, norms, np.inf))
+        kept = self.memory**steps
+        self.mean.mul_(kept).add_(along.square_(), alpha=1 - kept)
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
         mean = self.mean.numpy()
@@ -131,21 +136,6 @@ def weighting(
         f"weights={given}: expected 'auto', 'layer' (norms relative to their layer's), "
         "'curvature', a number (1.0: the paper's plain norms) or a tensor of one weight a group"
     )
-
-
-def summed(groups: Groups, values_of: Callable[[Member], Tensor | None]) -> Tensor:
-    """Sum the squares of what `values_of` gives for each member, per group: (m,), on the CPU.
-
-    A tensor has the shape of the member's parameter (or of what this process holds of it); None
-    stands for zeros.
-    """
-
-    def add_(member: Member, total: Tensor) -> None:
-        if (values := values_of(member)) is not None:
-            member.add_squares_(total, values)
-
-    parts = ((member.parameter, partial(add_, member)) for member in groups.members)
-    return added_up(parts, torch.zeros(len(groups), dtype=torch.float64, device="cpu"))
 
 
 def above_zero(values: np.ndarray) -> np.ndarray:
