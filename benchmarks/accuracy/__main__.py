@@ -4,7 +4,7 @@
     PYTHONPATH=benchmarks python -m accuracy --tasks lenet-mnist --seeds 0 --minutes 30
     PYTHONPATH=benchmarks python -m accuracy --methods secateur dense --budgets "30 groups"
     PYTHONPATH=benchmarks python -m accuracy --study          # knobs and ideas, on validation rows
-    PYTHONPATH=benchmarks python -m accuracy --tasks resnet8-cifar-longer    # not among the others
+    PYTHONPATH=benchmarks python -m accuracy --tasks resnet8-cifar-longer resnet8-cifar-wide
 
 One JSON line a run in benchmarks/results/accuracy.jsonl: the score on the test rows after the last
 step, never the best one, and the score on the validation rows, by which knobs are chosen.
@@ -32,7 +32,8 @@ RESULT = runs.RESULTS / "accuracy.jsonl"
 SEEDS = (0, 1, 2)
 KEYS = ("task", "method", "budget", "seed", "knob")
 
-SHORT = [name for name in TASKS if not name.endswith("-longer")]  # the others take hours more
+LONG = ("resnet8-cifar-longer", "resnet8-cifar-wide")  # an hour more and more: run when named
+SHORT = [name for name in TASKS if name not in LONG]
 COMPARED = [name for name in METHODS if not name.startswith("idea")]
 STUDY: list[tuple[str, Knob]] = [
     ("secateur", {}),

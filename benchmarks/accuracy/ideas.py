@@ -122,6 +122,42 @@ def per_cost(run: Run, *, exponent: float) -> nn.Module:
     return run.small()
 
 
+class Estimated(Curvature):
+    """The default weights from less than the whole gradient of a group.
+
+    "mean" is the mean Fisher diagonal of a group, as if the loss curved alike in all directions;
+    "diagonal" what optimal brain damage takes: each number's square times its squared gradient.
+    """
+
+    def __init__(self, groups: sc.Groups, of: str) -> None:
+        super().__init__(groups)
+        self.sizes = None
+        if of == "mean":
+            ones = [torch.ones_like(member.parameter) for member in groups.members]
+            self.sizes = groups.squares(ones).cpu().double()
+
+    def look(self, groups: sc.Groups) -> torch.Tensor:
+        parameters = [member.parameter for member in groups.members]
+        if self.sizes is not None:
+            return groups.squares([p.grad for p in parameters])
+        return groups.squares([None if p.grad is None else p.detach() * p.grad for p in parameters])
+
+    def learn(self, dots: torch.Tensor, norms: np.ndarray, steps: int = 1) -> None:
+        squares = dots.cpu().double()
+        if self.sizes is not None:
+            squares *= torch.from_numpy(norms).square() / self.sizes
+        super().learn(squares.sqrt_(), norms, steps)
+
+
+@method("idea: curvature from less", knobs=[{"of": "mean"}, {"of": "diagonal"}])
+def estimated(run: Run, *, of: str) -> nn.Module:
+    """What the default leaves out if products within a group are."""
+    optimizer = proximal(run)
+    optimizer.weighting = Estimated(optimizer.groups, of)
+    run.train(optimizer)
+    return run.small()
+
+
 class Falling(sc.Proximal):
     """The hardness stays as it is; the level falls from all to the budget instead."""
 

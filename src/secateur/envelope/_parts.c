@@ -36,29 +36,32 @@ static inline uint16_t to_bfloat16(float value) {
 #define SAME(x) (x)
 
 /* Where a group's numbers lie in a row of their own, `run` adds up the products. Otherwise rows are
-   added to rows, a block of columns at a time in the cache, and the columns of a group in the end. */
-#define DOTS(NAME, TYPE, READ)                                                                      \
+   added to rows, a block of columns at a time in the cache, and the columns of a group in the end.
+   OTHER is y, or x for squares, whose numbers are then read and converted once. */
+#define DOTS(NAME, TYPE, READ, OTHER)                                                               \
     WIDE static double NAME##_run(const TYPE *x, const TYPE *y, int64_t count) {                    \
         double dot = 0;                                                                             \
+        (void)y;                                                                                    \
         _Pragma("omp simd reduction(+ : dot)")                                                      \
-        for (int64_t i = 0; i < count; i++) dot += (double)READ(x[i]) * (double)READ(y[i]);         \
+        for (int64_t i = 0; i < count; i++) dot += (double)READ(x[i]) * READ(OTHER[i]);             \
         return dot;                                                                                 \
     }                                                                                               \
     WIDE static void NAME##_columns(const TYPE *x, const TYPE *y, int64_t rows, int64_t stride,     \
                                     int64_t count, double *dots) {                                  \
         int64_t row = 0;                                                                            \
+        (void)y;                                                                                    \
         for (int64_t i = 0; i < count; i++) dots[i] = 0;                                            \
         for (; row + 4 <= rows; row += 4, x += 4 * stride, y += 4 * stride)                         \
             for (int64_t i = 0; i < count; i++) {                                                   \
                 const int64_t j = i + stride, k = j + stride, l = k + stride;                       \
-                const double a = (double)READ(x[i]) * (double)READ(y[i]);                           \
-                const double b = (double)READ(x[j]) * (double)READ(y[j]);                           \
-                const double c = (double)READ(x[k]) * (double)READ(y[k]);                           \
-                const double d = (double)READ(x[l]) * (double)READ(y[l]);                           \
+                const double a = (double)READ(x[i]) * READ(OTHER[i]);                               \
+                const double b = (double)READ(x[j]) * READ(OTHER[j]);                               \
+                const double c = (double)READ(x[k]) * READ(OTHER[k]);                               \
+                const double d = (double)READ(x[l]) * READ(OTHER[l]);                               \
                 dots[i] += (a + b) + (c + d);                                                       \
             }                                                                                       \
         for (; row < rows; row++, x += stride, y += stride)                                         \
-            for (int64_t i = 0; i < count; i++) dots[i] += (double)READ(x[i]) * (double)READ(y[i]); \
+            for (int64_t i = 0; i < count; i++) dots[i] += (double)READ(x[i]) * READ(OTHER[i]);     \
     }                                                                                               \
     static void NAME(const Part *part, double *total) {                                             \
         const TYPE *x = (const TYPE *)(intptr_t)part->values;                                       \
@@ -89,16 +92,21 @@ static inline uint16_t to_bfloat16(float value) {
         }                                                                                           \
     }
 
-DOTS(dots_float, float, SAME)
-DOTS(dots_double, double, SAME)
-DOTS(dots_bfloat16, uint16_t, from_bfloat16)
+DOTS(dots_float, float, SAME, y)
+DOTS(dots_double, double, SAME, y)
+DOTS(dots_bfloat16, uint16_t, from_bfloat16, y)
+DOTS(squares_float, float, SAME, x)
+DOTS(squares_double, double, SAME, x)
+DOTS(squares_bfloat16, uint16_t, from_bfloat16, x)
 
 /* Add the products of each part's numbers and others to their groups' entries of `total`. */
 EXPORT void secateur_dots(int64_t count, const Part *parts, double *total) {
-    for (const Part *part = parts; part < parts + count; part++)
-        if (part->type == FLOAT) dots_float(part, total);
-        else if (part->type == DOUBLE) dots_double(part, total);
-        else dots_bfloat16(part, total);
+    for (const Part *part = parts; part < parts + count; part++) {
+        const int squares = part->others == part->values;
+        if (part->type == FLOAT) (squares ? squares_float : dots_float)(part, total);
+        else if (part->type == DOUBLE) (squares ? squares_double : dots_double)(part, total);
+        else (squares ? squares_bfloat16 : dots_bfloat16)(part, total);
+    }
 }
 
 /* Factors are rounded to the tensor's own type first, as torch does. What has a factor of 1 is not
