@@ -87,15 +87,12 @@ class OnGpu:
         Returns:
             The members that were not looked at, by position: they are for `Member.add_dots_`.
         """
-        given, own = list(tensors), self._given(None)
-        apart = [
-            position
-            for position, (tensor, parameter) in enumerate(zip(given, own, strict=True))
-            if tensor is not None and kind(tensor) != kind(parameter)
-        ]
-        for position in apart:
-            given[position] = None
-        return sorted([*apart, *self._add_dots_(total, given, own)])
+        given, apart = list(tensors), []
+        for position, (tensor, member) in enumerate(zip(given, self.members, strict=True)):
+            if tensor is not None and kind(tensor) != kind(member.parameter):
+                apart.append(position)
+                given[position] = None
+        return sorted([*apart, *self._add_dots_(total, given, self._given(None))])
 
     def _add_dots_(
         self, total: Tensor, given: list[Tensor | None], others: list[Tensor | None]
