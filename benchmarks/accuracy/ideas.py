@@ -123,35 +123,40 @@ def per_cost(run: Run, *, exponent: float) -> nn.Module:
 
 
 class Estimated(Curvature):
-    """The default weights from less than the whole gradient of a group.
+    """The default weights by another estimate of a group's curvature x' F x.
 
-    "mean" is the mean Fisher diagonal of a group, as if the loss curved alike in all directions;
-    "diagonal" what optimal brain damage takes: each number's square times its squared gradient.
+    "mean": F is a group's mean squared gradient times the identity, as if the loss curved alike in
+    all directions. "along": F has what is off its diagonal too, so that x' F x is the mean of
+    (g . x)^2, which is the square of what a batch's loss changes by to first order.
     """
 
     def __init__(self, groups: sc.Groups, of: str) -> None:
         super().__init__(groups)
-        self.sizes = None
-        if of == "mean":
-            ones = [torch.ones_like(member.parameter) for member in groups.members]
-            self.sizes = groups.squares(ones).cpu().double()
+        self.of = of
+        ones = [torch.ones_like(member.parameter) for member in groups.members]
+        self.sizes = groups.squares(ones).cpu().double()
+        places = torch.arange(len(groups) + 1)  # the last one is for what is in no group
+        self.places = [m.spread(places).expand_as(m.parameter) for m in groups.members]
 
     def look(self, groups: sc.Groups) -> torch.Tensor:
-        parameters = [member.parameter for member in groups.members]
-        if self.sizes is not None:
-            return groups.squares([p.grad for p in parameters])
-        return groups.squares([None if p.grad is None else p.detach() * p.grad for p in parameters])
+        if self.of == "mean":
+            return groups.squares([member.parameter.grad for member in groups.members])
+        total = torch.zeros(len(groups) + 1, dtype=torch.float64)
+        for place, member in zip(self.places, groups.members, strict=True):
+            if (grad := member.parameter.grad) is not None:
+                products = (member.parameter.detach() * grad).double()
+                total.index_add_(0, place.reshape(-1), products.reshape(-1))
+        return total[:-1].square_()
 
-    def learn(self, dots: torch.Tensor, norms: np.ndarray, steps: int = 1) -> None:
-        squares = dots.cpu().double()
-        if self.sizes is not None:
-            squares *= torch.from_numpy(norms).square() / self.sizes
-        super().learn(squares.sqrt_(), norms, steps)
+    def learn(self, products: torch.Tensor, norms: np.ndarray, steps: int = 1) -> None:
+        if self.of == "mean":
+            products = products.cpu().double() / self.sizes * torch.from_numpy(norms).square()
+        super().learn(products, norms, steps)
 
 
-@method("idea: curvature from less", knobs=[{"of": "mean"}, {"of": "diagonal"}])
+@method("idea: another curvature", knobs=[{"of": "mean"}, {"of": "along"}])
 def estimated(run: Run, *, of: str) -> nn.Module:
-    """What the default leaves out if products within a group are."""
+    """By less, or by more, than the diagonal."""
     optimizer = proximal(run)
     optimizer.weighting = Estimated(optimizer.groups, of)
     run.train(optimizer)

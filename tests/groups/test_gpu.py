@@ -69,10 +69,10 @@ def check(name: str, dtype: torch.dtype, layout: torch.memory_format = torch.con
     assert together.add_squares_(total) == []
     torch.testing.assert_close(total.cpu(), squares([member], member.stop), rtol=1e-6, atol=0)
     other = torch.empty_like(values).copy_(values.flip(0))
-    dots, expected = torch.zeros(2, member.stop, dtype=torch.float64, device=DEVICE)
-    assert together.add_dots_(dots, [other]) == []
-    member.add_dots_(expected, other)
-    torch.testing.assert_close(dots, expected, rtol=1e-12, atol=1e-12 * float(total.max()))
+    products, expected = torch.zeros(2, member.stop, dtype=torch.float64, device=DEVICE)
+    assert together.add_products_(products, [other]) == []
+    member.add_products_(expected, other)
+    torch.testing.assert_close(products, expected, rtol=1e-12, atol=0)
     factors = torch.linspace(0, 1, member.stop, dtype=torch.float64, device=DEVICE)
     alone = Member("w", values.clone(), ids, view)
     alone.scale_(torch.cat([factors, factors.new_ones(1)]))
@@ -108,9 +108,9 @@ def test_products_of_unlike_tensors_are_left_to_each_member() -> None:
     others = [torch.randn(5, 7, device=DEVICE) for _ in range(2)]
     given = [others[0], others[1].double(), torch.randn(7, 5, device=DEVICE).T, None]
     total = torch.zeros(5, dtype=torch.float64, device=DEVICE)
-    assert gpu.OnGpu(members).add_dots_(total, given) == [1, 2]
-    expected = (values.double() * others[0]).sum(1)
-    torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)
+    assert gpu.OnGpu(members).add_products_(total, given) == [1, 2]
+    expected = (values.double() * others[0]).square().sum(1)
+    torch.testing.assert_close(total, expected, rtol=1e-12, atol=0)
 
 
 def test_some_of_the_groups_leave_the_others_alone() -> None:
@@ -226,7 +226,7 @@ def test_a_norm_and_a_scaling_take_three_launches() -> None:
         groups.norms()
         groups.scale_(factors)
     names = [event.name for event in profile.events()]
-    assert [names.count(name) for name in ("dots", "totals", "scale")] == [1, 1, 1]
+    assert [names.count(name) for name in ("squares", "totals", "scale")] == [1, 1, 1]
     assert launches.able(torch.device("cuda", 0), torch.float32)
 
 

@@ -51,14 +51,14 @@ def members(draw: st.DrawFn) -> Member:
 
 
 def one_by_one(members: list[Member], factors: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Squares, products with `like`, and the scaled parameters, each member on its own."""
-    squares, dots = torch.zeros(2, GROUPS, dtype=torch.float64)
+    """Squares, those of products with `like`, and the scaled parameters, each member on its own."""
+    squares, products = torch.zeros(2, GROUPS, dtype=torch.float64)
     padded = torch.cat([factors, torch.ones(1, dtype=torch.float64)])
     for member in members:
         member.add_squares_(squares)
-        member.add_dots_(dots, like(member.parameter))
+        member.add_products_(products, like(member.parameter))
         member.scale_(padded)
-    return squares, dots, [member.parameter for member in members]
+    return squares, products, [member.parameter for member in members]
 
 
 def like(parameter: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def like(parameter: Tensor) -> Tensor:
 @given(given_members=st.lists(members(), min_size=1, max_size=3), threads=st.sampled_from([1, 3]))
 def test_all_at_once_is_each_on_its_own(given_members: list[Member], threads: int) -> None:
     factors = torch.tensor([0.0, 1.0, 0.1, 1.0, 1 / 3, 1.0, 0.7], dtype=torch.float64)
-    expected, dots, scaled = one_by_one([copy.deepcopy(m) for m in given_members], factors)
+    expected, products, scaled = one_by_one([copy.deepcopy(m) for m in given_members], factors)
     groups = Groups(tuple(given_members), (Layer("w", "own", 0, GROUPS),))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(together_module, "SHARE", 1)
@@ -79,9 +79,8 @@ def test_all_at_once_is_each_on_its_own(given_members: list[Member], threads: in
         torch.testing.assert_close(
             groups.norms().square(), expected, rtol=1e-13 if exact else 5e-6, atol=1e-300
         )
-        found = groups.dots([like(member.parameter) for member in given_members])
-        rounding = 1e-13 * float(expected.max())  # of squares, which are no smaller
-        torch.testing.assert_close(found, dots, rtol=1e-13, atol=rounding)
+        found = groups.products([like(member.parameter) for member in given_members])
+        torch.testing.assert_close(found, products, rtol=1e-13, atol=1e-300)
         groups.scale_(factors)
     for member, theirs in zip(given_members, scaled, strict=True):
         assert torch.equal(member.parameter, theirs)
@@ -99,7 +98,7 @@ def test_what_people_train_is_read_by_the_loops() -> None:
     cases.append(Member("w", torch.randn(3, 4), torch.arange(12).reshape(3, 4)))
     total = torch.zeros(12, dtype=torch.float64)
     assert Together(cases).add_squares_(total) == []
-    assert Together(cases).add_dots_(total, [like(case.parameter) for case in cases]) == []
+    assert Together(cases).add_products_(total, [like(case.parameter) for case in cases]) == []
     assert Together(cases).scale_(torch.ones(12)) == []
 
 
@@ -130,13 +129,13 @@ def test_products_of_unlike_tensors_are_left_to_each_member() -> None:
     members = [Member("w", parameter, torch.arange(6).reshape(6, 1)) for parameter in parameters]
     others = [torch.randn(6, 4), torch.randn(6, 4).double(), torch.randn(4, 6).T, None]
     total = torch.zeros(6, dtype=torch.float64)
-    left = Together(members).add_dots_(total, others)
+    left = Together(members).add_products_(total, others)
     assert left == ([1, 2] if fused.implementation() == "compiled" else [0, 1, 2])
     groups = Groups(tuple(members), (Layer("w", "own", 0, 6),))
     pairs = zip(parameters, others, strict=True)
     products = [parameter.double() * other for parameter, other in pairs if other is not None]
-    expected = torch.stack(products).sum((0, 2))
-    torch.testing.assert_close(groups.dots(others), expected, rtol=1e-12, atol=1e-12)
+    expected = torch.stack(products).square().sum((0, 2))
+    torch.testing.assert_close(groups.products(others), expected, rtol=1e-12, atol=0)
 
 
 def test_a_copy_knows_no_addresses_of_the_original() -> None:

@@ -1,11 +1,11 @@
-/* Inner products and scaling of groups spread over many tensors, and a look for NaN: one call each,
-   every number read once, nothing allocated (fused.py calls them).
+/* Norms and scaling of groups spread over many tensors, and a look for NaN: one call each, every
+   number read once, nothing allocated (fused.py calls them).
 
    A part is the piece of some groups that lies in one tensor. In the order of memory its numbers are
    [outer][rows][groups][size]: those at [o][.][g][.] are in the group whose number is ids[o][g], or
    in none where that is below 0. Filters are groups x size; columns, such as input channels, are
-   rows x groups x size; tiles of 4 x 4 are all four. `others`, in the same order, are what they are
-   multiplied with: another tensor's numbers, or for squares the same. Sums are in double. */
+   rows x groups x size; tiles of 4 x 4 are all four. `others`, unless 0, is another tensor in the
+   same order, whose numbers they are multiplied with before they are squared. Sums are in double. */
 
 #include <string.h>
 
@@ -35,37 +35,40 @@ static inline uint16_t to_bfloat16(float value) {
 
 #define SAME(x) (x)
 
-/* Where a group's numbers lie in a row of their own, `run` adds up the products. Otherwise rows are
+/* Where a group's numbers lie in a row of their own, `run` adds up their squares. Otherwise rows are
    added to rows, a block of columns at a time in the cache, and the columns of a group in the end.
-   OTHER is y, or x for squares, whose numbers are then read and converted once. */
-#define DOTS(NAME, TYPE, READ, OTHER)                                                               \
+   VALUE(i) is the i-th number, alone or times the i-th of y. */
+#define SQUARES(NAME, TYPE, VALUE)                                                                  \
     WIDE static double NAME##_run(const TYPE *x, const TYPE *y, int64_t count) {                    \
-        double dot = 0;                                                                             \
+        double squares = 0;                                                                         \
         (void)y;                                                                                    \
-        _Pragma("omp simd reduction(+ : dot)")                                                      \
-        for (int64_t i = 0; i < count; i++) dot += (double)READ(x[i]) * READ(OTHER[i]);             \
-        return dot;                                                                                 \
+        _Pragma("omp simd reduction(+ : squares)")                                                  \
+        for (int64_t i = 0; i < count; i++) {                                                       \
+            const double value = VALUE(i);                                                          \
+            squares += value * value;                                                               \
+        }                                                                                           \
+        return squares;                                                                             \
     }                                                                                               \
     WIDE static void NAME##_columns(const TYPE *x, const TYPE *y, int64_t rows, int64_t stride,     \
-                                    int64_t count, double *dots) {                                  \
+                                    int64_t count, double *squares) {                               \
+        const int64_t four = 4 * stride;                                                            \
         int64_t row = 0;                                                                            \
-        (void)y;                                                                                    \
-        for (int64_t i = 0; i < count; i++) dots[i] = 0;                                            \
-        for (; row + 4 <= rows; row += 4, x += 4 * stride, y += 4 * stride)                         \
+        for (int64_t i = 0; i < count; i++) squares[i] = 0;                                         \
+        for (; row + 4 <= rows; row += 4, x += four, y += four)                                     \
             for (int64_t i = 0; i < count; i++) {                                                   \
-                const int64_t j = i + stride, k = j + stride, l = k + stride;                       \
-                const double a = (double)READ(x[i]) * READ(OTHER[i]);                               \
-                const double b = (double)READ(x[j]) * READ(OTHER[j]);                               \
-                const double c = (double)READ(x[k]) * READ(OTHER[k]);                               \
-                const double d = (double)READ(x[l]) * READ(OTHER[l]);                               \
-                dots[i] += (a + b) + (c + d);                                                       \
+                const double a = VALUE(i), b = VALUE(i + stride);                                   \
+                const double c = VALUE(i + 2 * stride), d = VALUE(i + 3 * stride);                  \
+                squares[i] += (a * a + b * b) + (c * c + d * d);                                    \
             }                                                                                       \
         for (; row < rows; row++, x += stride, y += stride)                                         \
-            for (int64_t i = 0; i < count; i++) dots[i] += (double)READ(x[i]) * READ(OTHER[i]);     \
+            for (int64_t i = 0; i < count; i++) {                                                   \
+                const double value = VALUE(i);                                                      \
+                squares[i] += value * value;                                                        \
+            }                                                                                       \
     }                                                                                               \
     static void NAME(const Part *part, double *total) {                                             \
         const TYPE *x = (const TYPE *)(intptr_t)part->values;                                       \
-        const TYPE *y = (const TYPE *)(intptr_t)part->others;                                       \
+        const TYPE *y = (const TYPE *)(intptr_t)(part->others ? part->others : part->values);       \
         const int64_t *ids = (const int64_t *)(intptr_t)part->ids;                                  \
         const int64_t size = part->size, stride = part->groups * size;                              \
         const int64_t block = part->rows * stride;                                                  \
@@ -78,13 +81,13 @@ static inline uint16_t to_bfloat16(float value) {
             int64_t group = 0, within = 0;                                                          \
             for (int64_t first = 0; first < stride; first += COLUMNS) {                             \
                 const int64_t left = stride - first, count = left < COLUMNS ? left : COLUMNS;       \
-                double dots[COLUMNS];                                                               \
-                NAME##_columns(x + first, y + first, part->rows, stride, count, dots);              \
+                double squares[COLUMNS];                                                            \
+                NAME##_columns(x + first, y + first, part->rows, stride, count, squares);           \
                 for (int64_t i = 0; i < count; within = 0, group++) {                               \
                     const int64_t end = i + size - within < count ? i + size - within : count;      \
                     double sum = 0;                                                                 \
                     within += end - i;                                                              \
-                    for (; i < end; i++) sum += dots[i];                                            \
+                    for (; i < end; i++) sum += squares[i];                                         \
                     if (ids[group] >= 0) total[ids[group]] += sum;                                  \
                     if (within < size) break;                                                       \
                 }                                                                                   \
@@ -92,20 +95,24 @@ static inline uint16_t to_bfloat16(float value) {
         }                                                                                           \
     }
 
-DOTS(dots_float, float, SAME, y)
-DOTS(dots_double, double, SAME, y)
-DOTS(dots_bfloat16, uint16_t, from_bfloat16, y)
-DOTS(squares_float, float, SAME, x)
-DOTS(squares_double, double, SAME, x)
-DOTS(squares_bfloat16, uint16_t, from_bfloat16, x)
+#define ALONE(i) ((double)x[i])
+#define ALONE_BFLOAT16(i) ((double)from_bfloat16(x[i]))
+#define TIMES(i) ((double)x[i] * (double)y[i])
+#define TIMES_BFLOAT16(i) (ALONE_BFLOAT16(i) * (double)from_bfloat16(y[i]))
+SQUARES(squares_float, float, ALONE)
+SQUARES(squares_double, double, ALONE)
+SQUARES(squares_bfloat16, uint16_t, ALONE_BFLOAT16)
+SQUARES(products_float, float, TIMES)
+SQUARES(products_double, double, TIMES)
+SQUARES(products_bfloat16, uint16_t, TIMES_BFLOAT16)
 
-/* Add the products of each part's numbers and others to their groups' entries of `total`. */
-EXPORT void secateur_dots(int64_t count, const Part *parts, double *total) {
+/* Add the squares of each part's numbers, or products, to their groups' entries of `total`. */
+EXPORT void secateur_squares(int64_t count, const Part *parts, double *total) {
     for (const Part *part = parts; part < parts + count; part++) {
-        const int squares = part->others == part->values;
-        if (part->type == FLOAT) (squares ? squares_float : dots_float)(part, total);
-        else if (part->type == DOUBLE) (squares ? squares_double : dots_double)(part, total);
-        else (squares ? squares_bfloat16 : dots_bfloat16)(part, total);
+        const int times = part->others != 0;
+        if (part->type == FLOAT) (times ? products_float : squares_float)(part, total);
+        else if (part->type == DOUBLE) (times ? products_double : squares_double)(part, total);
+        else (times ? products_bfloat16 : squares_bfloat16)(part, total);
     }
 }
 

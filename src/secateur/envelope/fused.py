@@ -23,7 +23,7 @@ _SIGNATURES = {
     "secateur_factors": (*_ROWS, _ARRAY, _NUMBER, _ARRAY, *_ROWS, _ARRAY),
     "secateur_norms": (*[_NUMBER] * 3, _ARRAY, _ARRAY),
     "secateur_scale": (*[_NUMBER] * 3, _ARRAY, _ARRAY),
-    "secateur_dots": (_NUMBER, _ARRAY, _ARRAY),
+    "secateur_squares": (_NUMBER, _ARRAY, _ARRAY),
     "secateur_multiply": (_NUMBER, _ARRAY, _ARRAY),
     "secateur_finite": (_NUMBER, _ARRAY, _ARRAY),
 }
@@ -205,14 +205,14 @@ def scale_(values: Tensor, factors: Tensor) -> Tensor:
     return values
 
 
-def add_dots_(total: Tensor, parts: np.ndarray) -> None:
-    """Add the products of each part's numbers and others to their groups' entries of `total`.
+def add_squares_(total: Tensor, parts: np.ndarray) -> None:
+    """Add the squares of each part's numbers, times others if there are any, to their groups' sums.
 
     Args:
         total: (groups,), float64, contiguous; changed in place.
         parts: int64 (parts, 8), the columns of `PART`; whatever they point to is alive.
     """
-    _sweep("dots", parts, total.data_ptr())
+    _sweep("squares", parts, total.data_ptr())
 
 
 def multiply_(parts: np.ndarray, factors: Tensor) -> None:

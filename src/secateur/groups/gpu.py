@@ -1,7 +1,7 @@
 """All members that lie on a GPU in one call: their sums and their scaling in one launch each.
 
 In: members, and the tensors to look at or to scale. Out: the same as from `Member.add_squares_`,
-`add_dots_` and `scale_` one by one, which remain for whatever the kernels can't read.
+`add_products_` and `scale_` one by one, which remain for whatever the kernels can't read.
 """
 
 from __future__ import annotations
@@ -74,34 +74,35 @@ class OnGpu:
         Returns:
             The members that were not looked at, by position: they are for `Member.add_squares_`.
         """
-        given = self._given(tensors)
-        return self._add_dots_(total, given, given)
+        return self._add_squares_("squares", total, self._given(tensors))
 
-    def add_dots_(self, total: Tensor, tensors: Sequence[Tensor | None]) -> list[int]:
-        """Add each group's inner product with tensors to its entry of `total`, in place.
+    def add_products_(self, total: Tensor, tensors: Sequence[Tensor | None]) -> list[int]:
+        """Add the squares of the parameters times tensors to their groups' entries of `total`.
 
         Args:
-            total: (groups,), on any device.
+            total: (groups,), on any device; changed in place.
             tensors: one a member, such as the gradients, or None for those that are left out.
 
         Returns:
-            The members that were not looked at, by position: they are for `Member.add_dots_`.
+            The members that were not looked at, by position: they are for `Member.add_products_`.
         """
         given, apart = list(tensors), []
         for position, (tensor, member) in enumerate(zip(given, self.members, strict=True)):
             if tensor is not None and kind(tensor) != kind(member.parameter):
                 apart.append(position)
                 given[position] = None
-        return sorted([*apart, *self._add_dots_(total, given, self._given(None))])
+        left = self._add_squares_("products", total, given, self._given(None))
+        return sorted([*apart, *left])
 
-    def _add_dots_(
-        self, total: Tensor, given: list[Tensor | None], others: list[Tensor | None]
+    def _add_squares_(
+        self, kernel: str, total: Tensor, given: list[Tensor | None], *others: list[Tensor | None]
     ) -> list[int]:
         tables, left = self._find(given)
         for table in tables:
             device = table.tiles.device
             sums = torch.empty(len(table.owners), dtype=torch.float64, device=device)
-            self._launch("dots", table, given, self._addresses_of(table, others), sums)
+            places = [self._addresses_of(table, tensors) for tensors in others]
+            self._launch(kernel, table, given, *places, sums)
             mine = torch.empty(self.count, dtype=torch.float64, device=device)
             _add_up_(mine, table, sums)
             total[: self.count] += mine.to(total)

@@ -1,4 +1,4 @@
-"""Kernels over many tensors at once, on a GPU: inner products of groups, and scaling.
+"""Kernels over many tensors at once, on a GPU: squares of groups, and scaling.
 
 In and out: pointers (gpu.py gives them). A program has a tile: some groups' entries in one tensor,
 which lie a `stride` apart and have `length` numbers each, repeated `repeats` times a `step` apart.
@@ -18,20 +18,33 @@ SHORT = tl.constexpr(128)
 SINGLE_ENTRIES, SINGLE_RUN = tl.constexpr(1024), tl.constexpr(1)
 SHORT_ENTRIES, SHORT_RUN = tl.constexpr(64), tl.constexpr(16)
 LONG_ENTRIES, LONG_RUN = tl.constexpr(4), tl.constexpr(256)
+ALONE, TIMES = tl.constexpr(0), tl.constexpr(1)  # whether others are multiplied with
 
 
 @triton.jit
-def dots(tiles, addresses, others, sums, DTYPE: tl.constexpr):
-    """Write the inner product of each entry of a tile with what lies in its place in the other
-    tensors to the entry's slot of `sums`; with addresses as others, its square."""
+def squares(tiles, addresses, sums, DTYPE: tl.constexpr):
+    """Write the sum of the squares of each entry of a tile to the entry's slot of `sums`."""
     tile = tiles + tl.program_id(0).to(tl.int64) * COLUMNS
     stride = tl.load(tile + 3)
     if stride == 1:
-        _dots(tile, addresses, others, sums, DTYPE, SINGLE_ENTRIES, SINGLE_RUN)
+        _squares(tile, addresses, addresses, sums, DTYPE, ALONE, SINGLE_ENTRIES, SINGLE_RUN)
     elif stride <= SHORT:
-        _dots(tile, addresses, others, sums, DTYPE, SHORT_ENTRIES, SHORT_RUN)
+        _squares(tile, addresses, addresses, sums, DTYPE, ALONE, SHORT_ENTRIES, SHORT_RUN)
     else:
-        _dots(tile, addresses, others, sums, DTYPE, LONG_ENTRIES, LONG_RUN)
+        _squares(tile, addresses, addresses, sums, DTYPE, ALONE, LONG_ENTRIES, LONG_RUN)
+
+
+@triton.jit
+def products(tiles, addresses, others, sums, DTYPE: tl.constexpr):
+    """The same of each number times the one in its place in the other tensors."""
+    tile = tiles + tl.program_id(0).to(tl.int64) * COLUMNS
+    stride = tl.load(tile + 3)
+    if stride == 1:
+        _squares(tile, addresses, others, sums, DTYPE, TIMES, SINGLE_ENTRIES, SINGLE_RUN)
+    elif stride <= SHORT:
+        _squares(tile, addresses, others, sums, DTYPE, TIMES, SHORT_ENTRIES, SHORT_RUN)
+    else:
+        _squares(tile, addresses, others, sums, DTYPE, TIMES, LONG_ENTRIES, LONG_RUN)
 
 
 @triton.jit
@@ -63,8 +76,8 @@ def totals(sums, order, bounds, groups, most, out, GROUPS: tl.constexpr, BLOCK: 
 
 
 @triton.jit
-def _dots(tile, addresses, others, sums,
-          DTYPE: tl.constexpr, ENTRIES: tl.constexpr, RUN: tl.constexpr):  # fmt: skip
+def _squares(tile, addresses, others, sums, DTYPE: tl.constexpr, WITH: tl.constexpr,
+             ENTRIES: tl.constexpr, RUN: tl.constexpr):  # fmt: skip
     entry = tl.arange(0, ENTRIES)
     there = entry < tl.load(tile + 2)
     first, length, step = _first(tile, addresses, entry, DTYPE)
@@ -75,8 +88,10 @@ def _dots(tile, addresses, others, sums,
             number = begin + tl.arange(0, RUN)
             inside = there[:, None] & (number < length)[None, :]
             place = repeat * step + number[None, :]
-            x = tl.load(first[:, None] + place, inside, 0.0).to(tl.float64)
-            found += x * tl.load(other[:, None] + place, inside, 0.0).to(tl.float64)
+            given = tl.load(first[:, None] + place, inside, 0.0).to(tl.float64)
+            if WITH == 1:
+                given *= tl.load(other[:, None] + place, inside, 0.0).to(tl.float64)
+            found += given * given
     tl.store(sums + tl.load(tile + 7) + entry, tl.sum(found, 1), there)
 
 

@@ -289,17 +289,17 @@ class Groups:
         )
         return added_up(parts, total)
 
-    def dots(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """The inner product of every group with tensors, shape (m,), in the dtype of `norms`.
+    def products(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        """The sum over every group of (parameter x tensor)^2, shape (m,), in the dtype of `norms`.
 
         Args:
             tensors: one a member, as large as its parameter and split likewise, such as the
                 gradients; None among them stands for zeros.
         """
         total = self._zeros()
-        left = self.together.add_dots_(total, tensors)
+        left = self.together.add_products_(total, tensors)
         parts = (
-            (member.parameter, partial(member.add_dots_, tensor=tensor))
+            (member.parameter, partial(member.add_products_, tensor=tensor))
             for member, tensor in ((self.members[at], tensors[at]) for at in left)
             if tensor is not None
         )

@@ -85,8 +85,8 @@ class Member:
         for ids, norms in self._reduced(2, tensor):
             total.index_add_(0, ids.to(total.device), norms.to(total).square_())
 
-    def add_dots_(self, total: Tensor, tensor: Tensor, other: Tensor | None = None) -> None:
-        """Add each group's sum of products to its entry of `total`, (groups,), in place.
+    def add_products_(self, total: Tensor, tensor: Tensor, other: Tensor | None = None) -> None:
+        """Add each group's sum of squared products to its entry of `total`, (groups,), in place.
 
         Args:
             total: in the dtype that products and sums are made in.
@@ -95,14 +95,14 @@ class Member:
         """
         if total.device.type != "cpu" and self._repeats:
             sums = torch.zeros_like(total, device="cpu")  # as in add_squares_
-            self.add_dots_(sums, tensor, other)
+            self.add_products_(sums, tensor, other)
             total += sums.to(total.device)
             return
         pair = tensor, self.parameter.detach() if other is None else other
         self.to(tensor.device)
         pieces = (self._pieces(self.view(values), copies=True) for values in pair)
         for (ids, x), (_, y) in zip(*pieces, strict=True):
-            products = x.to(total.dtype) * y.to(total.dtype)
+            products = (x.to(total.dtype) * y.to(total.dtype)).square_()
             found = (products.sum(self._shared) if self._shared else products).reshape(-1)
             ids = ids.reshape(-1)
             grouped = ids >= 0 if self.has_gaps else slice(None)

@@ -145,10 +145,10 @@ class Sharded(Member):
         if values.numel():
             self.part.add_squares_(total, values)
 
-    def add_dots_(self, total: Tensor, tensor: Tensor, other: Tensor | None = None) -> None:
+    def add_products_(self, total: Tensor, tensor: Tensor, other: Tensor | None = None) -> None:
         values = self._here(tensor)
         if values.numel():
-            self.part.add_dots_(total, values, self._here(other).detach())
+            self.part.add_products_(total, values, self._here(other).detach())
 
     def raise_(self, peak: Tensor, tensor: Tensor | None = None) -> None:
         values = self._here(tensor)

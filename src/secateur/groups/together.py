@@ -1,7 +1,7 @@
 """All members in one call: their sums and their scaling in one pass over memory each.
 
 In: members, and the tensors to look at or to scale. Out: the same as from `Member.add_squares_`,
-`add_dots_` and `scale_` one by one, which remain for whatever the compiled loops can't read.
+`add_products_` and `scale_` one by one, which remain for whatever the compiled loops can't read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Together:
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = members
         self._layouts: dict[tuple, tuple[Layout, Tensor] | None] = {}
-        self._seen: Sequence[tuple[tuple, tuple] | None] = ()
+        self._seen: Sequence[tuple[tuple, tuple | None] | None] = ()
         self._ready: tuple[np.ndarray, list[int]] = (np.empty((0, len(fused.PART)), np.int64), [])
 
     def __reduce__(self) -> tuple[type[Together], tuple[Sequence[Member]]]:
@@ -58,23 +58,23 @@ class Together:
         """
         if self._on_gpu(tensors):
             return self._gpu.add_squares_(total, tensors)
-        return self._add_dots_(total, self._given(tensors))
+        return self._add_squares_(total, self._given(tensors))
 
-    def add_dots_(self, total: Tensor, tensors: Sequence[Tensor | None]) -> list[int]:
-        """Add each group's inner product with tensors to its entry of `total`, in place.
+    def add_products_(self, total: Tensor, tensors: Sequence[Tensor | None]) -> list[int]:
+        """Add the squares of the parameters times tensors to their groups' entries of `total`.
 
         Args:
-            total: (groups,), float64.
+            total: (groups,), float64; changed in place.
             tensors: one a member, such as the gradients, or None for those that are left out.
 
         Returns:
-            The members that were not looked at, by position: they are for `Member.add_dots_`.
+            The members that were not looked at, by position: they are for `Member.add_products_`.
         """
         if self._on_gpu(tensors):
-            return self._gpu.add_dots_(total, tensors)
-        return self._add_dots_(total, tensors, [member.parameter for member in self.members])
+            return self._gpu.add_products_(total, tensors)
+        return self._add_squares_(total, tensors, [member.parameter for member in self.members])
 
-    def _add_dots_(
+    def _add_squares_(
         self,
         total: Tensor,
         tensors: Sequence[Tensor | None],
@@ -85,11 +85,11 @@ class Together:
         parts, left = self._parts(tensors, others)
         shares = _shares(parts, most=1 + _numbers(parts) // (16 * max(len(total), 1)))
         if len(shares) == 1:
-            fused.add_dots_(total, parts)
+            fused.add_squares_(total, parts)
         elif shares:
             sums = torch.zeros(len(shares), len(total), dtype=total.dtype)
             work = zip(sums, shares, strict=True)
-            _at_once([partial(fused.add_dots_, one, part) for one, part in work])
+            _at_once([partial(fused.add_squares_, one, part) for one, part in work])
             total += sums.sum(0)
         return left
 
@@ -130,27 +130,28 @@ class Together:
     ) -> tuple[np.ndarray, list[int]]:
         """What the loops take, int64 (parts, 8), and the members that they can't read.
 
-        Others are what the tensors are multiplied with, themselves if not given; they have to lie
-        in memory as the tensors do.
+        Others, if given, are what the tensors are multiplied with; they have to lie in memory as
+        the tensors do.
         """
         if not fused.available():
             return self._ready[0][:0], _there(tensors)
-        pairs = list(zip(tensors, tensors if others is None else others, strict=True))
-        seen = [None if x is None or y is None else (_place(x), _place(y)) for x, y in pairs]
+        pairs = list(zip(tensors, others or [None] * len(tensors), strict=True))
+        seen = [
+            None if x is None else (_place(x), None if y is None else _place(y)) for x, y in pairs
+        ]
         if seen == self._seen:
             return self._ready
         rows, left = [], []
         for position, (tensor, other) in enumerate(pairs):
-            if tensor is None or other is None:
+            if tensor is None:
                 continue
             found = self._layout(position, self.members[position], tensor)
-            if found is None or kind(tensor) != kind(other):
+            if found is None or (other is not None and kind(tensor) != kind(other)):
                 left.append(position)
             elif tensor.numel():
                 layout, ids = found
-                number = fused.TYPES[tensor.dtype]
-                row = tensor.data_ptr(), number, *layout, ids.data_ptr(), other.data_ptr()
-                rows.append(row)
+                number, second = fused.TYPES[tensor.dtype], 0 if other is None else other.data_ptr()
+                rows.append((tensor.data_ptr(), number, *layout, ids.data_ptr(), second))
         parts = np.array(rows, np.int64).reshape(-1, len(fused.PART))
         self._seen, self._ready = seen, (parts, left)
         return self._ready

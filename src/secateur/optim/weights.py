@@ -19,10 +19,10 @@ class Weighting:
     """Gives the weights at one step; its state travels with the optimizer's."""
 
     def look(self, groups: Groups) -> Tensor | None:
-        """The groups' inner products with their gradients, (m,), where it learns from them."""
+        """The groups' sums of (parameter x gradient)^2, (m,), where it learns from them."""
         return None
 
-    def learn(self, dots: Tensor, norms: np.ndarray, steps: int = 1) -> None:
+    def learn(self, products: Tensor, norms: np.ndarray, steps: int = 1) -> None:
         """Learn from what `look` saw, which is finite; `steps` have passed since the last time."""
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
@@ -74,16 +74,14 @@ class LayerNormalised(Weighting):
 class Curvature(Weighting):
     """d_j: how much the loss curves along group j, as a share of the groups' mean.
 
-        d_j = running mean of (g_j . x_j)^2 / a_j^2
+        d_j = running mean of sum_i (g_i x_i)^2 / a_j^2
 
-    with x_j the group's parameters, g_j their gradient and a_j the group's norm. To first order
-    g_j . x_j is what the loss of a batch changes by when the group goes. So the saliency a^2 d / c
-    is x_j' F x_j per unit of cost, with F the group's block of the empirical Fisher matrix: what
-    optimal brain damage estimates from the diagonal alone. Before the first gradient all weights
-    are 1.
+    over the parameters x_i of the group and their gradients g_i; a_j is the group's norm. The means
+    of g_i^2 are the diagonal of the empirical Fisher matrix, which stands for the curvature. So the
+    saliency a^2 d / c is optimal brain damage's, per unit of cost: to second order, what the loss
+    rises by when the group goes. Before the first gradient all weights are 1.
 
-    Source: Theis, Korshunova, Tejani and Huszar, arXiv 1801.05787; Molchanov, Mallya, Tyree, Frosio
-    and Kautz, arXiv 1906.10771, for whom the means are the score itself.
+    Source: LeCun, Denker and Solla, "Optimal brain damage", NIPS 1989.
     """
 
     def __init__(self, groups: Groups, memory: float = 0.98) -> None:
@@ -91,12 +89,12 @@ class Curvature(Weighting):
         self.mean = torch.zeros(len(groups), dtype=torch.float64)
 
     def look(self, groups: Groups) -> Tensor:
-        return groups.dots([member.parameter.grad for member in groups.members])
+        return groups.products([member.parameter.grad for member in groups.members])
 
-    def learn(self, dots: Tensor, norms: np.ndarray, steps: int = 1) -> None:
-        along = dots.cpu().double() / torch.from_numpy(np.where(norms > 0, norms, np.inf))
+    def learn(self, products: Tensor, norms: np.ndarray, steps: int = 1) -> None:
+        squares = torch.from_numpy(np.where(norms > 0, norms, np.inf)).square_()
         kept = self.memory**steps
-        self.mean.mul_(kept).add_(along.square_(), alpha=1 - kept)
+        self.mean.mul_(kept).add_(products.cpu().double() / squares, alpha=1 - kept)
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
         mean = self.mean.numpy()
