@@ -35,6 +35,13 @@ def test_norms_liveness_costs_and_scaling_are_those_of_stored_ids(shape, dim, si
         groups.scale_(factors)
     assert torch.equal(counted.members[0].parameter, stored.members[0].parameter)
     torch.testing.assert_close(counted.norms(), stored.norms(), rtol=1e-15, atol=0)
+    for gradient in (
+        torch.randn(shape),
+        torch.randn(shape[::-1]).permute(*range(len(shape))[::-1]),
+    ):
+        products = [groups.products([gradient]) for groups in (counted, stored)]
+        torch.testing.assert_close(*products, rtol=1e-15, atol=0)
+    assert counted.members[0].has_gaps == stored.members[0].has_gaps
     assert torch.equal(counted.alive(), stored.alive())
     assert counted.alive()[5:].float().mean() == pytest.approx(2 / 3, abs=0.05)
     assert torch.equal(counted.costs, stored.costs)

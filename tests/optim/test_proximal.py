@@ -421,6 +421,17 @@ def test_a_bad_gradient_is_seen_wherever_it_is_in_a_parameter(row: int) -> None:
     assert same(before, snapshot(model, optimizer))
 
 
+def test_a_bad_gradient_is_seen_in_what_is_left_over_of_n_of_m() -> None:
+    model = nn.Linear(10, 4, bias=False)
+    groups = sc.n_of_m(model, 2, 4)  # eight of the ten inputs
+    sgd = o.SGD(model.parameters(), lr=0.1)
+    optimizer = sc.Proximal(sgd, groups, sc.Budget(groups=0.5), steps=10)
+    model(torch.ones(1, 10)).sum().backward()
+    model.weight.grad[0, 9] = float("nan")  # pyright: ignore
+    with pytest.raises(FloatingPointError, match="step 1: NaN or inf in the gradient of weight"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("closure", [False, True], ids=["", "closure"])
 @pytest.mark.parametrize("steps", [2, 16], ids=["before the freeze", "after it"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -51,7 +51,7 @@ class Elements(Member):
 
     @property
     def has_gaps(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return False  # as far as scaling goes: it never asks for the factor of such elements
+        return self.size < self.parameter.shape[self.dim]
 
     @property
     def stop(self) -> int:
@@ -79,23 +79,31 @@ class Elements(Member):
         """Nothing is kept beside the parameter."""
 
     def add_squares_(self, total: Tensor, tensor: Tensor | None = None) -> None:
-        for first, values in self._in_order(tensor):
+        for first, (values,) in self._in_order(tensor):
             total[first : first + len(values)] += values.to(total).square()
 
+    def add_products_(self, total: Tensor, tensor: Tensor, other: Tensor | None = None) -> None:
+        for first, (x, y) in self._in_order(tensor, other):
+            total[first : first + len(x)] += (x.to(total) * y.to(total)).square_()
+
     def raise_(self, peak: Tensor, tensor: Tensor | None = None) -> None:
-        for first, values in self._in_order(tensor):
+        for first, (values,) in self._in_order(tensor):
             mine = peak[first : first + len(values)]
             torch.maximum(mine, values.to(peak).abs(), out=mine)
 
-    def _in_order(self, tensor: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
-        """The grouped elements piece by piece: the first one's group, and values of shape (n,)."""
-        values = self.view(self.parameter.detach() if tensor is None else tensor)
-        values = values.view(-1) if values.is_contiguous() else values
-        rows = max(PIECE * len(values) // max(values.numel(), 1), 1)
+    def _in_order(self, *tensors: Tensor | None) -> Iterator[tuple[int, list[Tensor]]]:
+        """The grouped elements piece by piece: the first one's group, and values of shape (n,) of
+        each tensor; None stands for the parameter.
+        """
+        given = [self.parameter.detach() if tensor is None else tensor for tensor in tensors]
+        views = [self.view(tensor) for tensor in given]
+        if all(view.is_contiguous() for view in views):
+            views = [view.view(-1) for view in views]
+        rows = max(PIECE * len(views[0]) // max(views[0].numel(), 1), 1)
         first = self.start
-        for piece in values.split(rows):
-            yield first, piece.reshape(-1)
-            first += piece.numel()
+        for pieces in zip(*(view.split(rows) for view in views), strict=True):
+            yield first, [piece.reshape(-1) for piece in pieces]
+            first += pieces[0].numel()
 
     def spread(self, factors: Tensor) -> Tensor:
         spread = factors[-1].expand(self.parameter.shape).clone()
