@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,9 +97,6 @@ class TestOnRay:
         assert "is not a checkpoint" in (folder / "report.html").read_text()
 
     def test_after_a_signal_it_says_how_to_go_on_and_leaves_checkpoints(self, tmp_path):
-        def ignore() -> None:  # as a shell's & does
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-
         words = [*WORDS.split(), "--epochs", "400"]  # so that none has ended by then
         words += ["--checkpoint-every", "1", "--out", str(tmp_path)]
         process = subprocess.Popen(
@@ -108,7 +106,7 @@ class TestOnRay:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=ignore,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),  # as a shell's & does
         )
         deadline = time.monotonic() + 180
         while not list(tmp_path.glob("runs/*/checkpoint")) and time.monotonic() < deadline:

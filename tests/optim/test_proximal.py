@@ -220,14 +220,17 @@ def test_the_freeze_is_never_late(every: int, freeze: int) -> None:
 
 
 def test_the_proximal_step_is_taken_every_so_often() -> None:
+    """And only then are gradients looked at for the weights."""
     model, plain = network(), network()
     optimizer = proximal(model, every=3)
     ordinary = o.SGD(plain.parameters(), lr=0.05, momentum=0.9)
     for number in range(3):
         assert same(model.state_dict(), plain.state_dict())
+        assert not optimizer.weighting.state_dict()["mean"].any()
         train(model, optimizer, 1, number)
         train(plain, ordinary, 1, number)
     assert not same(model.state_dict(), plain.state_dict())
+    assert optimizer.weighting.state_dict()["mean"].any()
 
 
 @pytest.mark.parametrize("every", [2, 4])

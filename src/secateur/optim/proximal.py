@@ -89,7 +89,7 @@ class Proximal(Optimizer):
             of shape (m,) of your own, or "auto": "curvature", but 1.0 with a lambda and in the
             optimizer's metric.
         every: take the proximal step after every so many steps, as hard as all of them would have
-            been together; the freeze is never late.
+            been together, and look at gradients only then; the freeze is never late.
         metric: "euclidean", or "optimizer" for Adam, AdamW, NAdam, RMSprop and Adagrad.
 
     Raises:
