@@ -55,8 +55,8 @@ def kernels(kind: str) -> Iterator[Kernel]:
         yield gpu_rows.factors, lines | shape | options
     names = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
     dtype = getattr(tl, names[kind])
-    yield gpu_parts.squares, TILES | {"sums": DOUBLES, "DTYPE": dtype}
-    yield gpu_parts.products, TILES | {"others": INDICES, "sums": DOUBLES, "DTYPE": dtype}
+    tiles = TILES | {"others": INDICES, "sums": DOUBLES, "DTYPE": dtype}
+    yield from ((gpu_parts.squares, tiles | {"TIMES": times}) for times in (True, False))
     yield gpu_parts.scale, TILES | {"owners": INDICES, "DTYPE": dtype}
     slots = {"sums": DOUBLES, "order": INDICES, "bounds": INDICES, "out": DOUBLES}
     counts = {"groups": NUMBER, "most": NUMBER, "GROUPS": 16, "BLOCK": 64}

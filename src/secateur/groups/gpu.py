@@ -74,7 +74,7 @@ class OnGpu:
         Returns:
             The members that were not looked at, by position: they are for `Member.add_squares_`.
         """
-        return self._add_squares_("squares", total, self._given(tensors))
+        return self._add_squares_(total, self._given(tensors))
 
     def add_products_(self, total: Tensor, tensors: Sequence[Tensor | None]) -> list[int]:
         """Add the squares of the parameters times tensors to their groups' entries of `total`.
@@ -91,18 +91,21 @@ class OnGpu:
             if tensor is not None and kind(tensor) != kind(member.parameter):
                 apart.append(position)
                 given[position] = None
-        left = self._add_squares_("products", total, given, self._given(None))
+        left = self._add_squares_(total, given, self._given(None))
         return sorted([*apart, *left])
 
     def _add_squares_(
-        self, kernel: str, total: Tensor, given: list[Tensor | None], *others: list[Tensor | None]
+        self,
+        total: Tensor,
+        given: list[Tensor | None],
+        others: list[Tensor | None] | None = None,
     ) -> list[int]:
         tables, left = self._find(given)
         for table in tables:
             device = table.tiles.device
             sums = torch.empty(len(table.owners), dtype=torch.float64, device=device)
-            places = [self._addresses_of(table, tensors) for tensors in others]
-            self._launch(kernel, table, given, *places, sums)
+            second = self._addresses_of(table, others or given)
+            self._launch("squares", table, given, second, sums, TIMES=others is not None)
             mine = torch.empty(self.count, dtype=torch.float64, device=device)
             _add_up_(mine, table, sums)
             total[: self.count] += mine.to(total)
@@ -130,7 +133,12 @@ class OnGpu:
         return [member.parameter for member in self.members] if tensors is None else list(tensors)
 
     def _launch(
-        self, kernel: str, table: Table, given: list[Tensor | None], *arguments: Tensor
+        self,
+        kernel: str,
+        table: Table,
+        given: list[Tensor | None],
+        *arguments: Tensor,
+        **constants: bool,
     ) -> None:
         """Run a kernel of gpu_parts.py, a program a tile."""
         from secateur.groups import gpu_parts
@@ -143,6 +151,7 @@ class OnGpu:
             self._addresses_of(table, given),
             *arguments,
             DTYPE=getattr(gpu_parts.tl, str(dtype).removeprefix("torch.")),
+            **constants,
         )
 
     def _addresses_of(self, table: Table, given: list[Tensor | None]) -> Tensor:

@@ -18,25 +18,14 @@ SHORT = tl.constexpr(128)
 SINGLE_ENTRIES, SINGLE_RUN = tl.constexpr(1024), tl.constexpr(1)
 SHORT_ENTRIES, SHORT_RUN = tl.constexpr(64), tl.constexpr(16)
 LONG_ENTRIES, LONG_RUN = tl.constexpr(4), tl.constexpr(256)
-ALONE, TIMES = tl.constexpr(0), tl.constexpr(1)  # whether others are multiplied with
 
 
 @triton.jit
-def squares(tiles, addresses, sums, DTYPE: tl.constexpr):
-    """Write the sum of the squares of each entry of a tile to the entry's slot of `sums`."""
-    tile = tiles + tl.program_id(0).to(tl.int64) * COLUMNS
-    stride = tl.load(tile + 3)
-    if stride == 1:
-        _squares(tile, addresses, addresses, sums, DTYPE, ALONE, SINGLE_ENTRIES, SINGLE_RUN)
-    elif stride <= SHORT:
-        _squares(tile, addresses, addresses, sums, DTYPE, ALONE, SHORT_ENTRIES, SHORT_RUN)
-    else:
-        _squares(tile, addresses, addresses, sums, DTYPE, ALONE, LONG_ENTRIES, LONG_RUN)
+def squares(tiles, addresses, others, sums, DTYPE: tl.constexpr, TIMES: tl.constexpr):
+    """Write the sum of the squares of each entry of a tile to the entry's slot of `sums`.
 
-
-@triton.jit
-def products(tiles, addresses, others, sums, DTYPE: tl.constexpr):
-    """The same of each number times the one in its place in the other tensors."""
+    TIMES: squares of products with what lies in the same place in the other tensors.
+    """
     tile = tiles + tl.program_id(0).to(tl.int64) * COLUMNS
     stride = tl.load(tile + 3)
     if stride == 1:
@@ -76,7 +65,7 @@ def totals(sums, order, bounds, groups, most, out, GROUPS: tl.constexpr, BLOCK: 
 
 
 @triton.jit
-def _squares(tile, addresses, others, sums, DTYPE: tl.constexpr, WITH: tl.constexpr,
+def _squares(tile, addresses, others, sums, DTYPE: tl.constexpr, TIMES: tl.constexpr,
              ENTRIES: tl.constexpr, RUN: tl.constexpr):  # fmt: skip
     entry = tl.arange(0, ENTRIES)
     there = entry < tl.load(tile + 2)
@@ -89,7 +78,7 @@ def _squares(tile, addresses, others, sums, DTYPE: tl.constexpr, WITH: tl.conste
             inside = there[:, None] & (number < length)[None, :]
             place = repeat * step + number[None, :]
             given = tl.load(first[:, None] + place, inside, 0.0).to(tl.float64)
-            if WITH == 1:
+            if TIMES:
                 given *= tl.load(other[:, None] + place, inside, 0.0).to(tl.float64)
             found += given * given
     tl.store(sums + tl.load(tile + 7) + entry, tl.sum(found, 1), there)
