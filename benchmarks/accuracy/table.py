@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,7 +66,11 @@ def _task(lines: list[Line], task: Task) -> str:
 
 
 def summary(lines: list[Line]) -> str:
-    """One row a task and budget: dense, ours, the usual way, and the best of all the others."""
+    """One row a task and budget: dense, ours, the usual way, and the best of all the others.
+
+    Then in how many of them ours is the best, or within a deviation of it, and who comes next.
+    """
+    shown, best_in, tried_in = 0, Counter[str](), Counter[str]()
     rows = [
         f"| | dense | {OURS} | {USUAL} | best other | |",
         "|---|---:|---:|---:|---:|---|",
@@ -77,12 +82,21 @@ def summary(lines: list[Line]) -> str:
             here = {m: found for (m, b), found in scores.items() if b == budget}
             if not {OURS, USUAL} <= set(here) or ("dense", "dense") not in scores:
                 continue
-            others = [m for m in here if not m.startswith((OURS, USUAL, "idea"))]
+            here = {m: found for m, found in here.items() if not m.startswith("idea")}
+            shown += 1
+            tried_in.update(here.keys())
+            best_in.update(_best(here, task))
+            others = [m for m in here if not m.startswith((OURS, USUAL))]
             best = max(others, key=lambda m: _sign(task) * statistics.mean(here[m]), default="")
             cells = [scores["dense", "dense"], here[OURS], here[USUAL], here.get(best, [])]
             words = f"{name} ({task.measure}), {budget}"
             rows.append(f"| {words} | {' | '.join(map(cell, cells))} | {best} |")
-    return "\n".join(rows)
+    (next_, often), *_ = (pair for pair in best_in.most_common() if pair[0] != OURS)
+    standing = (
+        f"{OURS} is the best, or within a deviation of the best, in {best_in[OURS]} of these "
+        f"{shown} rows; next comes {next_}, in {often} of the {tried_in[next_]} that it ran on."
+    )
+    return "\n".join([*rows, "", standing])
 
 
 def _scores(lines: list[Line], task: Task) -> dict[tuple[str, str], list[float]]:
