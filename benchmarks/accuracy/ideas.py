@@ -140,18 +140,15 @@ class Estimated(Curvature):
 
     def look(self, groups: sc.Groups) -> torch.Tensor:
         if self.of == "mean":
-            return groups.squares([member.parameter.grad for member in groups.members])
+            squares = groups.squares([member.parameter.grad for member in groups.members])
+            return squares.cpu() / self.sizes
         total = torch.zeros(len(groups) + 1, dtype=torch.float64)
         for place, member in zip(self.places, groups.members, strict=True):
             if (grad := member.parameter.grad) is not None:
                 products = (member.parameter.detach() * grad).double()
                 total.index_add_(0, place.reshape(-1), products.reshape(-1))
-        return total[:-1].square_()
-
-    def learn(self, products: torch.Tensor, norms: np.ndarray, steps: int = 1) -> None:
-        if self.of == "mean":
-            products = products.cpu().double() / self.sizes * torch.from_numpy(norms).square()
-        super().learn(products, norms, steps)
+        squares = groups.squares().cpu()
+        return total[:-1].square_() / torch.where(squares > 0, squares, 1)
 
 
 @method("idea: another curvature", knobs=[{"of": "mean"}, {"of": "along"}])

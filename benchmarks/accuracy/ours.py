@@ -60,11 +60,12 @@ def one_shot(run: Run, *, weights: Any) -> nn.Module:
 def one_shot_by_curvature(run: Run) -> nn.Module:
     """The same by our weights: gradients of 50 batches, on which nothing is trained."""
     run.begin("dense", run.optimizer())
-    seen, norms = Curvature(run.groups), run.groups.norms().cpu().double().numpy()
+    seen = Curvature(run.groups)
     run.model.train()
     for number in range(run.choice - BATCHES_SEEN, run.choice):
         run.model.zero_grad()
         run.task.loss(run.model, run.batch(max(0, number))).backward()
-        seen.learn(seen.look(run.groups), norms)
+        seen.learn(seen.look(run.groups))
     run.model.eval()
+    norms = run.groups.norms().cpu().double().numpy()
     return run.cut(run.choice, torch.from_numpy(seen(norms).copy()))

@@ -150,7 +150,7 @@ def test_groups_of_the_model_before_it_was_split_are_refused(ranks: Ranks) -> No
 # -- communication ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("weights", "most"), [(1.0, 2), ("auto", 3)])
+@pytest.mark.parametrize(("weights", "most"), [(1.0, 2), ("auto", 4)])
 def test_a_step_sends_a_number_a_group(ranks: Ranks, weights: Any, most: int) -> None:
     for steps in ranks(split.sent_by_steps, weights):
         for sent in steps:

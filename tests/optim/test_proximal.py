@@ -435,6 +435,43 @@ def test_a_bad_gradient_is_seen_in_what_is_left_over_of_n_of_m() -> None:
         optimizer.step()
 
 
+def test_curvature_is_seen_where_the_step_begins() -> None:
+    """Steps take single weights across zero: their squares after it say nothing of the gradient."""
+    model = nn.Linear(20, 5, bias=False)
+    sgd = o.SGD(model.parameters(), lr=0.5)
+    optimizer = sc.Proximal(sgd, sc.weights(model), sc.Budget(groups=50), steps=1000)
+    mean = torch.zeros(100, dtype=torch.float64)
+    for number in range(20):
+        optimizer.zero_grad()
+        (model(torch.randn(8, 20)) - number).square().mean().backward()
+        assert model.weight.grad is not None
+        mean = 0.98 * mean + 0.02 * model.weight.grad.double().square().view(-1)
+        optimizer.step()
+    torch.testing.assert_close(optimizer.weighting.state_dict()["mean"], mean, rtol=1e-12, atol=0)
+
+
+def test_nothing_is_learned_of_a_step_that_failed() -> None:
+    model = network()
+    optimizer = proximal(model, weights="curvature")
+    train(model, optimizer, 2)
+    before = optimizer.weighting.state_dict()
+    calls = 0
+
+    def evaluate() -> Tensor:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        loss = loss_of(model, 0)
+        (loss if calls == 1 else loss * float("nan")).backward()
+        return loss
+
+    optimizer.optimizer.step = lambda closure: (closure(), closure())  # pyright: ignore
+    with pytest.raises(FloatingPointError, match="step 3, evaluation 2 of the closure"):
+        optimizer.step(evaluate)
+    optimizer.skip()
+    assert same(optimizer.weighting.state_dict(), before)
+
+
 @pytest.mark.parametrize("closure", [False, True], ids=["", "closure"])
 @pytest.mark.parametrize("steps", [2, 16], ids=["before the freeze", "after it"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -132,7 +132,7 @@ def learn(found: Weighting, groups: sc.Groups, steps: int = 1) -> None:
     """Look at the gradients that are there, and learn from them."""
     seen = found.look(groups)
     assert seen is not None
-    found.learn(seen, groups.norms().numpy(), steps)
+    found.learn(seen, steps)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ class Proximal(Optimizer):
         self._last = Kept(np.ones(len(groups)))
         self._support: Support | None = None
 
-    _seen: Tensor | None = None  # by the weighting in this step, to be learned with the norms
+    _seen: Tensor | None = None  # by the weighting in this step, to be learned once it was taken
 
     # -- what can be watched -----------------------------------------------------------------------
 
@@ -292,11 +292,15 @@ class Proximal(Optimizer):
             >>> if scaler.get_scale() < scale:  # doctest: +SKIP
             ...     optimizer.skip()
         """
+        self._seen = None  # by a step that failed
         self._count(press=False)
 
     def _count(self, *, press: bool) -> None:
         """Go on by one step of the schedule; without `press`, nothing but the freeze is done."""
         self.steps_taken += 1
+        if self._seen is not None:
+            self.weighting.learn(self._seen, self.every)
+            self._seen = None
         if self.frozen and self.steps_taken - 1 in self.schedule.ends[:-1]:
             self._thaw()
         if self._support is not None:
@@ -319,7 +323,7 @@ class Proximal(Optimizer):
 
     def freeze_(self) -> None:
         """Choose the groups now, within the budget, and keep this choice to the stage's end."""
-        norms = self._learned_norms()
+        norms = self._norms()
         weights = self.weighting(norms) * self.metric(self.optimizer, self.groups)
         worth = saliency(self.allowance, norms, weights, self._last.multipliers)
         self._keep(self.budget.choose(self.allowance, worth))
@@ -346,12 +350,13 @@ class Proximal(Optimizer):
             where += f", evaluation {evaluation} of the closure"
         sum_up_(self.param_groups)
         refuse_sparse((m.name, m.parameter) for m in self.groups.members)
-        seen = None
-        if evaluation == 1:
-            self._seen = seen = self.weighting.look(self.groups) if self._will_press() else None
+        looking = evaluation == 1 and self._will_press()
+        seen = self.weighting.look(self.groups) if looking else None
         good = self._whole if seen is not None and bool(seen.isfinite().all()) else ()
         names = ((m.name, m.parameter) for m in self.groups.members)
         refuse_bad(self.param_groups, names, where, good)
+        if evaluation == 1:
+            self._seen = seen
         if self._support is not None:
             self._support.clear_gradients_()
 
@@ -394,7 +399,7 @@ class Proximal(Optimizer):
     def _prox_(self) -> None:
         """Scale every group by its factor."""
         if self.schedule(self.steps_taken) > 0:
-            norms = self._learned_norms()
+            norms = self._norms()
             metric = self.metric(self.optimizer, self.groups)
             factors, self._last = self._press(norms, metric, self.every)
             if self.penalty == "firm":
@@ -418,13 +423,6 @@ class Proximal(Optimizer):
         if self.penalty == "lasso":
             return lasso(norms, weights, step)
         return convex(self.allowance, norms, weights, step, self._last)
-
-    def _learned_norms(self) -> np.ndarray:
-        """The groups' norms, with which the weighting learns from what it saw in this step."""
-        norms, seen, self._seen = self._norms(), self._seen, None
-        if seen is not None:
-            self.weighting.learn(seen, norms, self.every)
-        return norms
 
     def _norms(self) -> np.ndarray:
         norms = self.groups.norms().cpu().double().numpy()

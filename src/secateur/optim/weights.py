@@ -19,10 +19,13 @@ class Weighting:
     """Gives the weights at one step; its state travels with the optimizer's."""
 
     def look(self, groups: Groups) -> Tensor | None:
-        """The groups' sums of (parameter x gradient)^2, (m,), where it learns from them."""
+        """What it learns from, (m,), before a step changes anything; None where it doesn't learn.
+
+        It is finite only where all gradients of the groups are.
+        """
         return None
 
-    def learn(self, products: Tensor, norms: np.ndarray, steps: int = 1) -> None:
+    def learn(self, seen: Tensor, steps: int = 1) -> None:
         """Learn from what `look` saw, which is finite; `steps` have passed since the last time."""
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
@@ -89,12 +92,13 @@ class Curvature(Weighting):
         self.mean = torch.zeros(len(groups), dtype=torch.float64)
 
     def look(self, groups: Groups) -> Tensor:
-        return groups.products([member.parameter.grad for member in groups.members])
+        products = groups.products([member.parameter.grad for member in groups.members])
+        squares = groups.squares()
+        return products / torch.where(squares > 0, squares, 1)
 
-    def learn(self, products: Tensor, norms: np.ndarray, steps: int = 1) -> None:
-        squares = torch.from_numpy(np.where(norms > 0, norms, np.inf)).square_()
+    def learn(self, seen: Tensor, steps: int = 1) -> None:
         kept = self.memory**steps
-        self.mean.mul_(kept).add_(products.cpu().double() / squares, alpha=1 - kept)
+        self.mean.mul_(kept).add_(seen.cpu().double(), alpha=1 - kept)
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
         mean = self.mean.numpy()
