@@ -91,10 +91,11 @@ def summary(lines: list[Line]) -> str:
             cells = [scores["dense", "dense"], here[OURS], here[USUAL], here.get(best, [])]
             words = f"{name} ({task.measure}), {budget}"
             rows.append(f"| {words} | {' | '.join(map(cell, cells))} | {best} |")
-    (next_, often), *_ = (pair for pair in best_in.most_common() if pair[0] != OURS)
+    others = [m for m in tried_in if m != OURS]
+    second = max(others, key=lambda m: best_in[m] / tried_in[m], default="")
     standing = (
         f"{OURS} is the best, or within a deviation of the best, in {best_in[OURS]} of these "
-        f"{shown} rows; next comes {next_}, in {often} of the {tried_in[next_]} that it ran on."
+        f"{shown} rows; next comes {second}, in {best_in[second]} of {tried_in[second]}."
     )
     return "\n".join([*rows, "", standing])
 
