@@ -95,7 +95,8 @@ def summary(lines: list[Line]) -> str:
     second = max(others, key=lambda m: best_in[m] / tried_in[m], default="")
     standing = (
         f"{OURS} is the best, or within a deviation of the best, in {best_in[OURS]} of these "
-        f"{shown} rows; next comes {second}, in {best_in[second]} of {tried_in[second]}."
+        f"{shown} rows; next comes {second}, in {best_in[second]} of the "
+        f"{tried_in[second]} that it ran on."
     )
     return "\n".join([*rows, "", standing])
 
