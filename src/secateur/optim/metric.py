@@ -69,7 +69,7 @@ class Preconditioner:
                 f"known here, only {', '.join(kind.__name__ for kind in READERS)} have; "
                 "use metric='euclidean'"
             )
-        ones = summed(groups, lambda member: torch.ones_like(member.parameter))
+        ones = _summed(groups, lambda member: torch.ones_like(member.parameter))
         self.sizes = ones.round().numpy()
 
     def __call__(self, optimizer: Optimizer, groups: Groups) -> np.ndarray:
@@ -82,7 +82,7 @@ class Preconditioner:
             mine = options[id(parameter)]
             return self.reader(state, mine).add_(mine["eps"]).sqrt_()  # pyright: ignore
 
-        total = summed(groups, lambda member: root(member.parameter)).numpy()
+        total = _summed(groups, lambda member: root(member.parameter)).numpy()
         return above_zero(total / self.sizes) if total.any() else np.ones_like(total)
 
 
@@ -101,7 +101,7 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def summed(groups: Groups, values_of: Callable[[Member], Tensor | None]) -> Tensor:
+def _summed(groups: Groups, values_of: Callable[[Member], Tensor | None]) -> Tensor:
     """Sum the squares of what `values_of` gives for each member, per group: (m,), on the CPU.
 
     A tensor has the shape of the member's parameter (or of what this process holds of it); None
