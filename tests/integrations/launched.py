@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -10,12 +11,21 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 RANK = os.environ.get("RANK", "0")
+PAUSE = float(os.environ.get("PAUSE", "0"))  # seconds an image, for who has to be in time
+
+
+class Digits(TensorDataset):
+    """Images that may take their time."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        time.sleep(PAUSE)
+        return super().__getitem__(index)
 
 
 def make_data(batch_size: int = 64) -> tuple[DataLoader, DataLoader]:
     found = load_digits()
     images = torch.from_numpy(found.images).unsqueeze(1) / 16
-    digits = TensorDataset(images, torch.from_numpy(found.target).long())
+    digits = Digits(images, torch.from_numpy(found.target).long())
     train, test = torch.utils.data.random_split(
         digits, [1297, 500], generator=torch.Generator().manual_seed(0)
     )

@@ -141,8 +141,12 @@ def test_a_killed_process_ends_the_other_and_both_go_on(two, tmp_path):
 
 @needs_gloo
 @pytest.mark.slow
-def test_a_launcher_that_is_stopped_leaves_a_checkpoint_for_one_process_too(two, tmp_path):
+def test_a_launcher_that_is_stopped_leaves_a_checkpoint_for_one_process_too(
+    two, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PAUSE", "0.002")  # seconds are left when the signal is sent, not an instant
     launcher = start(tmp_path, "--checkpoint-every", "1h")
+    monkeypatch.delenv("PAUSE")
     lines = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 240  # a busy machine takes its time to start processes
     while not (lines.exists() and lines.read_text()) and time.monotonic() < deadline:
