@@ -26,21 +26,18 @@ def hard(run: Run, *, weights: Any) -> nn.Module:
 @method("random groups")
 def random(run: Run) -> nn.Module:
     """Groups drawn at the start, whatever layer they are of; the rest is trained."""
-    return _from_the_start(run, run.budget)
+    return start_small(run, _drawn(run, run.budget))
 
 
 @method("uniformly thin")
 def thin(run: Run) -> nn.Module:
     """The same share of every layer from the start: a thinner network, trained."""
-    return _from_the_start(run, sc.Budget(**run.amounts, per_layer=True))
+    return start_small(run, _drawn(run, sc.Budget(**run.amounts, per_layer=True)))
 
 
-def _from_the_start(run: Run, budget: sc.Budget) -> nn.Module:
-    """A network that is small before it is trained, its weights drawn for its own widths."""
-    worth = np.random.default_rng(run.seed).random(len(run.groups))
-    if run.task.pretrained:
-        worth = run.worth() if budget.per_layer else worth
-    run.keep(budget.choose(budget.on(run.groups), worth))
+def start_small(run: Run, kept: np.ndarray) -> nn.Module:
+    """A network of these groups alone before it is trained, its weights drawn for its widths."""
+    run.keep(kept)
     small = run.small()
     if not run.task.pretrained:
         for module in small.modules():
@@ -48,3 +45,11 @@ def _from_the_start(run: Run, budget: sc.Budget) -> nn.Module:
                 reset()
     run.train(run.optimizer(small), small)
     return small
+
+
+def _drawn(run: Run, budget: sc.Budget) -> np.ndarray:
+    """Groups within the budget: the best of pretrained layers, else by lot."""
+    worth = np.random.default_rng(run.seed).random(len(run.groups))
+    if run.task.pretrained and budget.per_layer:
+        worth = run.worth()
+    return budget.choose(budget.on(run.groups), worth)

@@ -11,7 +11,7 @@ from torch import nn
 import data
 import runs
 import secateur as sc
-from accuracy import images, kinds
+from accuracy import images, kinds, widths
 from accuracy.__main__ import Suite, fits
 from accuracy.method import METHODS, method
 from accuracy.run import Collapsed, Run
@@ -197,3 +197,31 @@ def test_kinds_of_groups_are_compared_by_what_is_left(
     row = kinds.table(lines).splitlines()[-1]
     assert row.startswith(f"| digits, {kind} | some | {found['score']:.2f} ± 0.00 |")
     assert f"{found['flops']:.0%}" in row
+
+
+def test_networks_of_given_widths_are_trained_from_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert widths.ways()[0] == "2-2-11" and len(widths.ways()) == 55
+    assert all(sum(map(int, way.split("-"))) == widths.GROUPS for way in widths.ways())
+    monkeypatch.setattr(widths, "BUDGET", "12 groups")
+    found = widths.train("digits", "5-7", 0)
+    assert (found["asked"], found["reached"], found["steps"]) == (12, 12, STEPS)
+    assert found["params"] == 5 * (9 + 1) + (5 * 36 + 1) * 7 + (7 + 1) * 10
+    other = widths.train("digits", "5-7", 1)
+    assert other["score"] != found["score"]
+
+
+def test_widths_are_ranked_by_the_validation_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = tmp_path / "ours.jsonl"
+    monkeypatch.setattr(widths, "METHODS_RESULT", ours)
+    place = {"task": "digits", "method": "secateur", "budget": widths.BUDGET, "knob": "{}"}
+    runs.append(ours, {**place, "score": 90.0, "validation": 80.0})
+    lines = [
+        {"task": "digits", "widths": way, "score": score, "validation": validation}
+        for way, score, validation in (
+            ("2-2-11", 70, 81), ("2-2-11", 72, 83), ("2-3-10", 99, 75), ("3-3-9", 60, 50),
+        )
+    ]  # fmt: skip
+    row = widths.table(lines).splitlines()[-1]
+    assert row == "| digits | 90.00 | 71.00 ± 1.41 | 2-2-11 | 99.00 | 1 of 3 |"

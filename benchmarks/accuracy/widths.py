@@ -1,0 +1,118 @@
+"""How good can so few groups be? Every way to share 15 out over LeNet's layers, from scratch.
+
+    PYTHONPATH=benchmarks python -m accuracy.widths           # about half an hour on one core
+    PYTHONPATH=benchmarks python -m accuracy.widths --table
+
+A search over widths that no training run can afford, as a measure for those that find their widths
+by themselves: each network is small from the start and takes the same steps on the same batches.
+One JSON line a run in benchmarks/results/accuracy-widths.jsonl; the best widths are chosen by their
+mean on the validation rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from typing import Any
+
+import numpy as np
+import torch
+
+import runs
+from accuracy import known  # noqa: F401
+from accuracy.__main__ import RESULT as METHODS_RESULT
+from accuracy.run import Run
+from accuracy.simple import start_small
+from accuracy.table import OURS, cell
+from secateur.measure import machine
+
+RESULT = runs.RESULTS / "accuracy-widths.jsonl"
+KEYS = ("task", "widths", "seed")
+TASKS = ("lenet-mnist", "lenet-fashion")
+SEEDS = (0, 1, 2)
+BUDGET, GROUPS = "15 groups", 15
+LEAST = 2  # of a layer; a single filter was never among the best
+
+
+def ways() -> list[str]:
+    """All widths of two convolutions and a hidden layer that come to the budget."""
+    upto = range(LEAST, GROUPS)
+    return [
+        f"{first}-{second}-{third}"
+        for first in upto
+        for second in upto
+        if (third := GROUPS - first - second) >= LEAST
+    ]
+
+
+def train(task: str, widths: str, seed: int) -> dict[str, Any]:
+    """One network of these widths, from scratch."""
+    run = Run(task, BUDGET, seed)
+    kept = np.zeros(len(run.groups), bool)
+    for layer, width in zip(run.groups.layers, widths.split("-"), strict=True):
+        kept[layer.start : layer.start + int(width)] = True
+    return run.facts(start_small(run, kept))
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """One row a task: ours, then the best widths, the median ones, and how many are better."""
+    rows = [
+        f"| {BUDGET} | {OURS} | best of all widths | | median | better than {OURS} |",
+        "|---|---:|---:|---|---:|---:|",
+    ]
+    for task in dict.fromkeys(line["task"] for line in lines):
+        found: dict[str, list[dict[str, Any]]] = {}
+        for line in lines:
+            if line["task"] == task:
+                found.setdefault(line["widths"], []).append(line)
+        ours = [
+            line
+            for line in runs.read(METHODS_RESULT)
+            if (line["task"], line["method"], line["budget"]) == (task, OURS, BUDGET)
+            and line["knob"] == "{}"
+        ]
+        ranked = sorted(found, key=lambda widths: -_mean(found[widths], "validation"))
+        best, middle = found[ranked[0]], found[ranked[len(ranked) // 2]]
+        better = sum(
+            _mean(mine, "validation") > _mean(ours, "validation") for mine in found.values()
+        )
+        rows.append(
+            f"| {task} | {_scores(ours)} | {_scores(best)} | {ranked[0]} | {_scores(middle)} "
+            f"| {better} of {len(found)} |"
+        )
+    return "\n".join(rows)
+
+
+def _scores(lines: list[dict[str, Any]]) -> str:
+    return cell([line["score"] for line in lines])
+
+
+def _mean(lines: list[dict[str, Any]], name: str) -> float:
+    return statistics.mean(line[name] for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="accuracy.widths", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        print(table(runs.read(RESULT)))
+        return
+    torch.set_num_threads(1)
+    done = runs.finished(RESULT, KEYS)
+    for task in options.tasks:
+        for widths in ways():
+            for seed in SEEDS:
+                key = (task, widths, seed)
+                if key in done:
+                    continue
+                line = dict(zip(KEYS, key, strict=True)) | train(*key) | machine()
+                runs.append(RESULT, line)
+                print(f"{task}  {widths:7} seed {seed}  {line['score']:6.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
