@@ -187,6 +187,13 @@ def test_an_unknown_operator_protects_and_is_reported(name):
     assert f"operators without a rule: {first.protected.split()[3].rstrip(',')}" in str(found)
     with pytest.raises(ValueError, match=r"(?s)no removable neurons.*has no rule"):
         sc.neurons(model, x)
+    with pytest.raises(ValueError, match=r"(?s)no removable filters.*without a rule protect"):
+        sc.filters(model, x)  # there are none; what has no rule may be why
+
+
+def test_a_model_without_any_groups_of_a_kind_is_told_so():
+    with pytest.raises(ValueError, match=r"^Linear has no removable filters$"):
+        sc.filters(nn.Linear(3, 4), images(5, 3))
 
 
 @pytest.mark.parametrize(

@@ -76,5 +76,5 @@ def experts(
     if listed:
         groups += from_branches(model, example, trace, listed, kind="experts", ignore=ignore)
     if not len(groups):
-        raise ValueError(nothing_found(model, "experts", list(groups.refused)))
+        raise ValueError(nothing_found(model, "experts", list(groups.refused), trace))
     return groups

@@ -65,7 +65,7 @@ def from_branches(
         refused += [(kept[n][1].name, 1, reason) for n, reason in failed.items()]
         kept = [pair for n, pair in enumerate(kept) if n not in failed]
     if not kept:
-        raise ValueError(nothing_found(model, kind, refused))
+        raise ValueError(nothing_found(model, kind, refused, trace))
     shells: list[Shell] = []
     if run is not None:
 

@@ -65,7 +65,7 @@ def select(
         axes = [axis for n, axis in enumerate(axes) if n not in failed]
         groups = build(found, axes, kind, tuple(refused), example)
     if not axes:
-        raise ValueError(nothing_found(model, kind, refused))
+        raise ValueError(nothing_found(model, kind, refused, found))
     return _with_biases(groups, model, biases)
 
 
@@ -136,9 +136,14 @@ def _without_crossing(
     return [axis for n, axis in enumerate(axes) if n not in out], refused
 
 
-def nothing_found(model: nn.Module, kind: str, refused: list[tuple[str, int, str]]) -> str:
-    lines = [f"{type(model).__name__} has no removable {kind}"]
-    return "\n".join([*lines, *reasons(refused)])
+def nothing_found(
+    model: nn.Module, kind: str, refused: list[tuple[str, int, str]], found: Trace
+) -> str:
+    """That there are no groups of a kind, and why: what was refused, else what has no rule."""
+    lines = [f"{type(model).__name__} has no removable {kind}", *reasons(refused)]
+    if not refused and found.unknown:
+        lines.append(f"  operators without a rule protect what they touch: {found.unknown_words}")
+    return "\n".join(lines)
 
 
 def kept_by(model: nn.Module, producers: Sequence[str], ignored: dict[str, str]) -> str:

@@ -81,6 +81,11 @@ class Trace:
     sizes: tuple[Sized, ...] = ()
     statistics: tuple[Statistic, ...] = ()
 
+    @property
+    def unknown_words(self) -> str:
+        """The operators without a rule, and how often each is called; empty where all have one."""
+        return ", ".join(f"{name} ({count})" for name, count in self.unknown.items())
+
     def __str__(self) -> str:
         free = [axis for axis in self.axes if not axis.protected]
         kept = [axis for axis in self.axes if axis.protected]
@@ -93,8 +98,7 @@ class Trace:
             lines.append(_headline(kept, "protected"))
             lines += _tree_of(Row(axis.name, len(axis), (axis.protected,)) for axis in kept)
         if self.unknown:
-            calls = ", ".join(f"{name} ({count})" for name, count in self.unknown.items())
-            lines.append(f"operators without a rule: {calls}")
+            lines.append(f"operators without a rule: {self.unknown_words}")
         if self.unreached:
             lines.append(f"parameters the example never reaches: {names(self.unreached, 12)}")
         return "\n".join(lines)

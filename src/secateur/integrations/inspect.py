@@ -87,7 +87,7 @@ def _with_words(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 def _remarks(found: Trace) -> Iterator[str]:
     if found.unknown:
-        calls = ", ".join(f"{name} ({count})" for name, count in found.unknown.items())
+        calls = found.unknown_words
         yield f"Operators without a rule, which protect whatever they touch: {calls}"
     if found.unreached:
         yield f"Parameters that the example never reaches: {names(found.unreached, 12)}"
