@@ -218,6 +218,23 @@ def test_a_training_without_an_end_is_refused():
         trainer(max_epochs=-1).fit(Net(), loader())
 
 
+def test_several_optimizers_step_as_one_and_are_resumed(tmp_path: Path):
+    class Two(Net):
+        def wrapped(self) -> sc.Proximal:
+            vectors = torch.optim.SGD([self.hidden.bias, self.last.bias], lr=0.1, momentum=0.9)
+            matrices = torch.optim.AdamW([self.hidden.weight, self.last.weight], lr=0.01)
+            return to_budget(self, [vectors, matrices], sc.neurons(self, IMAGES[:1]), BUDGET)
+
+    whole, run = Two(), trainer()
+    run.fit(whole, loader())
+    assert proximal(run).kept == KEPT and proximal(run).settled
+    save = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
+    trainer(save, Stop(5)).fit(Two(), loader())
+    resumed = Two()
+    trainer().fit(resumed, loader(), ckpt_path=str(tmp_path / "last.ckpt"))
+    assert same(resumed, whole)
+
+
 def test_other_optimizers_are_refused():
     class Plain(Net):
         def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -21,6 +21,7 @@ from optim.training import (
     network,
     proximal,
     same,
+    several,
     snapshot,
     train,
 )
@@ -98,6 +99,7 @@ OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "ASGD": lambda p: o.ASGD(p, lr=0.05),
     "Rprop": lambda p: o.Rprop(p, lr=0.001),
     "Adafactor": lambda p: o.Adafactor(p, lr=0.05),
+    "several": several,
     "LAMB of a third party": Lamb,
     "Lion of a third party": Lion,
 }
@@ -141,20 +143,6 @@ def test_lbfgs_ends_on_the_count() -> None:
     optimizer = proximal(model, lambda p: o.LBFGS(p, lr=0.1, max_iter=3))
     train(model, optimizer, closure=True)
     assert int(optimizer.groups.alive().sum()) == 9
-
-
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
-def test_muon_ends_on_the_count() -> None:
-    """It takes matrices only, so the network has no biases."""
-    torch.manual_seed(0)
-    layers = [nn.Linear(64, 24, bias=False), nn.ReLU(), nn.Linear(24, 10, bias=False)]
-    model = nn.Sequential(nn.Flatten(), *layers)
-    groups = sc.neurons(model, digits()[0][:2])
-    optimizer = sc.Proximal(
-        torch.optim.Muon(model.parameters(), lr=0.02), groups, sc.Budget(groups=9), steps=STEPS
-    )
-    train(model, optimizer)
-    assert int(groups.alive().sum()) == 9
 
 
 @pytest.mark.parametrize("name", ["momentum", "AdamW"])

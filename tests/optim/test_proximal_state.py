@@ -11,11 +11,21 @@ import torch
 from torch.optim import Optimizer
 
 import secateur as sc
-from optim.training import STEPS, groups_of, network, proximal, same, snapshot, train
+from optim.training import (
+    STEPS,
+    groups_of,
+    network,
+    proximal,
+    same,
+    several,
+    snapshot,
+    train,
+)
 
 MAKERS: dict[str, Callable[[Any], Optimizer]] = {
     "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
     "Adam": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
+    "several": several,
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "firm": {"budget": sc.Budget(flops=0.3, groups=12)},

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 import secateur as sc
 from secateur.groups import Groups
+from secateur.optim import Chained
 
 STEPS = 20
 SCHEDULE = sc.Homotopy(STEPS, freeze=0.6)
@@ -34,6 +35,15 @@ def network(seed: int = 0) -> nn.Sequential:
         *(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 10)),
     )
+
+
+def several(parameters: Iterable[Tensor]) -> Chained:
+    """One optimizer for the kernels and matrices, another for the rest, at the same rate."""
+    everything = list(parameters)
+    kernels = [p for p in everything if p.ndim > 1]
+    others = [p for p in everything if p.ndim < 2]
+    sgd = torch.optim.SGD(kernels, lr=0.05, momentum=0.9)
+    return Chained(sgd, torch.optim.AdamW(others, lr=0.05))
 
 
 def groups_of(model: nn.Module) -> Groups:

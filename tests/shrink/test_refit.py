@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 import secateur as sc
 from networks import ResNet, Sigmoids, warm
+from optim.training import several
 from secateur.groups import Groups
 from secateur.shrink import refit, shrink
 
@@ -22,6 +23,7 @@ OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, amsgrad=True),
     "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
     "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
+    "several": several,
 }
 
 

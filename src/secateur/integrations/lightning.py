@@ -48,7 +48,7 @@ ASK = (
 
 def to_budget(
     module: LightningModule,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Sequence[Optimizer],
     groups: Groups,
     budget: Budget | Sequence[Budget],
     **options: Any,
@@ -57,7 +57,7 @@ def to_budget(
 
     Args:
         module: the LightningModule, inside its `configure_optimizers`.
-        optimizer: what `configure_optimizers` would return otherwise.
+        optimizer: what `configure_optimizers` would return otherwise; several step as one.
         groups: of the module, or of a network inside of it.
         budget: what may be kept, or several budgets, descending.
         options: anything else that `Proximal` takes; a `schedule` must have the trainer's steps.
@@ -155,8 +155,8 @@ def _proximal(trainer: Trainer) -> Proximal:
     if len(found) != 1:
         raise ValueError(
             f"a budget is one optimizer's, and configure_optimizers returned {len(found)}; give "
-            "all parameters to one (with param_groups of their own rates), or write the loop "
-            "yourself"
+            "all parameters to one (with param_groups of their own rates), let several step as one "
+            "(to_budget(self, [first, second], ...)), or write the loop yourself"
         )
     if not isinstance(found[0], Proximal):
         raise ValueError(

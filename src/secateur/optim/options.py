@@ -16,6 +16,7 @@ from torch.optim import Optimizer, SparseAdam
 from secateur.budget import Allowance, BlockwiseAllowance, Budget
 from secateur.groups import Groups
 from secateur.groups.sharded import is_split
+from secateur.optim.chained import parts_of
 from secateur.optim.schedules import Constant, Homotopy
 
 CONVEX = ("envelope", "lasso")  # penalties with a lambda
@@ -67,7 +68,7 @@ def check_parts(
 
 def _check_flags(optimizer: Optimizer) -> None:
     """Refuse what can't be followed by a proximal step; foreach, fused and capturable can."""
-    if isinstance(optimizer, SparseAdam):
+    if any(isinstance(part, SparseAdam) for part in parts_of(optimizer)):
         raise TypeError(
             "SparseAdam takes sparse gradients only, and groups need dense ones; use Adam, and "
             "sparse=False in nn.Embedding"

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from secateur.budget import BlockwiseAllowance, Budget
 from secateur.groups import Groups
 from secateur.groups.sharded import added_up, local
+from secateur.optim.chained import Chained, parts_of
 from secateur.optim.entry import joined, ours_in, theirs_in
 from secateur.optim.gradients import any_gradient, refuse_bad, refuse_sparse, sum_up_
 from secateur.optim.metric import metric_of
@@ -74,7 +75,8 @@ class Proximal(Optimizer):
     begins, and the groups that are left compete for the next budget.
 
     Args:
-        optimizer: any optimizer of torch.optim or in its style; it owns state and param_groups.
+        optimizer: any optimizer of torch.optim or in its style; it owns state and param_groups. Or
+            several, each of its own parameters, which step in turn (`Chained`).
         groups: which parameters live and die together; all must be in the optimizer.
         budget: what may be kept; refused at once if it can't be reached. Or several, descending.
         steps: optimizer steps in the whole run, for the default schedule `Homotopy(steps)`.
@@ -116,7 +118,7 @@ class Proximal(Optimizer):
 
     def __init__(
         self,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         groups: Groups,
         budget: Budget | Sequence[Budget],
         *,
@@ -130,15 +132,16 @@ class Proximal(Optimizer):
     ) -> None:
         one = isinstance(budget, Budget) or not isinstance(budget, Sequence)
         self.budgets: tuple[Budget, ...] = (budget,) if one else tuple(budget)  # pyright: ignore
-        nested = isinstance(optimizer, Proximal)
-        check_parts(optimizer, groups, self.budgets, every, nested=nested)
-        self.optimizer = optimizer
+        chain = Chained(*optimizer) if isinstance(optimizer, Sequence) else optimizer
+        nested = any(isinstance(part, Proximal) for part in parts_of(chain))
+        check_parts(chain, groups, self.budgets, every, nested=nested)
+        self.optimizer = chain
         super().__setstate__({})  # hooks and profiling, without parameters of our own
         self.groups = groups
         self.penalty = penalty
         self.every = every
         self.weighting = weighting(weights, groups, metric, penalty)
-        self.metric = metric_of(metric, optimizer, groups)
+        self.metric = metric_of(metric, self.optimizer, groups)
         self._allowances = descending(self.budgets, groups)
         share = felt_share(self._allowances[-1], groups)
         self.schedule = schedule_for(penalty, steps, schedule, lam, len(self.budgets), share)
@@ -494,7 +497,7 @@ class Proximal(Optimizer):
     def _identity(self) -> dict[str, Any]:
         """What must be equal here and where a state comes from."""
         return {
-            "optimizer": type(self.optimizer).__name__,
+            "optimizer": " + ".join(type(part).__name__ for part in parts_of(self.optimizer)),
             "layers": [[layer.name, layer.kind, len(layer)] for layer in self.groups.layers],
             "penalty": self.penalty,
             "budgets": len(self.budgets),

@@ -17,6 +17,7 @@ from secateur.groups.depth import name_before
 from secateur.groups.plan import Plan
 from secateur.measure.running import unwrapped
 from secateur.optim import Proximal
+from secateur.optim.chained import parts_of
 
 Kept = dict[int, Tensor]  # dimension -> the indices that the small network still has
 
@@ -35,8 +36,9 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
 
     Returns:
         The optimizer, with `small`'s parameters in the same param_groups, so that learning rates
-        and schedulers carry on. A bias that only `small` has joins its layer's weight; what left
-        with a branch, a block or an expert leaves the optimizer.
+        and schedulers carry on. A bias that only `small` has joins its layer's weight, or other
+        vectors where that one is among matrices; what left with a branch, a block or an expert
+        leaves the optimizer.
 
     Raises:
         ValueError: the optimizer has parameters of another model, `small` was not cut out of
@@ -65,10 +67,10 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
     parameters = {name_before(name, plan.out): p for name, p in small.named_parameters()}
     added = parameters.keys() - set(names.values())
     kept = _kept_since(earlier, plan)
-    state: dict[Tensor, dict[str, Any]] = {}
-    lists: list[list[Tensor]] = []
-    for group in optimizer.param_groups:
-        lists.append([])
+    remembered, state = optimizer.state, {}
+    param_groups = optimizer.param_groups
+    lists: list[list[Tensor]] = [[] for _ in param_groups]
+    for number, group in enumerate(param_groups):
         for old in group["params"]:
             name = _name_of(old, names)
             if name not in parameters and is_inside(name, plan.absent):
@@ -77,19 +79,30 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
                 raise ValueError(
                     f"refit: the small network has no {name}; pass what shrink(model) returned"
                 )
-            lists[-1].append(parameters[name])
-            if old in optimizer.state:
+            lists[number].append(parameters[name])
+            if old in remembered:
                 state[parameters[name]] = {
                     key: _cut(value, old, parameters[name], kept.get(name, {}), f"{key} of {name}")
-                    for key, value in optimizer.state[old].items()
+                    for key, value in remembered[old].items()
                 }
             if (bias := f"{name.removesuffix('weight')}bias") in added:
-                lists[-1].append(parameters[bias])
-    for group, chosen in zip(optimizer.param_groups, lists, strict=True):
+                lists[_home_of_bias(param_groups, number)].append(parameters[bias])
+    for group, chosen in zip(param_groups, lists, strict=True):
         group["params"] = chosen
-    optimizer.state.clear()
-    optimizer.state.update(state)
+    for part in parts_of(optimizer):
+        mine = [p for group in part.param_groups for p in group["params"] if p in state]
+        part.state.clear()
+        part.state.update({p: state[p] for p in mine})
     return optimizer
+
+
+def _home_of_bias(param_groups: list[dict[str, Any]], weight: int) -> int:
+    """The group that a new bias joins: its weight's, unless only others have vectors.
+
+    What is done to matrices, such as weight decay or Muon's step, is not for a bias then.
+    """
+    having = [n for n, group in enumerate(param_groups) if any(p.ndim < 2 for p in group["params"])]
+    return weight if weight in having or not having else having[0]
 
 
 def _name_of(old: Tensor, names: dict[nn.Parameter, str]) -> str:
