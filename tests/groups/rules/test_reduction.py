@@ -94,6 +94,37 @@ def test_the_columns_of_an_embedding_are_an_axis_and_its_rows_a_vocabulary():
     assert (removal.model.table.num_embeddings, removal.model.table.embedding_dim) == (10, 3)
 
 
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_the_columns_of_a_bag_of_embeddings_are_an_axis(mode):
+    model = Apply(
+        lambda m, x: m.last(m.bag(x) + m.first(m.bag(x).relu())),
+        bag=nn.EmbeddingBag(10, 6, mode=mode),
+        first=nn.Linear(6, 6),
+        last=nn.Linear(6, 2),
+    )
+    bags = torch.tensor([[1, 2, 9], [3, 3, 0]])
+    groups = sc.neurons(model, bags)
+    assert len(groups) == 6
+    removal, gap = cut_out(model, groups, some_dead(groups, 0))
+    assert gap <= 1e-5
+    table = removal.model.bag
+    assert table.weight.shape == (table.num_embeddings, table.embedding_dim) == (10, 3)
+
+
+def test_what_weighs_the_rows_of_a_bag_is_protected():
+    model = Apply(
+        lambda m, x: m.last(m.bag(x, per_sample_weights=m.scores(m.table(x).mean(1)))),
+        bag=nn.EmbeddingBag(10, 6, mode="sum"),
+        table=nn.Embedding(10, 4),
+        scores=nn.Linear(4, 3),
+        last=nn.Linear(6, 2),
+    )
+    bags = torch.tensor([[1, 2, 9], [3, 3, 0]])
+    free, protected = axes(model, bags)
+    assert free == {"bag.weight": 6, "table.weight": 4}
+    assert "weighs what _embedding_bag looks up" in protected["scores"]
+
+
 def test_a_spectrum_mixes_the_axis_that_it_is_of():
     model = Apply(
         lambda m, x: m.last(torch.fft.fft(m.first(x), dim=0).real), first=nn.Linear(3, 8),

@@ -147,10 +147,25 @@ def _sampling(labels: Labels, call: Call) -> None:
 
 @rule("embedding")
 def _embedding(labels: Labels, call: Call) -> None:
-    weight, index = call.args[:2]
+    index = call.args[1]
+    _look_up(labels, call, [1] * index.ndim + [-1])
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def _embedding_bag(labels: Labels, call: Call) -> None:
+    """One row a bag: the sum, the mean or the largest of the rows it looks up, column by column."""
+    factors = call.argument("per_sample_weights")
+    if factors is not None:
+        labels.protect(labels.planes(factors), f"weighs what {call.name} looks up")
+    _look_up(labels, call, [1, -1])
+    for counts in call.outputs[1:]:
+        labels.put(counts, [], is_data=True)
+
+
+def _look_up(labels: Labels, call: Call, shape: list[int]) -> None:
+    """Columns of a table become the last axis of the first output, of a shape with -1 for it."""
+    weight = call.args[0]
     labels.protect([p for p in labels.planes(weight) if 0 in varied(p)], "is a vocabulary")
     columns = [p for p in labels.planes(weight) if varied(p) == (1,)]
     labels.mark_role("producer", columns)
-    shape = [1] * index.ndim + [-1]
-    planes = [p.reshape(shape) for p in columns]
-    labels.put(call.outputs[0], planes, is_data=True)
+    labels.put(call.outputs[0], [p.reshape(shape) for p in columns], is_data=True)
