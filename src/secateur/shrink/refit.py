@@ -26,7 +26,8 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
     """Let an optimizer go on with the small network, keeping its momentum, moments and rates.
 
     Where training froze the dead groups at zero, the small network then takes the very steps that
-    the full one would have taken, up to rounding, at the small network's cost.
+    the full one would have taken, up to rounding, at the small network's cost (but for optimizers
+    whose step goes by a tensor's shape, such as Muon).
 
     Args:
         optimizer: the optimizer of `model`, of torch.optim or in its style, or a `Proximal`: its
