@@ -189,9 +189,11 @@ class Run:
     def cut(self, first: int, weights: Any = 1.0) -> nn.Module:
         """Choose within the budget, shrink, train the rest of the run."""
         alive = self.groups.alive()
-        if not all(alive[part.start : part.stop].any() for part in self.groups.layers):
+        worth = self.worth(weights)
+        whole = all(alive[part.start : part.stop].any() for part in self.groups.layers)
+        if not whole or not np.isfinite(worth).all():
             raise Collapsed
-        self.keep(self.budget.choose(self.allowance, self.worth(weights)))
+        self.keep(self.budget.choose(self.allowance, worth))
         small = self.small()
         self.train(self.optimizer(small), small, first=first)
         return small

@@ -157,6 +157,13 @@ def test_a_collapsed_run_is_written_as_one(tmp_path: Path, monkeypatch: pytest.M
     assert line["collapsed"] and "reached" not in line
 
 
+def test_a_diverged_network_has_collapsed() -> None:
+    run = Run("digits", "12 groups", 0)
+    run.model[0].weight.data.fill_(float("nan"))
+    with pytest.raises(Collapsed):
+        run.cut(run.choice)
+
+
 def test_runs_that_begin_alike_end_as_if_each_had_trained_alone() -> None:
     begun: dict = {}
     for budget in ("12 groups", "40% FLOPs"):
