@@ -117,7 +117,8 @@ def dead_entries(optimizer: sc.Proximal, pick: Callable[[Tensor], Any]) -> list[
 
 def test_no_optimizer_of_torch_is_forgotten() -> None:
     """LBFGS, Muon and SparseAdam have tests of their own."""
-    tested = {type(make([torch.ones(2, 2, requires_grad=True)])) for make in OPTIMIZERS.values()}
+    parameters = [torch.ones(2, 2, requires_grad=True), torch.ones(2, requires_grad=True)]
+    tested = {type(make(parameters)) for make in OPTIMIZERS.values()}
     of_torch = {kind for kind in vars(o).values() if isinstance(kind, type)} - {Optimizer}
     names = {kind.__name__ for kind in of_torch - tested}
     assert names <= {"LBFGS", "Muon", "SparseAdam"}
