@@ -146,6 +146,20 @@ def test_lbfgs_ends_on_the_count() -> None:
     assert int(optimizer.groups.alive().sum()) == 9
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_muon_ends_on_the_count() -> None:
+    """It takes matrices only, so the network has no biases."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(64, 24, bias=False), nn.ReLU(), nn.Linear(24, 10, bias=False)]
+    model = nn.Sequential(nn.Flatten(), *layers)
+    groups = sc.neurons(model, digits()[0][:2])
+    optimizer = sc.Proximal(
+        torch.optim.Muon(model.parameters(), lr=0.02), groups, sc.Budget(groups=9), steps=STEPS
+    )
+    train(model, optimizer)
+    assert int(groups.alive().sum()) == 9
+
+
 @pytest.mark.parametrize("name", ["momentum", "AdamW"])
 @pytest.mark.parametrize("measure", ["flops", "params", "bytes", "all"])
 def test_the_shrunk_network_meets_the_budget(name: str, measure: str) -> None:
