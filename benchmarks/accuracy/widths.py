@@ -31,7 +31,7 @@ KEYS = ("task", "widths", "seed")
 TASKS = ("lenet-mnist", "lenet-fashion")
 SEEDS = (0, 1, 2)
 BUDGET, GROUPS = "15 groups", 15
-LEAST = 2  # of a layer; a single filter was never among the best
+LEAST = 2  # of a layer, which leaves 55 of the 91 ways
 
 
 def ways() -> list[str]:
