@@ -151,13 +151,12 @@ def alarms() -> str:
 
 def remedies() -> str:
     """The accuracy that each change of the harmed run comes to."""
-    found: dict[str, list[float]] = {}
-    for line in runs.read(RESULT):
-        if (line["net"], line["rate"], line["flops"]) == HARMED:
-            found.setdefault(line["way"], []).append(line["accuracy"])
+    net, rate, flops = HARMED
+    harmed = runs.those(runs.read(RESULT), net=net, rate=rate, flops=flops)
+    found = runs.grouped(harmed, "way")
     rows = ["| change | accuracy |", "|---|---:|"]
     for way in ("", *WAYS):
-        values = found.get(way, [])
+        values = [line["accuracy"] for line in found.get(way, [])]
         cell = "not run"
         if len(values) > 1:
             cell = f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import runs
 from accuracy import kinds, known, widths  # noqa: F401
-from accuracy.table import compared, cut_later, sensitivity, studied, summary
+from accuracy.table import cell, compared, cut_later, sensitivity, studied, summary
 from gpu.accuracy import budget_tables, known_on_gpu, penalty_table
 from secateur.report import Width, widths_svg
 from speed import product
@@ -30,7 +30,7 @@ def accuracy_table(lines: list[dict[str, Any]]) -> str:
         "| budget | asked | reached | parameters | FLOPs | accuracy % | against dense |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    by_budget = _by_budget(lines)
+    by_budget = runs.grouped(lines, "budget")
     dense = statistics.mean(line["accuracy"] for line in by_budget["dense"])
     full = by_budget["dense"][0]
     for budget, runs_ in by_budget.items():
@@ -47,20 +47,8 @@ def accuracy_table(lines: list[dict[str, Any]]) -> str:
     return "\n".join([*rows, "", f"Seeds {', '.join(map(str, seeds))}; {_machine(full)}."])
 
 
-def _by_budget(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        found.setdefault(line["budget"], []).append(line)
-    return found
-
-
-def _accuracy(lines: list[dict[str, Any]]) -> str:
-    """Mean and standard deviation over seeds."""
-    if not lines:
-        return ""
-    values = [line["accuracy"] for line in lines]
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.2f} ± {spread:.2f}"
+def _accuracy(lines: list[runs.Line]) -> str:
+    return cell([line["accuracy"] for line in lines])
 
 
 def latency_table(lines: list[dict[str, Any]]) -> str:
@@ -80,9 +68,8 @@ def latency_table(lines: list[dict[str, Any]]) -> str:
 def frontier_table(lines: list[dict[str, Any]]) -> str:
     """One row a network: its accuracy out of one run for all, and out of a run of its own."""
     rows = ["| groups kept | one run for all | a run for each |", "|---:|---:|---:|"]
-    alone = _by_budget(runs.read(runs.RESULTS / "lenet-mnist.jsonl"))
-    for kept in dict.fromkeys(line["kept"] for line in lines):
-        mine = [line for line in lines if line["kept"] == kept]
+    alone = runs.grouped(runs.read(runs.RESULTS / "lenet-mnist.jsonl"), "budget")
+    for kept, mine in runs.grouped(lines, "kept").items():
         rows.append(f"| {kept} | {_accuracy(mine)} | {_accuracy(alone[f'{kept} groups'])} |")
     return "\n".join(rows)
 

@@ -7,20 +7,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+Line = dict[str, Any]
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[Line]:
     """The runs written so far."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
-def append(path: Path, run: dict[str, Any]) -> None:
+def those(lines: Iterable[Line], **wanted: Any) -> list[Line]:
+    """The runs whose fields have these values."""
+    return [line for line in lines if all(line.get(k) == v for k, v in wanted.items())]
+
+
+def grouped(lines: Iterable[Line], *keys: str) -> dict[Any, list[Line]]:
+    """The runs by the value of a key, or by the values of several; in the order of the first."""
+    found: dict[Any, list[Line]] = {}
+    for line in lines:
+        found.setdefault(itemgetter(*keys)(line), []).append(line)
+    return found
+
+
+def append(path: Path, run: Line) -> None:
     """Add one run to a file of JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
@@ -33,7 +48,7 @@ def finished(path: Path, keys: Iterable[str]) -> set[tuple[Any, ...]]:
     return {tuple(run.get(key) for key in keys) for run in read(path)}
 
 
-def replace(path: Path, run: dict[str, Any], keys: Iterable[str]) -> None:
+def replace(path: Path, run: Line, keys: Iterable[str]) -> None:
     """Put one run in the place of an earlier one with the same values of `keys`, or at the end."""
     keys = tuple(keys)
     key = tuple(run.get(k) for k in keys)

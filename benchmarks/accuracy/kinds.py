@@ -112,9 +112,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         "| | budget | accuracy % | compression | FLOPs left | time, torch | time, ONNX Runtime |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for line in lines:
-        found.setdefault(tuple(line[key] for key in KEYS[:-1]), []).append(line)
+    found = runs.grouped(lines, *KEYS[:-1])
     order = [(t, k, b) for t, kinds in KINDS.items() for k in kinds for b in kinds[k].budgets]
     for key in filter(found.__contains__, order):
         mean = partial(_mean, found[key])

@@ -14,16 +14,16 @@ from typing import Any
 
 from accuracy.method import METHODS
 from accuracy.task import TASKS, Task
+from runs import Line, those
 from secateur.report.charts import Series, curves
 
-Line = dict[str, Any]
 OURS, USUAL = "secateur", "train, prune, fine-tune"
 
 
 def chosen(lines: list[Line], task: Task) -> dict[tuple[str, str], str]:
     """(method, budget) -> the knob that is best on the validation rows with seed 0."""
     best: dict[tuple[str, str], Line] = {}
-    for line in _of(lines, seed=0):
+    for line in those(lines, seed=0):
         key = line["method"], line["budget"]
         if key[0] == OURS and line["knob"] != "{}":  # it has none; studies turn some
             continue
@@ -38,13 +38,13 @@ def compared(lines: list[Line]) -> str:
 
     A task appears as soon as its dense network and another have been trained.
     """
-    ready = [name for name in TASKS if _of(lines, task=name, method="dense")]
+    ready = [name for name in TASKS if those(lines, task=name, method="dense")]
     found = [_task(lines, TASKS[name]()) for name in ready]
     return "\n\n".join(found)
 
 
 def _task(lines: list[Line], task: Task) -> str:
-    lines = _of(lines, task=task.name)
+    lines = those(lines, task=task.name)
     scores = _scores(lines, task)
     tried = {method for method, _ in scores}
     methods = [m for m in METHODS if m in tried and m != "dense" and not m.startswith("idea")]
@@ -76,7 +76,7 @@ def summary(lines: list[Line]) -> str:
         "|---|---:|---:|---:|---:|---|",
     ]
     for name in TASKS:
-        task, mine = TASKS[name](), _of(lines, task=name)
+        task, mine = TASKS[name](), those(lines, task=name)
         scores = _scores(mine, task)
         for budget in task.budgets:
             here = {m: found for (m, b), found in scores.items() if b == budget}
@@ -105,7 +105,7 @@ def _scores(lines: list[Line], task: Task) -> dict[tuple[str, str], list[float]]
     """(method, budget) -> its scores with the knob that is best there."""
     return {
         (method, budget): [
-            line["score"] for line in _of(lines, method=method, budget=budget, knob=knob)
+            line["score"] for line in those(lines, method=method, budget=budget, knob=knob)
         ]
         for (method, budget), knob in chosen(lines, task).items()
     }
@@ -130,7 +130,7 @@ def studied(lines: list[Line]) -> str:
     a gain is below 0.
     """
     lines = [line for line in lines if line["method"].startswith((OURS, "idea"))]
-    found = (_gains(_of(lines, task=name), make()) for name, make in TASKS.items())
+    found = (_gains(those(lines, task=name), make()) for name, make in TASKS.items())
     return "\n\n".join(table for table in found if table)
 
 
@@ -145,7 +145,7 @@ def cut_later(lines: list[Line]) -> str:
             later.setdefault(key, []).append(line)
     rows = ["| | | cut at 60% | later |", "|---|---|---:|---:|"]
     for (task, budget, method, cut, knob), mine in later.items():
-        usual = _of(lines, task=task, budget=budget, method=method, knob=knob)
+        usual = those(lines, task=task, budget=budget, method=method, knob=knob)
         seeds = {line["seed"] for line in mine}
         before, after = (
             cell([line["score"] for line in found if line["seed"] in seeds])
@@ -159,7 +159,7 @@ def _gains(lines: list[Line], task: Task) -> str:
     """The table of one task; empty where nothing but the default was tried."""
     usual = {
         (line["budget"], line["seed"]): line["validation"]
-        for line in _of(lines, method=OURS, knob="{}")
+        for line in those(lines, method=OURS, knob="{}")
     }
     gains: dict[str, dict[str, list[float]]] = {}
     for line in lines:
@@ -185,19 +185,19 @@ def _setting(line: Line) -> str:
 def sensitivity(lines: list[Line], name: str = "lenet-mnist") -> str:
     """How the score of the penalties with a lambda hangs on it, beside ours, which has none."""
     task = TASKS[name]()
-    lines = _of(lines, task=name, budget=task.study)
+    lines = those(lines, task=name, budget=task.study)
     series, dots = [], []
     for method in ("WGSEF, convex", "group lasso"):
-        mine = _of(lines, method=method)
+        mine = those(lines, method=method)
         knobs = sorted({json.loads(line["knob"])["lam"] for line in mine})
         scores = {
-            lam: [line["score"] for line in _of(mine, knob=json.dumps({"lam": lam}))]
+            lam: [line["score"] for line in those(mine, knob=json.dumps({"lam": lam}))]
             for lam in knobs
         }
         dots += [(math.log10(lam), score) for lam, found in scores.items() for score in found]
         points = [(math.log10(lam), statistics.mean(found)) for lam, found in scores.items()]
         series.append(Series(method, points))
-    ours = statistics.mean(line["score"] for line in _of(lines, method=OURS, knob="{}"))
+    ours = statistics.mean(line["score"] for line in those(lines, method=OURS, knob="{}"))
     return curves(
         series,
         f"{name}, {task.study}: {task.measure} over lambda",
@@ -232,10 +232,6 @@ def _best(scores: Mapping[str, list[float]], task: Task) -> set[str]:
 
 def _sign(task: Task) -> int:
     return -1 if task.lower else 1
-
-
-def _of(lines: list[Line], **wanted: Any) -> list[Line]:
-    return [line for line in lines if all(line.get(k) == v for k, v in wanted.items())]
 
 
 def _words(knob: Mapping[str, Any]) -> str:

@@ -60,17 +60,10 @@ def table(lines: list[dict[str, Any]]) -> str:
         f"| {BUDGET} | {OURS} | best of all widths | | median | better than {OURS} |",
         "|---|---:|---:|---|---:|---:|",
     ]
-    for task in dict.fromkeys(line["task"] for line in lines):
-        found: dict[str, list[dict[str, Any]]] = {}
-        for line in lines:
-            if line["task"] == task:
-                found.setdefault(line["widths"], []).append(line)
-        ours = [
-            line
-            for line in runs.read(METHODS_RESULT)
-            if (line["task"], line["method"], line["budget"]) == (task, OURS, BUDGET)
-            and line["knob"] == "{}"
-        ]
+    compared = runs.read(METHODS_RESULT)
+    for task, mine in runs.grouped(lines, "task").items():
+        found = runs.grouped(mine, "widths")
+        ours = runs.those(compared, task=task, method=OURS, budget=BUDGET, knob="{}")
         ranked = sorted(found, key=lambda widths: -_mean(found[widths], "validation"))
         best, middle = found[ranked[0]], found[ranked[len(ranked) // 2]]
         better = sum(
