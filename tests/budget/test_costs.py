@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import secateur as sc
 from budget.cases import NETWORKS, network
 from secateur.budget import cost
-from secateur.budget.costs import whole
+from secateur.budget.measures import whole
 from secateur.groups import Groups, Layer
 from secateur.groups.coupling import Coupling, Operation, Slot
 from secateur.groups.removal import remove

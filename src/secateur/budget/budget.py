@@ -18,8 +18,8 @@ from torch import nn
 from secateur.budget.allowance import Allowance
 from secateur.budget.blockwise import BlockwiseAllowance
 from secateur.budget.clock import Clock, clock_for
-from secateur.budget.costs import MEASURES, cost, whole
 from secateur.budget.even import EvenAllowance
+from secateur.budget.measures import MEASURES, cost, whole
 from secateur.budget.target import Target, as_target
 from secateur.budget.trials import MemoryTrial, Trial, choose
 from secateur.budget.units import steps

@@ -11,7 +11,7 @@ import numpy as np
 
 from secateur.budget.allowance import Allowance
 from secateur.budget.blockwise import BlockwiseAllowance
-from secateur.budget.costs import COUNTED, cost, whole
+from secateur.budget.measures import COUNTED, cost, whole
 from secateur.budget.units import steps
 from secateur.groups import Groups
 

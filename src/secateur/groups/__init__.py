@@ -6,8 +6,9 @@ from secateur.groups.coupling import Coupling
 from secateur.groups.custom import custom
 from secateur.groups.experts import experts
 from secateur.groups.filters import filters
-from secateur.groups.groups import Groups, Layer
+from secateur.groups.groups import Groups
 from secateur.groups.heads import heads
+from secateur.groups.layer import Layer
 from secateur.groups.layers import layers
 from secateur.groups.members import Member
 from secateur.groups.n_of_m import n_of_m

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.groups.admission import admitted
-from secateur.groups.groups import Groups, Layer
+from secateur.groups.groups import Groups
+from secateur.groups.layer import Layer
 from secateur.groups.members import Member
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from secateur.groups.admission import admitted
-from secateur.groups.groups import Groups, Layer
+from secateur.groups.groups import Groups
+from secateur.groups.layer import Layer
 from secateur.groups.members import Member
 from secateur.groups.reading import reasons
 from secateur.groups.select import ignored_names

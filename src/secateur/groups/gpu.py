@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from secateur.envelope import gpu
+from secateur.groups.layout import Layout, kind, layout
 from secateur.groups.members import Member
-from secateur.groups.together import Layout, kind, layout
 
 WORK = 1 << 15  # numbers that one program looks at, about
 RUN = 1 << 13  # numbers of one entry that one program looks at, at most

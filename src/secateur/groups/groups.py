@@ -6,49 +6,22 @@ In: members (what must be zero for a group to be dead) and, where the model was 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from secateur.groups.coupling import Coupling
+from secateur.groups.layer import Layer, Names
 from secateur.groups.members import Member
 from secateur.groups.reading import Row, folded, reasons, table, tied_to, tree
 from secateur.groups.sharded import added_up, is_split, placed
 from secateur.groups.together import Together
 from secateur.measure.running import unwrapped
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Groups that one place of the model produces: what `at_least` and layer norms refer to.
-
-    Attributes:
-        name: the producing module, such as "layer1.0.conv1".
-        kind: the kind of group, such as "filters".
-        start, stop: the groups of the layer are `range(start, stop)`.
-        producers: the parameters that are zero where a group is dead.
-        blocks: (n, m) where n of every m consecutive groups stay, whatever the budget; or None.
-        parts: the groups' own names, where they have any.
-        inexact: why the removal of its groups changes what is computed, or "".
-    """
-
-    name: str
-    kind: str
-    start: int
-    stop: int
-    producers: tuple[str, ...] = ()
-    blocks: tuple[int, int] | None = None
-    parts: tuple[str, ...] = ()
-    inexact: str = ""
-
-    def __len__(self) -> int:
-        return self.stop - self.start
 
 
 def _joined(first: Coupling | None, second: Coupling | None, offset: int) -> Coupling | None:
@@ -132,33 +105,6 @@ def _refuse_split(groups: Groups) -> None:
         )
 
 
-class _Names(Sequence[str]):
-    """Names made when they are read: a model may have millions of groups."""
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        self._layers = layers
-        self._stops = [layer.stop for layer in layers]
-
-    def __len__(self) -> int:
-        return self._stops[-1] if self._stops else 0
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        position = range(len(self))[index]
-        layer = self._layers[bisect_right(self._stops, position)]
-        if layer.parts:
-            return layer.parts[position - layer.start]
-        return f"{layer.name}[{position - layer.start}]"
-
-    def __repr__(self) -> str:
-        return f"[{', '.join(map(repr, self[:3]))}{', ...' if len(self) > 3 else ''}]"
-
-
 @dataclass(frozen=True, eq=False)
 class Groups:
     """m disjoint groups of a model's parameters.
@@ -237,7 +183,7 @@ class Groups:
     @property
     def names(self) -> Sequence[str]:
         """One name a group: its layer and its position there, such as "conv1[3]"."""
-        return _Names(self.layers)
+        return Names(self.layers)
 
     @property
     def layer_ids(self) -> np.ndarray:

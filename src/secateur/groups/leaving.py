@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_map
 from secateur.groups.absent import Recipe, is_inside
 from secateur.groups.branches import Branch
 from secateur.groups.coupling import Absence, Coupling
-from secateur.groups.groups import Groups, Layer
+from secateur.groups.groups import Groups
+from secateur.groups.layer import Layer
 from secateur.groups.members import Member
 from secateur.groups.record import Record
 from secateur.groups.select import build, ignored_names, kept_by, nothing_found

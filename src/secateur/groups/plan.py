@@ -15,7 +15,7 @@ import numpy as np
 from secateur.groups.absent import Recipe
 from secateur.groups.coupling import Coupling
 from secateur.groups.depth import name_before
-from secateur.groups.groups import Layer
+from secateur.groups.layer import Layer
 from secateur.groups.norms import Numbers
 from secateur.groups.routing import Places, combined, new_places
 from secateur.groups.sizes import Sizes

@@ -9,7 +9,8 @@ from collections import Counter
 
 import numpy as np
 
-from secateur.groups.groups import Groups, Layer
+from secateur.groups.groups import Groups
+from secateur.groups.layer import Layer
 
 AMONG = "they lie among positions of their kernels that are read"
 READ = "other layers read their channels"

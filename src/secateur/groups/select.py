@@ -18,8 +18,9 @@ from torch.utils._pytree import tree_map
 from secateur.groups.admission import admitted
 from secateur.groups.attributes import groups_along
 from secateur.groups.coupling import NO_AXIS, Coupling, Operation, Size, Slot
-from secateur.groups.groups import Groups, Layer
+from secateur.groups.groups import Groups
 from secateur.groups.labels import Operator, compress, entries, varied
+from secateur.groups.layer import Layer
 from secateur.groups.members import Member
 from secateur.groups.norms import Norm
 from secateur.groups.reading import reasons

@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from secateur.groups.coupling import Coupling
-from secateur.groups.groups import Layer
+from secateur.groups.layer import Layer
 
 Sizes = dict[str, dict[str, int]]  # module -> attribute, or "config.attribute" -> value
 

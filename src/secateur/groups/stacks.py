@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from secateur.groups.coupling import Coupling, Routed, Size
-from secateur.groups.groups import Groups, Layer
+from secateur.groups.groups import Groups
+from secateur.groups.layer import Layer
 from secateur.groups.members import Member
 from secateur.groups.record import Record
 from secateur.groups.routing import AT_FIRST, PAST, Rerouted, is_choice

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,13 +17,11 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from secateur.envelope import fused, gpu
+from secateur.groups.gpu import OnGpu
+from secateur.groups.layout import Layout, kind, layout
 from secateur.groups.members import Member
 
-if TYPE_CHECKING:
-    from secateur.groups.gpu import OnGpu
-
 SHARE = 1 << 20  # numbers that are worth a thread of their own
-Layout = tuple[int, int, int, int]  # outer, rows, groups, size: what they are, _parts.c says
 
 
 class Together:
@@ -118,8 +115,6 @@ class Together:
 
     @cached_property
     def _gpu(self) -> OnGpu:
-        from secateur.groups.gpu import OnGpu  # which needs this file
-
         return OnGpu(self.members)
 
     def _given(self, tensors: Sequence[Tensor | None] | None) -> Sequence[Tensor | None]:
@@ -168,44 +163,6 @@ class Together:
         return self._layouts[key]
 
 
-def layout(member: Member, tensor: Tensor) -> tuple[Layout, Tensor] | None:
-    """Find the part (_parts.c) that a member is in a tensor shaped like its parameter.
-
-    Args:
-        member: its groups.
-        tensor: with strides as they may be; nothing is read from it.
-
-    Returns:
-        ((outer, rows, groups, size), ids), with the ids contiguous, (outer, groups), on the CPU; or
-        None where the tensor has gaps, or where groups alternate more often along its memory.
-    """
-    try:
-        values = tensor if member.shape is None else tensor.view(member.shape)
-    except RuntimeError:  # the shape cuts across the strides
-        return None
-    sizes = zip(member.ids.shape, values.shape, strict=False)
-    if values.ndim != member.ids.ndim or any(mine not in (1, whole) for mine, whole in sizes):
-        return None  # no longer the shape that the groups were made for
-    order = sorted(
-        (dim for dim, size in enumerate(values.shape) if size > 1),
-        key=lambda dim: -values.stride(dim),
-    )
-    expected = 1
-    for dim in reversed(order):
-        if values.stride(dim) != expected:
-            return None
-        expected *= values.shape[dim]
-    ids = member.ids.to("cpu").permute(*order, *(d for d in range(values.ndim) if d not in order))
-    left = [(values.shape[dim], member.ids.shape[dim] > 1) for dim in order]
-    sizes = []
-    for varies in (False, True, False, True):  # from the innermost: size, groups, rows, outer
-        sizes.append(1)
-        while left and left[-1][1] == varies:
-            sizes[-1] *= left.pop()[0]
-    size, groups, rows, outer = sizes
-    return None if left else ((outer, rows, groups, size), ids.contiguous())
-
-
 def all_finite(tensors: Iterable[Tensor]) -> bool | None:
     """Whether all numbers in these are finite; None where the compiled loops can't read them."""
     kinds = fused.TYPES | fused.ONLY_FINITE
@@ -228,11 +185,6 @@ def _there(tensors: Sequence[Tensor | None]) -> list[int]:
 def _place(tensor: Tensor) -> tuple:
     """Equal as long as a tensor has the same layout in the same memory."""
     return (id(tensor),) if not _readable(tensor) else (tensor.data_ptr(), *kind(tensor))
-
-
-def kind(tensor: Tensor) -> tuple:
-    """Equal for tensors whose numbers lie in memory alike."""
-    return tensor.dtype, tensor.device, tensor.shape, tensor.stride()
 
 
 def _readable(tensor: Tensor, kinds: dict[torch.dtype, int] = fused.TYPES) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from secateur.budget import Budget
-from secateur.budget.costs import COUNTED
+from secateur.budget.measures import COUNTED
 from secateur.groups import Groups, Trace, trace
 from secateur.groups.reading import Row, folded, names, tree
 from secateur.integrations.options import make_groups

@@ -19,7 +19,7 @@ from torch import nn
 
 from secateur import groups
 from secateur.budget import Budget, Target
-from secateur.budget.costs import MEASURES
+from secateur.budget.measures import MEASURES
 from secateur.groups import Groups
 
 THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
