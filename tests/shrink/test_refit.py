@@ -16,6 +16,7 @@ from networks import ResNet, Sigmoids, warm
 from optim.training import several
 from secateur.groups import Groups
 from secateur.shrink import refit, shrink
+from secateur.shrink.narrow import trained_wrongly, x86
 
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
@@ -212,3 +213,20 @@ def test_refit_follows_a_second_cut_of_a_shorter_list() -> None:
     smaller = shrink(small, again)
     sgd = refit(sgd, small, smaller)
     assert torch.equal(sgd.state[smaller[2][1].down.weight]["momentum_buffer"], moments)
+
+
+@pytest.mark.skipif(not x86(), reason="torch trains these wrongly on x86 only")
+def test_convolutions_that_torch_trains_wrongly_are_named() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+    model = ResNet(width=20)
+    groups = sc.filters(model, x)
+    stem = torch.zeros(len(groups))
+    for layer in groups.layers:
+        stem[layer.start : layer.start + (5 if layer.name == "stem" else len(layer))] = 1
+    small = shrink(model, groups.scale_(stem))
+    with pytest.warns(RuntimeWarning, match=r"layer2.shortcut.0 \(5 inputs\) are wrong"):
+        refit(torch.optim.SGD(model.parameters(), 0.1), model, small)
+    assert not trained_wrongly(model)
+    assert not trained_wrongly(copy.deepcopy(small).double())
+    assert not trained_wrongly(small.requires_grad_(False))

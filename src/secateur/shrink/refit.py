@@ -6,6 +6,7 @@ holding the small network's parameters; schedulers attached to it keep working.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from secateur.groups.plan import Plan
 from secateur.measure.running import unwrapped
 from secateur.optim import Proximal
 from secateur.optim.chained import parts_of
+from secateur.shrink.narrow import ISSUE, trained_wrongly
 
 Kept = dict[int, Tensor]  # dimension -> the indices that the small network still has
 
@@ -40,6 +42,10 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
         and schedulers carry on. A bias that only `small` has joins its layer's weight, or other
         vectors where that one is among matrices; what left with a branch, a block or an expert
         leaves the optimizer.
+
+    Warns:
+        RuntimeWarning: the small network has a convolution so narrow that torch trains it wrongly
+            on this CPU if its inputs are channels last.
 
     Raises:
         ValueError: the optimizer has parameters of another model, `small` was not cut out of
@@ -94,6 +100,14 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
         mine = [p for group in part.param_groups for p in group["params"] if p in state]
         part.state.clear()
         part.state.update({p: state[p] for p in mine})
+    if narrow := trained_wrongly(small):
+        warnings.warn(
+            f"on this CPU torch's gradients of {', '.join(narrow)} are wrong where the inputs are "
+            f"channels last ({ISSUE}); train on with contiguous inputs, or ask for wider layers: "
+            "Budget(at_least=16)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return optimizer
 
 
