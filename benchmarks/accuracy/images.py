@@ -109,7 +109,11 @@ class ResNet8(nn.Module):
 
 
 def flip_and_crop(batch: Batch, generator: torch.Generator) -> Batch:
-    """Mirror half of the images, move each by up to 4 pixels."""
+    """Mirror half of the images, move each by up to 4 pixels; channels first in memory.
+
+    Channels last, narrow networks would be trained by wrong gradients, or crash, in strided 1x1
+    convolutions of fewer than 8 inputs (AVX-512: 16): github.com/uxlfoundation/oneDNN/issues/6035.
+    """
     images, labels = batch
     count, _, height, width = images.shape
     mirrored = (torch.rand(count, generator=generator) < 0.5).to(images.device)
@@ -119,7 +123,8 @@ def flip_and_crop(batch: Batch, generator: torch.Generator) -> Batch:
     rows = down + torch.arange(height, device=images.device).view(1, -1, 1)
     columns = right + torch.arange(width, device=images.device).view(1, 1, -1)
     which = torch.arange(count, device=images.device).view(-1, 1, 1)
-    return padded.permute(0, 2, 3, 1)[which, rows, columns].permute(0, 3, 1, 2), labels
+    moved = padded.permute(0, 2, 3, 1)[which, rows, columns].permute(0, 3, 1, 2)
+    return moved.contiguous(), labels
 
 
 @task
