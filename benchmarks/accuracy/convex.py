@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 import secateur as sc
 from accuracy.method import method
-from accuracy.run import Run
+from accuracy.run import Run, Step
 from accuracy.task import Batch
 from secateur.budget import EvenAllowance
 from secateur.optim.hspg import HSPG
@@ -66,7 +66,7 @@ def envelope(run: Run, *, lam: float) -> nn.Module:
 )
 def envelope_half_space(run: Run, *, lam: float, rate: float) -> nn.Module:
     """The same penalty by half-space steps in the second half of the time until the cut."""
-    optimizer = EnvelopeHSPG(run, lr=rate * plain_rate(run), lam=lam)
+    optimizer = EnvelopeHSPG(run, lr=rate * plain_rate(run), lam=lam, switch=run.choice // 2)
     run.train(optimizer, last=run.choice)
     return run.cut(run.choice)
 
@@ -74,9 +74,9 @@ def envelope_half_space(run: Run, *, lam: float, rate: float) -> nn.Module:
 class EnvelopeHSPG(HSPG):
     """Half-space steps for the envelope, one level a layer, instead of the group lasso."""
 
-    def __init__(self, run: Run, *, lr: float, lam: float) -> None:
+    def __init__(self, run: Run, *, lr: float, lam: float, switch: int) -> None:
         self.allowance, share = levels(run)
-        options = {"lr": lr, "lam": lam * share, "switch": run.choice // 2}
+        options = {"lr": lr, "lam": lam * share, "switch": switch}
         super().__init__(run.model.parameters(), run.groups, **options)
 
     def _shrunk(self, norms: np.ndarray, step: float) -> np.ndarray:
@@ -120,6 +120,13 @@ def half_space(run: Run, *, lam: float, rate: float) -> nn.Module:
 @method("Prox-SVRG", knobs=RATES, fits=by_sgd)
 def variance_reduced(run: Run, *, lam: float, rate: float) -> nn.Module:
     """Group lasso by variance-reduced steps: each costs two, and an epoch one more."""
+    optimizer, step = svrg(run, lam=lam, rate=rate)
+    run.begin(f"Prox-SVRG, {lam=}, {rate=}", optimizer, step)
+    return run.cut(run.choice)
+
+
+def svrg(run: Run, *, lam: float, rate: float) -> tuple[ProxSVRG, Step]:
+    """The optimizer, and how it takes a step; the first one of an epoch looks at all rows."""
     optimizer = ProxSVRG(
         run.model.parameters(),
         run.groups,
@@ -129,16 +136,12 @@ def variance_reduced(run: Run, *, lam: float, rate: float) -> nn.Module:
         lam=lam,
     )
 
-    def step(optimizer: Optimizer, model: nn.Module, batch: Batch) -> None:
-        nonlocal taken
-        if taken % run.batches == 0:
-            optimizer.snapshot(full_gradient(run, optimizer, model))  # pyright: ignore
-        taken += 1
+    def step(_: Optimizer, model: nn.Module, batch: Batch) -> None:
+        if optimizer.steps_taken % run.batches == 0:
+            optimizer.snapshot(full_gradient(run, optimizer, model))
         optimizer.step(gradient(run, optimizer, model, batch))
 
-    taken = 0
-    run.begin(f"Prox-SVRG, {lam=}, {rate=}", optimizer, step)
-    return run.cut(run.choice)
+    return optimizer, step
 
 
 def gradient(run: Run, optimizer: Optimizer, model: nn.Module, batch: Batch) -> Callable:

@@ -23,6 +23,8 @@ from secateur.budget import Allowance, BlockwiseAllowance
 from secateur.optim.penalties import saliency
 from secateur.optim.weights import weighting
 
+Step = Callable[[Optimizer, nn.Module, Batch], Any]
+
 CUT = 0.6  # the share of the steps after which methods that choose at once do so, if not told
 
 
@@ -108,7 +110,7 @@ class Run:
         *,
         first: int = 0,
         last: int | None = None,
-        step: Callable[[Optimizer, nn.Module, Batch], Any] | None = None,
+        step: Step | None = None,
         after: Callable[[int], None] = lambda step: None,
     ) -> None:
         """Take the steps from `first` to before `last`.
@@ -137,7 +139,7 @@ class Run:
         self,
         way: str,
         optimizer: Optimizer,
-        step: Callable[[Optimizer, nn.Module, Batch], Any] | None = None,
+        step: Step | None = None,
     ) -> None:
         """Train until the groups are chosen, in a way that knows of no budget.
 

@@ -11,7 +11,7 @@ from torch import nn
 import data
 import runs
 import secateur as sc
-from accuracy import images, kinds, widths
+from accuracy import images, kinds, penalties, widths
 from accuracy.__main__ import Suite, fits
 from accuracy.method import METHODS, method
 from accuracy.run import Collapsed, Run
@@ -232,3 +232,34 @@ def test_widths_are_ranked_by_the_validation_rows(
     ]  # fmt: skip
     row = widths.table(lines).splitlines()[-1]
     assert row == "| digits | 90.00 | 71.00 ± 1.41 | 2-2-11 | 99.00 | 1 of 3 |"
+
+
+@pytest.mark.parametrize("penalty", penalties.PENALTIES)
+def test_what_a_penalty_leaves_hangs_on_lambda(penalty: str) -> None:
+    mild, strong = (penalties.train("digits", penalty, lam, 0) for lam in (0.0, 10.0))
+    assert mild["m"] == mild["groups"] == 24 and mild["steps"] == STEPS
+    assert 10 < mild["k"] <= 12  # of each layer a half, and no more than 12
+    assert strong["groups"] < 24
+
+
+def test_penalties_are_compared_by_what_they_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / "theirs.jsonl"
+    monkeypatch.setattr(penalties, "METHODS_RESULT", theirs)
+    place = {"task": "digits", "budget": "12 groups", "knob": "{}"}
+    runs.append(theirs, {**place, "method": "secateur", "score": 90.0})
+    runs.append(theirs, {**place, "method": "dense", "budget": "dense", "score": 95.0})
+    lines = [
+        {"task": "digits", "penalty": name, "lam": lam, "m": 24, "k": 12.0, "groups": groups}
+        | {"score": score}
+        for name, lam, groups, score in (
+            ("WGSEF", 0.1, 11, 80), ("WGSEF", 0.1, 14, 82), ("Prox-SG", 0.3, 24, 70),
+        )
+    ]  # fmt: skip
+    words, _, head, _, *rows = penalties.table(lines).splitlines()
+    assert (
+        "24, and accuracy %" in words and "k = 12; secateur at 12 groups: 90.00; dense: 95" in words
+    )
+    assert head == "| lambda | Prox-SG | WGSEF |"
+    assert rows == ["| 0.1 |  | 12: 81.00 ± 1.41 |", "| 0.3 | 24: 70.00 |  |"]
