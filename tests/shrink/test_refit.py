@@ -225,7 +225,7 @@ def test_convolutions_that_torch_trains_wrongly_are_named() -> None:
     for layer in groups.layers:
         stem[layer.start : layer.start + (5 if layer.name == "stem" else len(layer))] = 1
     small = shrink(model, groups.scale_(stem))
-    with pytest.warns(RuntimeWarning, match=r"layer2.shortcut.0 \(5 inputs\) are wrong"):
+    with pytest.warns(RuntimeWarning, match=r"layer2.shortcut.0 \(5 inputs\) can be wrong"):
         refit(torch.optim.SGD(model.parameters(), 0.1), model, small)
     assert not trained_wrongly(model)
     assert not trained_wrongly(copy.deepcopy(small).double())

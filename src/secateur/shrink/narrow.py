@@ -16,8 +16,8 @@ ISSUE = "github.com/uxlfoundation/oneDNN/issues/6035"
 def trained_wrongly(network: nn.Module) -> list[str]:
     """The strided 1x1 convolutions on an x86 CPU with fewer inputs than its vectors have entries.
 
-    Where the inputs are channels last in memory, their weights' gradients may be wrong, or the
-    process crashes. Forward passes are right.
+    Where they or their inputs are channels last in memory, their weights' gradients may be wrong,
+    or the process crashes. Forward passes are right.
 
     Source: oneDNN issue 6035, in torch up to 2.14 at least.
     """

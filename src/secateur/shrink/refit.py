@@ -45,7 +45,7 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
 
     Warns:
         RuntimeWarning: the small network has a convolution so narrow that torch trains it wrongly
-            on this CPU if its inputs are channels last.
+            on this CPU in channels-last memory.
 
     Raises:
         ValueError: the optimizer has parameters of another model, `small` was not cut out of
@@ -102,9 +102,9 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
         part.state.update({p: state[p] for p in mine})
     if narrow := trained_wrongly(small):
         warnings.warn(
-            f"on this CPU torch's gradients of {', '.join(narrow)} are wrong where the inputs are "
-            f"channels last ({ISSUE}); train on with contiguous inputs, or ask for wider layers: "
-            "Budget(at_least=16)",
+            f"on this CPU, in channels-last memory, torch's gradients of {', '.join(narrow)} "
+            f"can be wrong ({ISSUE}); keep the network and its inputs contiguous, or ask for wider "
+            "layers: Budget(at_least=16)",
             RuntimeWarning,
             stacklevel=2,
         )
