@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,19 +22,25 @@ def task() -> Iterator[str]:
         del TASKS[added]
 
 
-@pytest.mark.parametrize("method", ["secateur", "train, prune, fine-tune"])
+WAYS = {
+    "secateur": METHODS["secateur"].train,
+    "train, prune, fine-tune": partial(METHODS["train, prune, fine-tune"].train, weights=1.0),
+    "paper: Prox-SVRG": partial(accuracy.left, penalty="Prox-SVRG", lam=1e-3),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-    task: str, method: str, tmp_path: Path
+    task: str, name: str, tmp_path: Path
 ) -> None:
     def run(folder: str, until: float) -> accuracy.LongRun:
         clock = accuracy.Clock(until, tmp_path / folder, every=1)
         return accuracy.LongRun(clock, task, "a half", 0)
 
-    knob = METHODS[method].knobs[0]
-    whole = METHODS[method].train(run("whole", float("inf")), **knob)
+    whole = WAYS[name](run("whole", float("inf")))
     for _ in range(3):  # a step a start
         with pytest.raises(TimeoutError):
-            METHODS[method].train(run("pieces", time.monotonic()), **knob)
-    pieces = METHODS[method].train(run("pieces", float("inf")), **knob)
+            WAYS[name](run("pieces", time.monotonic()))
+    pieces = WAYS[name](run("pieces", float("inf")))
     for ours, theirs in zip(pieces.parameters(), whole.parameters(), strict=True):
         assert torch.equal(ours, theirs)
