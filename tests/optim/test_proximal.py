@@ -140,10 +140,14 @@ def test_every_optimizer_ends_on_the_count(name: str, closure: bool) -> None:
 
 
 def test_lbfgs_ends_on_the_count() -> None:
+    """With its line search: without, the proximal steps between its own may let it diverge."""
     model = network()
-    optimizer = proximal(model, lambda p: o.LBFGS(p, lr=0.1, max_iter=3))
+    searching = {"max_iter": 3, "line_search_fn": "strong_wolfe"}
+    optimizer = proximal(model, lambda p: o.LBFGS(p, lr=0.1, **searching))
+    before = float(loss_of(model, 0, 512).detach())
     train(model, optimizer, closure=True)
     assert int(optimizer.groups.alive().sum()) == 9
+    assert float(loss_of(model, 0, 512).detach()) < before
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
