@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import runs
-from accuracy import kinds, known, widths  # noqa: F401
+from accuracy import kinds, known, penalties, widths  # noqa: F401
 from accuracy.table import cell, compared, cut_later, sensitivity, studied, summary
 from gpu.accuracy import budget_tables, known_on_gpu, penalty_table
 from secateur.report import Width, widths_svg
@@ -225,6 +225,7 @@ TABLES: dict[str, dict[str, Callable[[list[dict[str, Any]]], str]]] = {
         "accuracy:cut": cut_later,
         "accuracy:study": studied,
         "accuracy-kinds": kinds.table,
+        "accuracy-penalties": penalties.table,
         "accuracy-widths": widths.table,
         "gpu-accuracy-20:budgets": budget_tables,
         "gpu-accuracy-20:penalties": penalty_table,
