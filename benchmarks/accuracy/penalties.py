@@ -1,6 +1,6 @@
 """How lambda leads to k: what a penalty alone leaves, the paper's own kind of table.
 
-    PYTHONPATH=benchmarks python -m accuracy.penalties            # about two hours on one core
+    PYTHONPATH=benchmarks python -m accuracy.penalties            # hours on one core
     PYTHONPATH=benchmarks python -m accuracy.penalties --tasks lenet-mnist --seeds 0
 
 Plain gradient steps with a proximal or half-space step after each, to the end of the run: lambda
@@ -36,7 +36,7 @@ SHOWN = ("lenet-mnist", "lenet-fashion", "resnet8-cifar")
 SEEDS = (0, 1, 2)
 RATE = 5  # times the task's learning rate, which is for momentum: here there is none
 
-Way = Callable[..., tuple[Optimizer, Step | None]]
+Way = Callable[[Run, float, float], tuple[Optimizer, Step | None]]  # lambda, learning rate
 
 
 def plain(run: Run, lam: float, rate: float, budget: sc.Budget, penalty: str) -> sc.Proximal:

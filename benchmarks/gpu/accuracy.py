@@ -164,7 +164,7 @@ def _task(name, load, make, budgets, epochs: int, smoke: bool) -> Task:
 
 def left(run: Run, penalty: str, lam: float) -> nn.Module:
     """Trained to the end by a penalty alone, then without its zero groups."""
-    optimizer, step = PENALTIES[penalty](run, lam, rate=1)
+    optimizer, step = PENALTIES[penalty](run, lam, 1.0)
     run.train(optimizer, step=step)
     alive = run.groups.alive()
     if not all(alive[part.start : part.stop].any() for part in run.groups.layers):
