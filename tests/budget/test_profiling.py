@@ -13,6 +13,7 @@ import secateur as sc
 from secateur.budget import LatencyTable, profile
 from secateur.budget import profiling as made
 from secateur.groups import Groups
+from secateur.measure import latency
 
 pytestmark = pytest.mark.filterwarnings("ignore:the device is busy", "ignore:the latency table of")
 
@@ -121,7 +122,8 @@ class Restless(nn.Module):
 
 
 @pytest.mark.slow
-def test_a_device_that_never_gets_quiet_is_refused() -> None:
+def test_a_device_that_never_gets_quiet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made, "STEADY", latency.STEADY)  # other tests bear with a busy machine
     groups = sc.neurons(Restless(), torch.ones(2, 8))
     with (
         pytest.warns(RuntimeWarning, match="the device is busy: quartiles lie"),

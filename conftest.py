@@ -1,10 +1,12 @@
-"""What all tests share: one thread a process, so that they run side by side and alike; a cache.
+"""What all tests and the examples of docstrings share: one thread a process, so that they run side
+by side and alike; a cache.
 
 Where there is no GPU, its kernels run on CPU tensors, in Triton's interpreter.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 torch.set_num_threads(1)
 if not torch.cuda.is_available():  # Triton asks when it is imported: kernels run in Python
     os.environ.setdefault("TRITON_INTERPRET", "1")
-collect_ignore = [] if find_spec("triton") else ["gpu_kernels.py"]
+collect_ignore = [] if find_spec("triton") else ["tests/gpu_kernels.py"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,3 +34,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def seed() -> None:
     """Every test draws the same numbers, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run beside others, often on busy machines: a table of unsteady figures will do here."""
+    monkeypatch.setattr("secateur.budget.profiling.STEADY", math.inf)
