@@ -6,10 +6,12 @@ A run is a dictionary; its key fields say which run it is, so that finished ones
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+from secateur.measure import machine
 
 RESULTS = Path(__file__).parent / "results"
 Line = dict[str, Any]
@@ -30,8 +32,9 @@ def those(lines: Iterable[Line], **wanted: Any) -> list[Line]:
 def grouped(lines: Iterable[Line], *keys: str) -> dict[Any, list[Line]]:
     """The runs by the value of a key, or by the values of several; in the order of the first."""
     found: dict[Any, list[Line]] = {}
+    values = itemgetter(*keys)
     for line in lines:
-        found.setdefault(itemgetter(*keys)(line), []).append(line)
+        found.setdefault(values(line), []).append(line)
     return found
 
 
@@ -46,6 +49,25 @@ def finished(path: Path, keys: Iterable[str]) -> set[tuple[Any, ...]]:
     """The values of `keys` of every run written so far."""
     keys = tuple(keys)
     return {tuple(run.get(key) for key in keys) for run in read(path)}
+
+
+def missing(
+    path: Path, keys: Sequence[str], wanted: Iterable[tuple[Any, ...]], make: Callable[..., Line]
+) -> Iterator[Line]:
+    """Make the wanted runs that are not there yet; each is written before it is yielded.
+
+    Args:
+        path: where they are written.
+        keys: the names of the key fields.
+        wanted: the values of these, one tuple a run.
+        make: those values -> the other fields; what it ran on is added.
+    """
+    done = finished(path, keys)
+    for key in wanted:
+        if key not in done:
+            line = dict(zip(keys, key, strict=True)) | make(*key) | machine()
+            append(path, line)
+            yield line
 
 
 def replace(path: Path, run: Line, keys: Iterable[str]) -> None:

@@ -120,13 +120,13 @@ def half_space(run: Run, *, lam: float, rate: float) -> nn.Module:
 @method("Prox-SVRG", knobs=RATES, fits=by_sgd)
 def variance_reduced(run: Run, *, lam: float, rate: float) -> nn.Module:
     """Group lasso by variance-reduced steps: each costs two, and an epoch one more."""
-    optimizer, step = svrg(run, lam=lam, rate=rate)
+    optimizer, step = svrg(run, lam, rate)
     run.begin(f"Prox-SVRG, {lam=}, {rate=}", optimizer, step)
     return run.cut(run.choice)
 
 
-def svrg(run: Run, *, lam: float, rate: float) -> tuple[ProxSVRG, Step]:
-    """The optimizer, and how it takes a step; the first one of an epoch looks at all rows."""
+def svrg(run: Run, lam: float, rate: float) -> tuple[ProxSVRG, Step]:
+    """Of the group lasso, and how a step is taken; the first one of an epoch looks at all rows."""
     optimizer = ProxSVRG(
         run.model.parameters(),
         run.groups,

@@ -26,9 +26,9 @@ import secateur as sc
 from accuracy import images
 from accuracy.ours import firm
 from accuracy.run import Run
-from accuracy.table import cell
+from accuracy.table import score_cell
 from accuracy.task import TASKS
-from secateur.measure import machine, prepare, time_together
+from secateur.measure import prepare, time_together
 
 RESULT = runs.RESULTS / "accuracy-kinds.jsonl"
 KEYS = ("task", "kind", "budget", "seed")
@@ -118,7 +118,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         mean = partial(_mean, found[key])
         task, kind, budget = key
         rows.append(
-            f"| {task}, {kind} | {budget} | {cell([line['score'] for line in found[key]])} "
+            f"| {task}, {kind} | {budget} | {score_cell(found[key])} "
             f"| {mean(lambda line: line['compression']):.1f}x "
             f"| {mean(lambda line: line['flops']):.0%} "
             f"| {mean(lambda line: line['latency']['torch']):.2f} "
@@ -139,21 +139,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    done = runs.finished(RESULT, KEYS)
-    for seed in options.seeds:
-        for task in options.tasks:
-            for kind, about in KINDS[task].items():
-                for budget in about.budgets:
-                    key = (task, kind, budget, seed)
-                    if key in done:
-                        continue
-                    line = dict(zip(KEYS, key, strict=True)) | train(*key) | machine()
-                    runs.append(RESULT, line)
-                    print(
-                        f"{task}  {kind:14} {budget:16} seed {seed}  {line['score']:6.2f}  "
-                        f"{line['compression']:5.1f}x  {line['reached']}/{line['asked']}",
-                        flush=True,
-                    )
+    wanted = (
+        (task, kind, budget, seed)
+        for seed in options.seeds
+        for task in options.tasks
+        for kind, about in KINDS[task].items()
+        for budget in about.budgets
+    )
+    for line in runs.missing(RESULT, KEYS, wanted, train):
+        print(
+            f"{line['task']}  {line['kind']:14} {line['budget']:16} seed {line['seed']}  "
+            f"{line['score']:6.2f}  {line['compression']:5.1f}x  {line['reached']}/{line['asked']}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

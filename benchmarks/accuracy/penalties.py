@@ -25,9 +25,8 @@ from accuracy import known  # noqa: F401
 from accuracy.__main__ import RESULT as METHODS_RESULT
 from accuracy.convex import EnvelopeHSPG, levels, plain_rate, svrg
 from accuracy.run import Run, Step
-from accuracy.table import OURS, cell
+from accuracy.table import OURS, score_cell
 from accuracy.task import TASKS
-from secateur.measure import machine
 from secateur.optim.hspg import HSPG
 
 RESULT = runs.RESULTS / "accuracy-penalties.jsonl"
@@ -50,11 +49,6 @@ def lasso(run: Run, lam: float, rate: float) -> tuple[Optimizer, None]:
     return plain(run, lam, rate, run.budget, "lasso"), None
 
 
-def variance_reduced(run: Run, lam: float, rate: float) -> tuple[Optimizer, Step]:
-    """The same with variance reduction."""
-    return svrg(run, lam=lam, rate=rate)
-
-
 def half_space(run: Run, lam: float, rate: float) -> tuple[Optimizer, None]:
     """The group lasso by half-space steps from the middle of the run on."""
     options = {"lr": rate * plain_rate(run), "lam": lam, "switch": run.steps // 2}
@@ -75,7 +69,7 @@ def envelope_half_space(run: Run, lam: float, rate: float) -> tuple[Optimizer, N
 
 PENALTIES: dict[str, Way] = {
     "Prox-SG": lasso,
-    "Prox-SVRG": variance_reduced,
+    "Prox-SVRG": svrg,
     "HSPG": half_space,
     "WGSEF": envelope,
     "WGSEF, half-space": envelope_half_space,
@@ -110,8 +104,8 @@ def table(lines: list[runs.Line]) -> str:
         names = [name for name in PENALTIES if runs.those(mine, penalty=name)]
         rows = [
             f"**{task}**: groups left of {mine[0]['m']}, and {about.measure}. WGSEF is told "
-            f"k = {mine[0]['k']:.0f}; {OURS} at {about.study}: {_scores(ours)}; "
-            f"dense: {_scores(dense)}.",
+            f"k = {mine[0]['k']:.0f}; {OURS} at {about.study}: {score_cell(ours)}; "
+            f"dense: {score_cell(dense)}.",
             "",
             f"| lambda | {' | '.join(names)} |",
             "|---:|" + "---:|" * len(names),
@@ -128,11 +122,7 @@ def _left(lines: list[runs.Line]) -> str:
     if not lines:
         return ""
     left = sum(line["groups"] for line in lines) / len(lines)
-    return f"{left:.0f}: {_scores(lines)}"
-
-
-def _scores(lines: list[runs.Line]) -> str:
-    return cell([line["score"] for line in lines])
+    return f"{left:.0f}: {score_cell(lines)}"
 
 
 def main() -> None:
@@ -146,19 +136,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    done = runs.finished(RESULT, KEYS)
-    for seed, task, penalty in product(options.seeds, options.tasks, options.penalties):
-        for lam in LAMBDAS[penalty]:
-            key = (task, penalty, lam, seed)
-            if key in done:
-                continue
-            line = dict(zip(KEYS, key, strict=True)) | train(*key) | machine()
-            runs.append(RESULT, line)
-            print(
-                f"{task}  {penalty:18} {lam:g}  seed {seed}  "
-                f"{line['groups']} of {line['m']} groups  {line['score']:6.2f}",
-                flush=True,
-            )
+    wanted = (
+        (task, penalty, lam, seed)
+        for seed, task, penalty in product(options.seeds, options.tasks, options.penalties)
+        for lam in LAMBDAS[penalty]
+    )
+    for line in runs.missing(RESULT, KEYS, wanted, train):
+        print(
+            f"{line['task']}  {line['penalty']:18} {line['lam']:g}  seed {line['seed']}  "
+            f"{line['groups']} of {line['m']} groups  {line['score']:6.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -148,8 +148,7 @@ def cut_later(lines: list[Line]) -> str:
         usual = those(lines, task=task, budget=budget, method=method, knob=knob)
         seeds = {line["seed"] for line in mine}
         before, after = (
-            cell([line["score"] for line in found if line["seed"] in seeds])
-            for found in (usual, mine)
+            score_cell([line for line in found if line["seed"] in seeds]) for found in (usual, mine)
         )
         rows.append(f"| {task}, {budget} | {method} | {before} | {after} at {cut} |")
     return "\n".join(rows)
@@ -216,6 +215,11 @@ def cell(values: list[float], form: str = ".2f") -> str:
     if len(values) == 1:
         return f"{values[0]:{form}}"
     return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):.2f}"
+
+
+def score_cell(lines: list[Line]) -> str:
+    """The mean score of runs and its deviation, as `cell` writes them."""
+    return cell([line["score"] for line in lines])
 
 
 def _best(scores: Mapping[str, list[float]], task: Task) -> set[str]:

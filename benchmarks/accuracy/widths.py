@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,7 @@ from accuracy import known  # noqa: F401
 from accuracy.__main__ import RESULT as METHODS_RESULT
 from accuracy.run import Run
 from accuracy.simple import start_small
-from accuracy.table import OURS, cell
-from secateur.measure import machine
+from accuracy.table import OURS, score_cell
 
 RESULT = runs.RESULTS / "accuracy-widths.jsonl"
 KEYS = ("task", "widths", "seed")
@@ -61,8 +61,8 @@ def table(lines: list[dict[str, Any]]) -> str:
         "|---|---:|---:|---|---:|---:|",
     ]
     compared = runs.read(METHODS_RESULT)
-    for task, mine in runs.grouped(lines, "task").items():
-        found = runs.grouped(mine, "widths")
+    for task, here in runs.grouped(lines, "task").items():
+        found = runs.grouped(here, "widths")
         ours = runs.those(compared, task=task, method=OURS, budget=BUDGET, knob="{}")
         ranked = sorted(found, key=lambda widths: -_mean(found[widths], "validation"))
         best, middle = found[ranked[0]], found[ranked[len(ranked) // 2]]
@@ -70,14 +70,10 @@ def table(lines: list[dict[str, Any]]) -> str:
             _mean(mine, "validation") > _mean(ours, "validation") for mine in found.values()
         )
         rows.append(
-            f"| {task} | {_scores(ours)} | {_scores(best)} | {ranked[0]} | {_scores(middle)} "
-            f"| {better} of {len(found)} |"
+            f"| {task} | {score_cell(ours)} | {score_cell(best)} | {ranked[0]} "
+            f"| {score_cell(middle)} | {better} of {len(found)} |"
         )
     return "\n".join(rows)
-
-
-def _scores(lines: list[dict[str, Any]]) -> str:
-    return cell([line["score"] for line in lines])
 
 
 def _mean(lines: list[dict[str, Any]], name: str) -> float:
@@ -95,16 +91,10 @@ def main() -> None:
         print(table(runs.read(RESULT)))
         return
     torch.set_num_threads(1)
-    done = runs.finished(RESULT, KEYS)
-    for task in options.tasks:
-        for widths in ways():
-            for seed in SEEDS:
-                key = (task, widths, seed)
-                if key in done:
-                    continue
-                line = dict(zip(KEYS, key, strict=True)) | train(*key) | machine()
-                runs.append(RESULT, line)
-                print(f"{task}  {widths:7} seed {seed}  {line['score']:6.2f}", flush=True)
+    wanted = product(options.tasks, ways(), SEEDS)
+    for line in runs.missing(RESULT, KEYS, wanted, train):
+        words = f"{line['task']}  {line['widths']:7} seed {line['seed']}  {line['score']:6.2f}"
+        print(words, flush=True)
 
 
 if __name__ == "__main__":

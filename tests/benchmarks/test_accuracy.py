@@ -263,3 +263,20 @@ def test_penalties_are_compared_by_what_they_leave(
     )
     assert head == "| lambda | Prox-SG | WGSEF |"
     assert rows == ["| 0.1 |  | 12: 81.00 ± 1.41 |", "| 0.3 | 24: 70.00 |  |"]
+
+
+def test_only_missing_runs_are_made_and_each_is_written_at_once(tmp_path: Path) -> None:
+    file, made = tmp_path / "runs.jsonl", []
+
+    def make(name: str, seed: int) -> runs.Line:
+        made.append((name, seed))
+        return {"score": 10.0 * seed}
+
+    keys, wanted = ("name", "seed"), [("a", 0), ("a", 1), ("b", 1)]
+    runs.append(file, {"name": "a", "seed": 0, "score": 5.0})
+    next(runs.missing(file, keys, wanted, make))
+    assert [line["score"] for line in runs.read(file)] == [5.0, 10.0]
+    assert [line["name"] for line in runs.missing(file, keys, wanted, make)] == ["b"]
+    assert made == [("a", 1), ("b", 1)]
+    assert set(runs.grouped(runs.read(file), "name", "seed")) == set(wanted)
+    assert "torch" in runs.those(runs.read(file), name="b")[0]
