@@ -19,7 +19,8 @@ import torch
 torch.set_num_threads(1)
 if not torch.cuda.is_available():  # Triton asks when it is imported: kernels run in Python
     os.environ.setdefault("TRITON_INTERPRET", "1")
-collect_ignore = [] if find_spec("triton") else ["tests/gpu_kernels.py"]
+kernels = ["tests/gpu_kernels.py", "src/secateur/*/gpu_*.py"]  # can be imported with Triton only
+collect_ignore_glob = [] if find_spec("triton") else kernels
 
 
 @pytest.fixture(scope="session", autouse=True)
