@@ -51,7 +51,7 @@ class Allowance:
     steps: tuple[int, ...] = ()
     live: np.ndarray | None = None
 
-    even: ClassVar[bool] = False  # whether all layers keep the same share (per_layer.py)
+    even: ClassVar[bool] = False  # whether all layers keep the same share (even.py)
 
     def __post_init__(self) -> None:
         if not self.steps:
