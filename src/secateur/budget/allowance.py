@@ -1,7 +1,7 @@
 """From a budget to what is kept: the threshold that the true, nonlinear cost determines.
 
 In: the groups' saliencies and a hardness. Out: a multiplier per group whose cost meets every limit;
-at hardness 1, a set of groups. (math.md, section 5.)
+at hardness 1, a set of groups. (docs/math.md, section 5.)
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Cost:
         rates: (terms,).
         factors: the axes that each term multiplies, (terms, factors).
 
-    Source: own; the multilinear costs of math.md, section 5.
+    Source: own; the multilinear costs of docs/math.md, section 5.
     """
 
     group_count: int

@@ -1,4 +1,4 @@
-"""Firm shrinkage whose threshold the budget determines (math.md, section 3).
+"""Firm shrinkage whose threshold the budget determines (docs/math.md, section 3).
 
 In: group norms (..., m), a level and a hardness from 0 (identity) to 1 (projection onto the
 budget). Out: one factor a group. `multipliers_at` and `factors` are its two halves for a known

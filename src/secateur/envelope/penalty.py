@@ -1,4 +1,4 @@
-"""The penalty itself: the group envelope S and its conjugate S* (math.md, section 1).
+"""The penalty itself: the group envelope S and its conjugate S* (docs/math.md, section 1).
 
 In: group norms (..., m) and a level. Out: one value a row, (...,).
 """

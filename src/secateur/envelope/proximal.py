@@ -1,4 +1,4 @@
-"""The proximal operator of the envelope (math.md, section 2).
+"""The proximal operator of the envelope (docs/math.md, section 2).
 
 In: group norms (..., m), a level and a step. Out: the multipliers, or the factor of each group.
 """

@@ -4,7 +4,7 @@ In: slopes, offsets and costs (..., m) and a level (...,). Out: the root t (...,
 
     sum_j costs_j clip(t slope_j - offset_j, 0, 1) = level,
 
-a monotone, piecewise linear function of t with two breakpoints a group (math.md, section 6).
+a monotone, piecewise linear function of t with two breakpoints a group (docs/math.md, section 6).
 """
 
 from __future__ import annotations

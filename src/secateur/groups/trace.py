@@ -1,7 +1,7 @@
 """Which parts of a model live and die together, found by one run of it.
 
 In: a model and example inputs. Out: a `Trace`: the coupled axes, what is protected and why, and the
-operators that cost FLOPs. Labels ride along the run under a dispatch mode (labels.py, rules.py).
+operators that cost FLOPs. Labels ride along the run under a dispatch mode (labels.py, rules).
 """
 
 from __future__ import annotations

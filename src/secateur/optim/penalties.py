@@ -58,7 +58,7 @@ def firm(
     Returns:
         (factors, kept): the factors have shape (m,) and lie in [0, 1].
 
-    Source: own; math.md, sections 3 and 5.
+    Source: own; docs/math.md, sections 3 and 5.
     """
     worth = saliency(allowance, norms, weights, last.multipliers)
     kept = Kept(*allowance.relax(worth, hardness, start=last.threshold))

@@ -73,7 +73,7 @@ class Homotopy:
         >>> Homotopy(steps=1000, stages=3).ends
         (500, 750, 1000)
 
-    Source: own; math.md, section 3, and docs/accuracy.md.
+    Source: own; docs/math.md, section 3, and docs/accuracy.md.
     """
 
     steps: int
