@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from onnx_models import MODELS, classifier, cnn, recurrent
-from secateur.deploy.onnx import export, latency, run
+from secateur.deploy.onnx import export, latencies, latency, run
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -149,6 +149,8 @@ def test_latency_is_measured(tmp_path):
     large = export(wide, torch.zeros(1, 4), tmp_path / "large.onnx")
     example = torch.zeros(64, 4)
     assert latency(large, example, repeats=5).median > latency(small, example, repeats=5).median > 0
+    found = latencies([small, large], example)
+    assert found[1].median > found[0].median > 0
 
 
 def test_wrong_inputs_are_refused(tmp_path):

@@ -1,12 +1,13 @@
 """The figures side by side, their text and their ratios."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
 from torch import nn
 
-from secateur.measure import Footprint, measure
+from secateur.measure import Footprint, measure, measure_together
 
 
 def test_every_figure_of_a_small_network():
@@ -31,6 +32,34 @@ def test_on_the_meta_device_only_what_can_be_counted():
     with torch.device("meta"):
         cost = measure(nn.Linear(2, 3), torch.zeros(1, 2))
     assert cost == Footprint(params=9, flops=12, bytes=36)
+
+
+class Telling(nn.Linear):
+    """A layer that writes down whose turn it is."""
+
+    def __init__(self, name: str, width: int, calls: list[str]) -> None:
+        super().__init__(width, width)
+        self.name, self.calls = name, calls
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls.append(self.name)
+        return super().forward(x)
+
+
+def test_networks_are_timed_in_turns_and_left_as_they_were():
+    calls: list[str] = []
+    full, small = Telling("full", 64, calls).train(), Telling("small", 64, calls).eval()
+    example = torch.zeros(2, 64)
+    found = measure_together([full, small], example)
+    for one, model in zip(found, (full, small), strict=True):
+        assert dataclasses.replace(one, latency=None, latency_spread=None, energy=None) == measure(
+            model, example, latency=False
+        )
+        assert one.latency is not None and 0 < one.latency < 1
+    turns = [name for name, _ in itertools.groupby(calls)]
+    assert len(turns) >= 24 and full.training and not small.training
+    with torch.device("meta"):
+        assert measure_together([nn.Linear(2, 3)], torch.zeros(1, 2))[0].latency is None
 
 
 def test_the_text_says_what_is_unavailable():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 
 from secateur.deploy.extras import require
 from secateur.deploy.onnx_flops import count_flops
-from secateur.measure import Latency, count_bytes, time_calls
+from secateur.measure import Latency, count_bytes, time_calls, time_together
 from secateur.measure.running import (
     Example,
     arguments,
@@ -31,7 +31,7 @@ from secateur.measure.running import (
 )
 from secateur.measure.runtimes import session, translate
 
-__all__ = ["count_flops", "export", "latency", "run"]
+__all__ = ["count_flops", "export", "latencies", "latency", "run"]
 
 LARGEST = 2**31 - 2**20  # protobuf's 2 GiB, less some room for the graph itself
 
@@ -150,10 +150,47 @@ def latency(
         ...     latency(path, torch.zeros(1, 3), repeats=3).median > 0
         True
     """
+    return time_calls(_prepared(path, example, threads), repeats=repeats, warmup=warmup)
+
+
+def latencies(
+    paths: Sequence[str | os.PathLike[str]], example: Example, *, threads: int = 1
+) -> list[Latency]:
+    """Return the latency of several ONNX files, measured in turns so that their ratios stay true.
+
+    Args:
+        paths: The files.
+        example: As `latency` takes it, for all of them.
+        threads: As there.
+
+    Returns:
+        One `Latency(median, spread)` a file, in seconds.
+
+    Raises:
+        ImportError: onnxruntime is missing.
+
+    Warns:
+        RuntimeWarning: The machine is busy, so that measuring takes longer.
+
+    Example:
+        >>> import tempfile
+        >>> example = torch.zeros(64, 512)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     full = export(nn.Linear(512, 512), example, f"{folder}/full.onnx")
+        ...     small = export(nn.Linear(512, 8), example, f"{folder}/small.onnx")
+        ...     full, small = latencies([full, small], example)
+        >>> small.median < full.median
+        True
+    """
+    return time_together([_prepared(path, example, threads) for path in paths], patience=2)
+
+
+def _prepared(path: str | os.PathLike[str], example: Example, threads: int) -> Callable[[], Any]:
+    """A function without arguments that runs a file once on the example."""
     session = _session(path, threads)
     inputs, named = arguments(example)
     feeds = _feeds(session, tensors_of(inputs), _named_tensors(named))
-    return time_calls(lambda: session.run(None, feeds), repeats=repeats, warmup=warmup)
+    return lambda: session.run(None, feeds)
 
 
 def _check_size(model: nn.Module) -> None:

@@ -5,7 +5,7 @@ A model and an example input flow in; figures flow out.
 
 from secateur.measure.count import count_bytes, count_flops, count_params
 from secateur.measure.energy import measure_energy
-from secateur.measure.footprint import Footprint, measure
+from secateur.measure.footprint import Footprint, measure, measure_together
 from secateur.measure.latency import Latency, measure_latency, time_calls, time_together
 from secateur.measure.machine import machine
 from secateur.measure.memory import measure_peak_memory
@@ -41,6 +41,7 @@ __all__ = [
     "measure_energy",
     "measure_latency",
     "measure_peak_memory",
+    "measure_together",
     "prepare",
     "time_calls",
     "time_together",

@@ -5,15 +5,18 @@ A model and an example flow in; a Footprint flows out, to be printed, compared o
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 
+import torch
 from torch import nn
 
 from secateur.measure.count import count_bytes, count_flops, count_params
 from secateur.measure.energy import measure_energy
-from secateur.measure.latency import measure_latency
+from secateur.measure.latency import measure_latency, synchronize, time_together
 from secateur.measure.memory import measure_peak_memory
-from secateur.measure.running import Example, device_of
+from secateur.measure.running import Example, device_of, evaluating, forward
 from secateur.measure.units import (
     format_bytes,
     format_count,
@@ -136,3 +139,50 @@ def measure(
         peak_memory=measure_peak_memory(model, example) if real else None,
         energy=measure_energy(model, example) if timed else None,
     )
+
+
+def measure_together(models: Sequence[nn.Module], example: Example) -> list[Footprint]:
+    """Return what each of several networks costs on one example, timed in turns.
+
+    What slows the machine for a while then slows all of them, and the ratios of their latencies
+    stay true (`time_together`).
+
+    Args:
+        models: As `measure` takes them, all on one device.
+        example: As `measure` takes it, for all of them.
+
+    Returns:
+        One Footprint a model, in order; what could not be had is None.
+
+    Raises:
+        TypeError: The example is none of the accepted kinds.
+        ValueError: A model and the example are on different devices.
+
+    Warns:
+        RuntimeWarning: The device is busy, so that measuring takes longer.
+
+    Example:
+        >>> import torch
+        >>> networks = nn.Linear(512, 512), nn.Linear(512, 8)
+        >>> full, small = measure_together(networks, torch.zeros(64, 512))
+        >>> small.ratio(full)["params"], small.ratio(full)["latency"] < 1
+        (0.015625, True)
+    """
+    found = [measure(model, example, latency=False) for model in models]
+    devices = [device_of(model, example) for model in models]
+    if any(device.type == "meta" for device in devices):
+        return found
+    with ExitStack() as modes, torch.inference_mode():
+        for model in models:
+            modes.enter_context(evaluating(model))
+        runs = [forward(model, example) for model in models]
+        times = time_together(runs, wait=lambda: synchronize(devices[0]), patience=2)
+    return [
+        replace(
+            one,
+            latency=time.median,
+            latency_spread=time.spread,
+            energy=measure_energy(model, example),
+        )
+        for one, model, time in zip(found, models, times, strict=True)
+    ]
