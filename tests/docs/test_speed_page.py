@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 
 def test_every_example_of_the_page_runs():
     found = doctest.testfile(str(PAGE), module_relative=False)
-    assert found.failed == 0 and found.attempted == 2
+    assert found.failed == 0 and found.attempted == 9
 
 
 @pytest.mark.skipif(implementation() == "plain", reason="no compiled library")
