@@ -143,6 +143,7 @@ def test_nothing_is_printed_warned_or_logged(tmp_path, capfd, caplog):
     assert logging.root.manager.disable == logging.NOTSET
 
 
+@pytest.mark.filterwarnings("ignore:the device is busy")
 def test_latency_is_measured(tmp_path):
     small = export(nn.Linear(4, 4), torch.zeros(1, 4), tmp_path / "small.onnx")
     wide = nn.Sequential(nn.Linear(4, 2000), nn.Linear(2000, 2000))

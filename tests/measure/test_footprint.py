@@ -46,6 +46,7 @@ class Telling(nn.Linear):
         return super().forward(x)
 
 
+@pytest.mark.filterwarnings("ignore:the device is busy")
 def test_networks_are_timed_in_turns_and_left_as_they_were():
     calls: list[str] = []
     full, small = Telling("full", 64, calls).train(), Telling("small", 64, calls).eval()
