@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,8 +28,6 @@ from secateur.measure import measure_together
 from secateur.measure.running import arguments, evaluating, tensors_of
 from secateur.report import Check, Network, Run, machine, widths
 from secateur.shrink import shrink
-
-T = TypeVar("T")
 
 
 def finish(
@@ -84,7 +83,8 @@ def finish(
         if found[0].holds:
             files["small.onnx"] = "the small network for ONNX Runtime, any batch size"
     watch("measuring")
-    footprints = _in_turns(lambda: measure_together([reference, small], example))
+    with _bearing_with_noise():
+        footprints = measure_together([reference, small], example)
     networks = (
         Network(
             "full size" if dense is None else "dense",
@@ -136,7 +136,8 @@ def _export(
         with tempfile.TemporaryDirectory() as temporary:
             full = export(reference, example, Path(temporary) / "full.onnx")
             export(small, example, path)
-            times = _in_turns(lambda: onnx_latencies([full, path], example, threads=threads))
+            with _bearing_with_noise():
+                times = onnx_latencies([full, path], example, threads=threads)
     except (RuntimeError, ValueError, TypeError) as error:
         return [None, None], [Check(what, False, f"not exported: {str(error).splitlines()[0]}")]
     inputs = split(next(iter(data.test_loader)))[0]
@@ -148,11 +149,12 @@ def _export(
     return [time.median for time in times], [_check(what, apart, scale, tolerance(small))]
 
 
-def _in_turns(measured: Callable[[], list[T]]) -> list[T]:
-    """What was measured in turns; no warning on a busy machine, where ratios stay true."""
+@contextmanager
+def _bearing_with_noise() -> Iterator[None]:
+    """No warning of a busy machine: the ratios of what is timed in turns are true there."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the device is busy", RuntimeWarning)
-        return measured()
+        yield
 
 
 def _check(what: str, apart: float, scale: float, allowed: float) -> Check:
