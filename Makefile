@@ -20,7 +20,7 @@ types: $(READY)
 check: $(READY)
 	$(BIN)/pytest -n 2
 
-$(READY): pyproject.toml setup.py $(wildcard src/secateur/envelope/_*.[ch]) constraints.txt
+$(READY): pyproject.toml setup.py $(wildcard src/secateur/kernels/_*.[ch]) constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

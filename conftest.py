@@ -19,7 +19,10 @@ import torch
 torch.set_num_threads(1)
 if not torch.cuda.is_available():  # Triton asks when it is imported: kernels run in Python
     os.environ.setdefault("TRITON_INTERPRET", "1")
-kernels = ["tests/gpu_kernels.py", "src/secateur/*/gpu_*.py"]  # can be imported with Triton only
+kernels = [
+    "tests/gpu_kernels.py",
+    "src/secateur/kernels/triton_*.py",
+]  # can be imported with Triton only
 collect_ignore_glob = [] if find_spec("triton") else kernels
 
 
@@ -40,4 +43,4 @@ def seed() -> None:
 @pytest.fixture(autouse=True)
 def beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run beside others, often on busy machines: a table of unsteady figures will do here."""
-    monkeypatch.setattr("secateur.budget.profiling.STEADY", math.inf)
+    monkeypatch.setattr("secateur.costs.timing.STEADY", math.inf)

@@ -9,9 +9,9 @@ UNIX = ["-std=c99", "-O3", "-ffp-contract=off", "-fopenmp-simd"]
 UNIX += ["-fno-trapping-math", "-fno-math-errno"]
 
 fused = Extension(
-    "secateur.envelope._fused",
-    ["src/secateur/envelope/_fused.c", "src/secateur/envelope/_parts.c"],
-    depends=["src/secateur/envelope/_compiled.h"],
+    "secateur.kernels._fused",
+    ["src/secateur/kernels/_fused.c", "src/secateur/kernels/_parts.c"],
+    depends=["src/secateur/kernels/_compiled.h"],
     extra_compile_args=["/O2"] if os.name == "nt" else UNIX,
     optional=True,  # without a compiler, the plain code runs
 )

@@ -32,10 +32,9 @@ import runs
 import secateur as sc
 from secateur.budget import Allowance
 from secateur.deploy import onnx_flops
-from secateur.measure import count_bytes, count_flops, count_params
-from secateur.measure.running import inputs_of
+from secateur.measurement import count_bytes, count_flops, count_params, machine
 from secateur.optim.penalties import saliency
-from secateur.report import machine
+from secateur.utils.forward import inputs_of
 from zoo import check
 from zoo.entry import Entry, everything
 

@@ -22,8 +22,8 @@ import data
 import lenet_mnist as lenet
 import runs
 import secateur as sc
-from secateur.integrations.run import cosine
-from secateur.report import machine
+from secateur.measurement import machine
+from secateur.train.run import cosine
 
 RESULT = runs.RESULTS / "frontier.jsonl"
 KEPT = (60, 30, 15)

@@ -34,8 +34,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import data
 import runs
-from secateur.integrations import checkpoint
-from secateur.report import machine
+from secateur.measurement import machine
+from secateur.train import checkpoint
 
 RESULT = runs.RESULTS / "interruption.jsonl"
 HERE = Path(__file__).parent

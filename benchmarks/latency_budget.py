@@ -29,8 +29,8 @@ from torch import nn
 
 import runs
 import secateur as sc
-from secateur.budget import Target
-from secateur.measure import machine, prepare, time_together
+from secateur.budget import LatencyTarget
+from secateur.measurement import machine, prepare, time_together
 
 RESULT = runs.RESULTS / "latency-budget.json"
 PROCESSES = 3
@@ -170,7 +170,7 @@ def run(name: str, runtime: str) -> dict[str, Any]:
         getattr(sc, case.kinds[0])(model, example),
     )
     multiple = case.multiple_of if runtime == "onnxruntime" else 1
-    budget = sc.Budget(latency=Target(case.share, runtime=runtime), multiple_of=multiple)
+    budget = sc.Budget(latency=LatencyTarget(case.share, runtime=runtime), multiple_of=multiple)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         start = time.perf_counter()

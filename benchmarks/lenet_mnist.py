@@ -22,9 +22,8 @@ import data
 import runs
 import secateur as sc
 from secateur.deploy import onnx
-from secateur.groups.trial import difference
-from secateur.measure import measure_latency
-from secateur.report import machine
+from secateur.measurement import machine, measure_latency
+from secateur.surgery.equivalence import difference
 
 RESULT = runs.RESULTS / "lenet-mnist.jsonl"
 LATENCY = runs.RESULTS / "lenet-mnist-latency.jsonl"

@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from secateur.measure import machine
+from secateur.measurement import machine
 
 RESULTS = Path(__file__).parent / "results"
 Line = dict[str, Any]

@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.groups import Groups
-from secateur.groups.removal import Removal, remove
-from secateur.groups.running import plain_kernels, undisturbed
-from secateur.groups.trace import trace
-from secateur.groups.trial import difference
-from secateur.measure.running import arguments
+from secateur.surgery.equivalence import difference
+from secateur.surgery.removal import Removal, remove
+from secateur.tracing.tracer import trace
+from secateur.utils.contexts import preserve_state, unfused_ops
+from secateur.utils.forward import arguments
 
 
 def some_dead(groups: Groups, seed: int, *, share: float = 0.5) -> np.ndarray:
@@ -48,7 +48,7 @@ def counted(model: nn.Module, example: Any) -> tuple[int, int]:
     """FLOPs of one run and parameters, as torch counts them."""
     args, kwargs = arguments(example)
     counter = FlopCounterMode(display=False)
-    with undisturbed(model), torch.no_grad(), plain_kernels(), counter:
+    with preserve_state(model), torch.no_grad(), unfused_ops(), counter:
         model(*args, **kwargs)
     return counter.get_total_flops(), sum(p.numel() for p in model.parameters())
 

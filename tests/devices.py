@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from secateur.envelope import fused, gpu
+from secateur.kernels import cpu, gpu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = DEVICE == "cpu"
@@ -25,5 +25,5 @@ def kernels() -> Iterator[None]:
             if os.environ.get("TRITON_INTERPRET") != "1":
                 pytest.skip("Triton's interpreter is off")
             patch.setattr(gpu, "DEVICES", ("cpu",))
-            patch.setattr(fused, "_library", None)
+            patch.setattr(cpu, "_library", None)
         yield

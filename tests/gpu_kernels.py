@@ -16,8 +16,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from secateur.envelope import gpu, gpu_root, gpu_rows
-from secateur.groups import gpu_parts
+from secateur.kernels import gpu, triton_groups, triton_root, triton_rows
 
 DOUBLES, INDICES, NUMBER = "*fp64", "*i64", "i32"
 LINES = {
@@ -40,27 +39,27 @@ def kernels(kind: str) -> Iterator[Kernel]:
     """Every kernel with the types of its arguments; numbers are constants; `kind` is a dtype."""
     values = f"*{kind}"
     lines = {"slope": values, **LINES}
-    yield gpu_root.few, lines | {"start": DOUBLES, "BLOCK": gpu.FEW, "num_warps": 8}
+    yield triton_root.few, lines | {"start": DOUBLES, "BLOCK": gpu.FEW, "num_warps": 8}
     for first in (True, False):
         sizes = {"FIRST": first, "CHUNKS": gpu.CHUNKS, "BLOCK": gpu.BLOCK}
-        yield gpu_root.sweep, lines | sizes | {"next_state": DOUBLES, "next_sums": DOUBLES}
+        yield triton_root.sweep, lines | sizes | {"next_state": DOUBLES, "next_sums": DOUBLES}
     for chunks in (0, gpu.CHUNKS):
-        yield gpu_root.finish, lines | {"CHUNKS": chunks, "BLOCK": gpu.BLOCK, "num_warps": 8}
+        yield triton_root.finish, lines | {"CHUNKS": chunks, "BLOCK": gpu.BLOCK, "num_warps": 8}
     rows = {"values": values, "rows": "i64", "size": NUMBER, "ROWS": 16, "BLOCK": 64}
-    yield gpu_rows.norms, rows | {"out": DOUBLES}
-    yield gpu_rows.scale, rows | {"factors": DOUBLES}
+    yield triton_rows.norms, rows | {"out": DOUBLES}
+    yield triton_rows.scale, rows | {"factors": DOUBLES}
     for scale in (True, False):
         shape = {"lines": "i64", "size": NUMBER, "root": DOUBLES, "BLOCK": gpu.BLOCK}
         options = {"out": values, "FIRM": scale, "SCALE": scale}
-        yield gpu_rows.factors, lines | shape | options
+        yield triton_rows.factors, lines | shape | options
     names = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
     dtype = getattr(tl, names[kind])
     tiles = TILES | {"others": INDICES, "sums": DOUBLES, "DTYPE": dtype}
-    yield from ((gpu_parts.squares, tiles | {"TIMES": times}) for times in (True, False))
-    yield gpu_parts.scale, TILES | {"owners": INDICES, "DTYPE": dtype}
+    yield from ((triton_groups.squares, tiles | {"TIMES": times}) for times in (True, False))
+    yield triton_groups.scale, TILES | {"owners": INDICES, "DTYPE": dtype}
     slots = {"sums": DOUBLES, "order": INDICES, "bounds": INDICES, "out": DOUBLES}
     counts = {"groups": NUMBER, "most": NUMBER, "GROUPS": 16, "BLOCK": 64}
-    yield gpu_parts.totals, slots | counts
+    yield triton_groups.totals, slots | counts
 
 
 def compile_for(chip: int, kernel: Any, arguments: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""The public names: imported when used, and never the room of the same name."""
+"""The public names: imported when used; no room and no file has the name of a function."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _fresh(code: str) -> str:
 def test_neither_import_nor_help_waits_for_torch(words: str) -> None:
     code = words
     if "help" in words:
-        call = f"cli.main({words.split()!r})"
-        code = f"from secateur import cli\ntry: {call}\nexcept SystemExit: pass"
+        call = f"main.main({words.split()!r})"
+        code = f"from secateur.commands import main\ntry: {call}\nexcept SystemExit: pass"
     heavy = "torch", "numpy", "scipy"
     assert _fresh(f"{code}\nimport sys\nprint([n for n in {heavy} if n in sys.modules])").endswith(
         "[]"
@@ -34,23 +34,14 @@ def test_neither_import_nor_help_waits_for_torch(words: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "first",
-    [
-        "import secateur.shrink, secateur.measure",
-        "from secateur.shrink import ShrinkError; from secateur.measure.machine import machine",
-        "import secateur.report, secateur.optim",
-        "sc.shrink, sc.measure; import secateur.shrink, secateur.measure",
-        "from importlib import import_module; import_module('secateur.shrink')",
-    ],
-)
-def test_a_room_never_takes_the_place_of_its_function(first: str) -> None:
-    code = f"import secateur as sc; {first}; from secateur import shrink, measure\n"
-    code += "import sys; rooms = [sys.modules['secateur.' + n] for n in ('shrink', 'measure')]\n"
-    code += (
-        "print(sc.shrink is shrink is rooms[0].shrink, sc.measure is measure is rooms[1].measure)"
-    )
+def test_a_room_is_a_module_and_a_function_a_function_whatever_is_imported_first() -> None:
+    rooms = "optim, measurement, shrinking, tracing, kinds, budget, costs, report, deploy, train"
+    code = f"import types, secateur as sc\nfor name in {rooms.split(', ')!r}:\n"
+    code += "    assert isinstance(getattr(sc, name), types.ModuleType)\n"
+    code += "import secateur.measurement as m; from secateur import shrink, shrinking\n"
+    code += "print(sc.measure is m.measure, sc.shrink is shrink is shrinking.shrink)"
     assert _fresh(code) == "True True"
+    assert _fresh("import secateur.shrinking; from secateur import shrink; print(callable(shrink))")
 
 
 def test_every_public_name_is_what_it_says() -> None:

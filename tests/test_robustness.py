@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 import secateur as sc
-from groups.cuts import Apply
+from cuts import Apply
 from networks import Functional, ResNet, Transformer, Twice, images
-from secateur.groups.running import tensors_in
-from secateur.groups.trial import agree, difference
-from secateur.measure.running import arguments
+from secateur.surgery.equivalence import agree, difference
+from secateur.utils.contexts import tensors_in
+from secateur.utils.forward import arguments
 
 Make = Callable[[], nn.Module]
 
@@ -471,7 +471,7 @@ def two_paths(least: float) -> nn.Module:
 
 def test_a_path_that_the_example_does_not_take_is_found_by_random_inputs():
     model, x = two_paths(0.0), images(4, 5).abs()
-    assert sc.groups.trace(model, x).unreached == ("right.weight", "right.bias")
+    assert sc.trace(model, x).unreached == ("right.weight", "right.bias")
     with pytest.raises(ValueError, match=r"first \(8\): the smaller network does not run"):
         sc.neurons(model, x)
 

@@ -26,7 +26,7 @@ from accuracy import known  # noqa: F401
 from accuracy.method import METHODS, Knob, Method
 from accuracy.run import Collapsed, Run, load
 from accuracy.task import TASKS
-from secateur.report import machine
+from secateur.measurement import machine
 
 RESULT = runs.RESULTS / "accuracy.jsonl"
 SEEDS = (0, 1, 2)

@@ -17,7 +17,7 @@ import secateur as sc
 from accuracy.method import method
 from accuracy.run import Run, Step
 from accuracy.task import Batch
-from secateur.budget import EvenAllowance
+from secateur.budget import UniformAllowance
 from secateur.optim.hspg import HSPG
 from secateur.optim.svrg import ProxSVRG
 
@@ -40,10 +40,10 @@ def pull(run: Run, lam: float) -> float:
     return lam if by_sgd(run) else lam * SGD_RATE / plain_rate(run)
 
 
-def levels(run: Run) -> tuple[EvenAllowance, float]:
+def levels(run: Run) -> tuple[UniformAllowance, float]:
     """One level k_l a layer, and k / m."""
     allowance = sc.Budget(**run.amounts, per_layer=True).on(run.groups)
-    assert isinstance(allowance, EvenAllowance)
+    assert isinstance(allowance, UniformAllowance)
     return allowance, float(allowance.levels.sum() / len(run.groups))
 
 

@@ -15,9 +15,9 @@ import secateur as sc
 from accuracy.method import method
 from accuracy.run import Run
 from accuracy.task import Batch
-from secateur.integrations.distill import Distill
+from secateur.optim.importance import Curvature, above_zero
 from secateur.optim.penalties import lasso
-from secateur.optim.weights import Curvature, above_zero
+from secateur.train.distill import Distill
 
 
 def proximal(run: Run, budget: Any = None, **options: Any) -> sc.Proximal:

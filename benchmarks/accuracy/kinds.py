@@ -28,7 +28,7 @@ from accuracy.ours import firm
 from accuracy.run import Run
 from accuracy.table import score_cell
 from accuracy.task import TASKS
-from secateur.measure import prepare, time_together
+from secateur.measurement import prepare, time_together
 
 RESULT = runs.RESULTS / "accuracy-kinds.jsonl"
 KEYS = ("task", "kind", "budget", "seed")
@@ -64,7 +64,7 @@ KINDS: dict[str, dict[str, Kind]] = {
     "lenet-mnist": {"filters": Kind(images.filters_and_neurons, shares_of("params"))} | ANYWHERE,
     "resnet8-cifar": {"filters": Kind(sc.filters, shares_of("params"))}
     | ANYWHERE
-    | {"depth": Kind(sc.layers, DEPTH)},
+    | {"depth": Kind(sc.depth, DEPTH)},
 }
 
 

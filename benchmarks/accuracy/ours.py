@@ -10,7 +10,7 @@ from torch import nn
 import secateur as sc
 from accuracy.method import method
 from accuracy.run import Run
-from secateur.optim.weights import Curvature
+from secateur.optim.importance import Curvature
 
 BATCHES_SEEN = 50
 

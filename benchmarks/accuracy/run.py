@@ -19,9 +19,9 @@ from torch.optim import Optimizer
 
 import secateur as sc
 from accuracy.task import TASKS, Batch, Split, Task
-from secateur.budget import Allowance, BlockwiseAllowance
+from secateur.budget import Allowance, NMAllowance
+from secateur.optim.importance import weighting
 from secateur.optim.penalties import saliency
-from secateur.optim.weights import weighting
 
 Step = Callable[[Optimizer, nn.Module, Batch], Any]
 
@@ -80,7 +80,7 @@ class Run:
         self.amounts = dict(self.task.budgets.get(budget, {}))
         if budget != "dense":
             self.budget = sc.Budget(**self.amounts)
-            self.allowance: Allowance | BlockwiseAllowance = self.budget.on(self.groups)
+            self.allowance: Allowance | NMAllowance = self.budget.on(self.groups)
 
     # -- training ----------------------------------------------------------------------------------
 

@@ -31,9 +31,9 @@ import shapes
 
 import runs
 from secateur import Budget, Homotopy, Proximal
-from secateur.envelope import firm_, prox_, solve
-from secateur.envelope.gpu import takes
-from secateur.measure.machine import machine
+from secateur.envelope import firm_, prox_, root
+from secateur.kernels.gpu import takes
+from secateur.measurement.host import machine
 
 SEED = 0
 SIZES = [1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000]
@@ -105,9 +105,9 @@ def together(rows: int, lines: int) -> Iterator[dict[str, Any]]:
     level = slope.new_full((rows,), KEPT * lines).double()
     seconds = in_turns(
         {
-            "together": lambda: solve.root(slope, offset, cost, level),
+            "together": lambda: root.root(slope, offset, cost, level),
             "one by one": lambda: [
-                solve.root(row, offset, cost, one) for row, one in zip(slope, level, strict=True)
+                root.root(row, offset, cost, one) for row, one in zip(slope, level, strict=True)
             ],
         }
     )

@@ -112,4 +112,4 @@ NETWORKS: dict[str, Callable[[float], Shapes]] = {
 
 def groups(found: Shapes) -> sc.Groups:
     """The groups of all parameters that have ids."""
-    return sc.groups.custom(found, found.ids)
+    return sc.custom(found, found.ids)

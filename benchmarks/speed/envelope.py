@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
-from secateur.envelope import firm, fused, prox, solve
-from secateur.measure.machine import machine
+from secateur.envelope import firm, prox, root
+from secateur.kernels import cpu
+from secateur.measurement.host import machine
 
 SEED = 0
 SIZES = [1_000, 10_000, 100_000, 1_000_000]
@@ -27,7 +28,7 @@ REPEATS = {1_000: 51, 10_000: 31, 100_000: 15, 1_000_000: 7}
 RESULT = Path(__file__).parents[1] / "results" / "speed-envelope.json"
 # How each method of the root is forced: the compiled library, and from where Newton takes over.
 METHODS = {
-    "fused": (fused._library, 0),
+    "fused": (cpu._library, 0),
     "newton": (None, 0),
     "sorted": (None, sys.maxsize),
 }
@@ -60,7 +61,7 @@ def measure(m: int, device: str) -> list[dict]:
     }
     methods = METHODS if device == "cpu" else {"sorted": METHODS["sorted"]}
     rows = []
-    for method, (fused._library, solve.NEWTON_FROM) in methods.items():
+    for method, (cpu._library, root.NEWTON_FROM) in methods.items():
         for name, call in calls.items():
             rows.append(timed(name, method, m, device, call))
     calls = {"firm, hardness 1": lambda: firm(norms, level, hardness=1, **scales)}

@@ -18,8 +18,8 @@ from torch import nn
 
 import runs
 import secateur as sc
-from secateur.groups.trace import trace
-from secateur.report import machine
+from secateur.measurement import machine
+from secateur.tracing.tracer import trace
 
 RESULT = runs.RESULTS / "speed-grouping.json"
 

@@ -31,7 +31,7 @@ import transformers
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.measure.machine import machine
+from secateur.measurement.host import machine
 
 SEED = 0
 ROUNDS = 6  # before the freeze, and as many after it

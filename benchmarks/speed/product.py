@@ -28,8 +28,8 @@ import secateur as sc
 from accuracy.images import filters_and_neurons
 from accuracy.text import heads_and_neurons
 from lenet_mnist import LeNet
-from secateur.measure import RUNTIMES, machine, prepare, time_together
-from secateur.measure.runtimes import using_threads
+from secateur.measurement import RUNTIMES, machine, prepare, time_together
+from secateur.measurement.runtimes import using_threads
 from secateur.report.charts import Series, curves
 
 RESULT = runs.RESULTS / "speed-product.jsonl"

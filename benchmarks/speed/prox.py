@@ -25,8 +25,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import runs
-from secateur.envelope import firm_, fused, implementation, prox, prox_, solve
-from secateur.measure.machine import machine
+from secateur.envelope import firm_, implementation, prox, prox_, root
+from secateur.kernels import cpu
+from secateur.measurement.host import machine
 
 SEED = 0
 SIZES = [100_000, 1_000_000, 10_000_000, 100_000_000]
@@ -125,17 +126,17 @@ def repeats(n: int) -> int:
 
 def plainly(call: Call) -> Any:
     """A call as it runs where there is no compiled library."""
-    library, fused._library = fused._library, None
+    library, cpu._library = cpu._library, None
     try:
         return call()
     finally:
-        fused._library = library
+        cpu._library = library
 
 
 def sorting_torch(norms: torch.Tensor, level: float) -> torch.Tensor:
     one = torch.ones((), dtype=norms.dtype)
     given = norms, STEP * one, one, level * one
-    kept = solve.multipliers_at_root(solve.root(*given, method="sorted"), *given[:2])
+    kept = root.multipliers_at_root(root.root(*given, method="sorted"), *given[:2])
     return kept / (kept + STEP)
 
 

@@ -27,7 +27,7 @@ import transformers
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.measure.machine import machine
+from secateur.measurement.host import machine
 
 SEED = 0
 BATCH = 128

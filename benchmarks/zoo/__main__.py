@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import runs
-from secateur.report import machine
+from secateur.measurement import machine
 from zoo import table
 from zoo.check import check
 from zoo.entry import Entry, Missing, everything

@@ -18,13 +18,13 @@ from torch import nn
 
 import secateur as sc
 from secateur.budget.allowance import Allowance
-from secateur.groups.running import tensors_in
-from secateur.groups.trial import difference
-from secateur.measure import count_flops
-from secateur.measure.running import arguments
+from secateur.measurement import count_flops
+from secateur.surgery.equivalence import difference
+from secateur.utils.contexts import tensors_in
+from secateur.utils.forward import arguments
 from zoo.entry import Entry
 
-KINDS = ("filters", "neurons", "heads", "experts", "layers")  # as many together as can be
+KINDS = ("filters", "neurons", "heads", "experts", "depth")  # as many together as can be
 # and the width of the stream, where it is exact, alone
 BUDGETS = (0.5, 0.2)
 STEPS = 3

@@ -1,35 +1,55 @@
 """secateur: networks that end, after one training run, at the size the hardware can afford.
 
-Each name is imported when it is first used, so that `secateur --help` need not wait for torch.
+Each name is imported when it is first used, so that `secateur --help` need not wait for torch. The
+rooms behind the names (`secateur.optim`, `secateur.envelope` ...) are imported likewise.
 """
 
 from importlib import import_module
-from sys import modules
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from secateur import envelope, groups
-    from secateur.budget import Budget, Target, profile
+    from secateur import (  # noqa: F401
+        budget,
+        commands,
+        costs,
+        deploy,
+        envelope,
+        groups,
+        integrations,
+        kernels,
+        kinds,
+        measurement,
+        optim,
+        report,
+        shrinking,
+        surgery,
+        tracing,
+        train,
+        utils,
+    )
+    from secateur.budget import Budget, LatencyTarget, reachable
+    from secateur.costs import LatencyTable, profile
     from secateur.deploy import export, load, save
-    from secateur.groups import (
-        Groups,
+    from secateur.groups import Groups
+    from secateur.kinds import (
         blocks,
         channels,
         custom,
+        depth,
         experts,
         filters,
         heads,
-        layers,
         n_of_m,
         neurons,
         shapes,
         weights,
         width,
     )
-    from secateur.measure import Footprint, measure
+    from secateur.measurement import Footprint, measure
     from secateur.optim import Constant, Homotopy, Proximal
-    from secateur.shrink import ShrinkError, shrink
+    from secateur.shrinking import ShrinkError, refit, shrink
+    from secateur.surgery import Plan
+    from secateur.tracing import trace
 
 __version__ = "0.1.0"
 
@@ -39,77 +59,95 @@ __all__ = [
     "Footprint",
     "Groups",
     "Homotopy",
+    "LatencyTable",
+    "LatencyTarget",
+    "Plan",
     "Proximal",
     "ShrinkError",
-    "Target",
     "blocks",
     "channels",
     "custom",
+    "depth",
     "envelope",
     "experts",
     "export",
     "filters",
     "groups",
     "heads",
-    "layers",
     "load",
     "measure",
     "n_of_m",
     "neurons",
     "profile",
+    "reachable",
+    "refit",
     "save",
     "shapes",
     "shrink",
+    "trace",
     "weights",
     "width",
 ]
 
-_HOMES = {
-    "budget": ["Budget", "Target", "profile"],
+_NAMES = {
+    "budget": ["Budget", "LatencyTarget", "reachable"],
+    "costs": ["LatencyTable", "profile"],
     "deploy": ["export", "load", "save"],
-    "groups": [
-        "Groups",
+    "groups": ["Groups"],
+    "kinds": [
         "blocks",
         "channels",
         "custom",
         "experts",
         "filters",
         "heads",
-        "layers",
+        "depth",
         "n_of_m",
         "neurons",
         "shapes",
         "weights",
         "width",
     ],
-    "measure": ["Footprint", "measure"],
+    "measurement": ["Footprint", "measure"],
     "optim": ["Constant", "Homotopy", "Proximal"],
-    "shrink": ["ShrinkError", "shrink"],
+    "shrinking": ["ShrinkError", "refit", "shrink"],
+    "surgery": ["Plan"],
+    "tracing": ["trace"],
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_ROOMS = {
+    "budget",
+    "commands",
+    "costs",
+    "deploy",
+    "envelope",
+    "groups",
+    "integrations",
+    "kernels",
+    "kinds",
+    "measurement",
+    "optim",
+    "report",
+    "shrinking",
+    "surgery",
+    "tracing",
+    "train",
+    "utils",
+}
+_HOME = {name: room for room, names in _NAMES.items() for name in names}
 
+if not TYPE_CHECKING:  # a type checker shall find what is missing
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its room, and keep it here."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = import_module(f"{__name__}.{_HOME.get(name, name)}")
-    value = getattr(room, name) if name in _HOME else room
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its room, or a room, and keep it here."""
+        if name in _HOME:
+            value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        elif name in _ROOMS:
+            value = import_module(f"{__name__}.{name}")
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-class _Package(ModuleType):
-    """This module; `measure` and `shrink` are its functions, not the rooms of the same name."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            return  # what `import secateur.shrink` does last
-        super().__setattr__(name, value)
-
-
-modules[__name__].__class__ = _Package

@@ -5,7 +5,7 @@ The command's words flow in, its exit status flows out.
 
 import sys
 
-from secateur.cli import main
+from secateur.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

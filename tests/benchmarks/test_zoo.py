@@ -71,7 +71,7 @@ def test_a_crash_ends_its_own_line_and_finished_models_are_skipped(zoo, tmp_path
 
 def test_kinds_that_share_parameters_are_removed_in_a_run_of_their_own(zoo):
     line = check.check(zoo["ResNet-20"], export=False)
-    assert line["kinds"] == {"filters": 224, "layers": 9}
-    assert line["alone"] == {"layers": pytest.approx(0, abs=1e-5)}
+    assert line["kinds"] == {"filters": 224, "depth": 9}
+    assert line["alone"] == {"depth": pytest.approx(0, abs=1e-5)}
     assert table.is_right(line)
-    assert not table.is_right(line | {"alone": {"layers": 1e-3}})
+    assert not table.is_right(line | {"alone": {"depth": 1e-3}})

@@ -12,7 +12,8 @@ from torch import nn
 
 import networks
 import secateur as sc
-from secateur.budget import Allowance, Cost
+from secateur.budget import Allowance
+from secateur.costs import Cost
 from secateur.groups import Groups, Layer
 
 IMAGE = (2, 3, 12, 12)

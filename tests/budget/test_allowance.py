@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import secateur as sc
 from budget.cases import network, random_allowance
-from secateur.budget import Allowance, Cost
+from secateur.budget import Allowance
+from secateur.costs import Cost
 from secateur.envelope import multipliers as convex_multipliers
-from secateur.envelope.firm import multipliers_at
+from secateur.envelope.firm_operator import multipliers_at
 from secateur.groups import Layer
 
 SEEDS = st.integers(0, 10**6)

@@ -13,7 +13,7 @@ import torch
 import secateur as sc
 from budget.cases import NETWORKS, network
 from secateur.budget import Line, Reached
-from secateur.measure import count_bytes, count_flops, count_params
+from secateur.measurement import count_bytes, count_flops, count_params
 
 FRACTIONS = (0.75, 0.5, 0.25, 0.1, 0.05)
 

@@ -9,9 +9,9 @@ from torch import nn
 
 import secateur as sc
 from budget.cases import NETWORKS, network
-from groups.cuts import cut_out
+from cuts import cut_out
 from secateur.budget import reachable
-from secateur.measure import count_bytes, count_flops, count_params
+from secateur.measurement import count_bytes, count_flops, count_params
 
 COUNTERS = {
     "flops": count_flops,
@@ -61,7 +61,8 @@ def test_blocks_are_reachable_at_one_count_only() -> None:
 
 def test_amounts_that_hold_one_by_one_but_not_together_are_explained() -> None:
     """A layer whose cheapest group by one measure is its dearest by the other."""
-    from secateur.budget import Allowance, Cost
+    from secateur.budget import Allowance
+    from secateur.costs import Cost
     from secateur.groups import Layer
 
     first = Cost.of([(1.0, (np.array([0]),)), (9.0, (np.array([1]),))], 2)

@@ -11,11 +11,11 @@ from torch import nn
 
 import secateur as sc
 from networks import images
-from secateur.budget import BlockwiseAllowance
-from secateur.envelope.firm import factors
+from secateur.budget import NMAllowance
+from secateur.envelope.firm_operator import factors
 
 
-def blockwise(n: int = 2, m: int = 4, inputs: int = 16, outputs: int = 3) -> BlockwiseAllowance:
+def blockwise(n: int = 2, m: int = 4, inputs: int = 16, outputs: int = 3) -> NMAllowance:
     groups = sc.n_of_m(nn.Linear(inputs, outputs), n, m)
     return sc.Budget(groups=n / m).on(groups)  # pyright: ignore[reportReturnType]
 
@@ -89,7 +89,7 @@ def test_with_filters_the_budget_in_flops_is_theirs(order):
     groups = kinds[order] + kinds[1 - order]
     alone = sc.Budget(flops=0.5).on(kinds[0])
     allowance = sc.Budget(flops=0.5).on(groups)
-    assert isinstance(allowance, BlockwiseAllowance)
+    assert isinstance(allowance, NMAllowance)
     worth = np.random.default_rng(1).lognormal(size=len(groups))
     blocks = next(layer for layer in groups.layers if layer.blocks)
     inside = np.zeros(len(groups), bool)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from secateur.budget import Budget, Target
+from secateur.budget import Budget, LatencyTarget
 
 
 @pytest.mark.parametrize(
@@ -13,13 +13,13 @@ from secateur.budget import Budget, Target
     [("3ms", 0.003), ("800us", 8e-4), ("800 µs", 8e-4), ("1.5s", 1.5), ("40ns", 4e-8)],
 )
 def test_times_have_units(text: str, seconds: float) -> None:
-    assert Target(text).seconds == seconds
-    assert Target(text).share is None
-    assert Target(text).limit(full=99.0) == seconds
+    assert LatencyTarget(text).seconds == seconds
+    assert LatencyTarget(text).share is None
+    assert LatencyTarget(text).limit(full=99.0) == seconds
 
 
 def test_a_fraction_is_of_the_full_network() -> None:
-    assert Target(0.25).limit(full=8.0) == 2.0
+    assert LatencyTarget(0.25).limit(full=8.0) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,12 @@ def test_bad_amounts_are_refused(amount: object, told: str) -> None:
 
 def test_unknown_runtimes_and_threads_are_refused() -> None:
     with pytest.raises(ValueError, match=r"runtime='tensorrt': known are torch, torch\.compile"):
-        Target(0.5, runtime="tensorrt")
+        LatencyTarget(0.5, runtime="tensorrt")
     with pytest.raises(ValueError, match=r"threads=0\): an integer of 1 or more"):
-        Target(0.5, threads=0)
+        LatencyTarget(0.5, threads=0)
 
 
 def test_a_missing_runtime_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"needs onnxruntime: pip install secateur\[export\]"):
-        Target(0.5, runtime="onnxruntime")
+        LatencyTarget(0.5, runtime="onnxruntime")

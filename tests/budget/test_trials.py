@@ -9,11 +9,12 @@ from torch import nn
 
 import secateur as sc
 from budget.cases import network
-from secateur.budget import Allowance, Budget, Cost
-from secateur.budget.profiling import without
+from secateur.budget import Allowance, Budget
 from secateur.budget.trials import choose, kept_in
+from secateur.costs import Cost
+from secateur.costs.timing import without
 from secateur.groups import Groups
-from secateur.measure import count_params
+from secateur.measurement import count_params
 
 
 @dataclass
@@ -99,7 +100,7 @@ def test_a_network_trained_to_a_latency_has_it(runtime: str) -> None:
     )
     example = torch.randn(1, 3, 32, 32)
     groups = sc.filters(model, example)
-    budget = Budget(latency=sc.budget.Target(0.6, runtime=runtime), multiple_of=16)
+    budget = Budget(latency=sc.LatencyTarget(0.6, runtime=runtime), multiple_of=16)
     sgd = torch.optim.SGD(model.parameters(), lr=0.01)
     optimizer = sc.Proximal(sgd, groups, budget, steps=6)
     for _ in range(6):

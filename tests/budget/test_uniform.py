@@ -14,19 +14,20 @@ from torch import nn
 import secateur as sc
 from budget.cases import NETWORKS, network, random_allowance
 from secateur import envelope
-from secateur.budget import Allowance, BlockwiseAllowance, Cost, EvenAllowance
+from secateur.budget import Allowance, NMAllowance, UniformAllowance
+from secateur.costs import Cost
 from secateur.groups import Layer
 
 SEEDS = st.integers(0, 10_000)
 
 
-def even(allowance: Allowance) -> EvenAllowance:
-    return EvenAllowance(
+def even(allowance: Allowance) -> UniformAllowance:
+    return UniformAllowance(
         allowance.costs, allowance.limits, allowance.layers, allowance.at_least, allowance.steps
     )
 
 
-def count(sizes: tuple[int, ...], kept: float) -> EvenAllowance:
+def count(sizes: tuple[int, ...], kept: float) -> UniformAllowance:
     """A budget on the number of groups."""
     total = sum(sizes)
     stops = tuple(itertools.accumulate(sizes))
@@ -35,7 +36,7 @@ def count(sizes: tuple[int, ...], kept: float) -> EvenAllowance:
         for i, (size, stop) in enumerate(zip(sizes, stops, strict=True))
     )
     cost = Cost.of([(1.0, (np.arange(total),))], total)
-    return EvenAllowance({"groups": cost}, {"groups": kept}, layers, 1)
+    return UniformAllowance({"groups": cost}, {"groups": kept}, layers, 1)
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -130,8 +131,8 @@ def test_n_of_m_goes_together_with_even_layers() -> None:
     blocks = sum(len(layer) for layer in groups.layers if layer.blocks)
     budget = sc.Budget(groups=blocks // 2 + 8, per_layer=True)
     allowance = budget.on(groups)
-    assert isinstance(allowance, BlockwiseAllowance)
-    assert isinstance(allowance.rest, EvenAllowance)
+    assert isinstance(allowance, NMAllowance)
+    assert isinstance(allowance.rest, UniformAllowance)
     assert allowance.choose(groups.norms().numpy()).sum() == blocks // 2 + 8
 
 

@@ -12,7 +12,10 @@ import pytest
 def test_the_demo_keeps_its_promises(tmp_path):
     start = time.monotonic()
     told = subprocess.run(
-        [sys.executable, "-m", "secateur.cli", "demo"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-m", "secateur.commands.main", "demo"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert told.returncode == 0 and told.stderr == ""
     assert time.monotonic() - start < 120

@@ -11,8 +11,8 @@ from rich.console import Console
 from torch import nn
 
 from networks import ResNet, Transformer
-from secateur.integrations.inspect import inspect
-from secateur.integrations.options import KINDS, make_groups
+from secateur.commands.inspect import inspect
+from secateur.train.spec import KINDS, make_groups
 
 
 class Mixture(nn.Module):

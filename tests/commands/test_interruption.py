@@ -11,14 +11,22 @@ import pytest
 from safetensors.torch import load_file
 
 TESTS = Path(__file__).parents[1]
-WORDS = "train --model integrations.mine:make_model --data integrations.mine:make_data "
+WORDS = "train --model train.mine:make_model --data train.mine:make_data "
 WORDS += "--budget params=50% --epochs 20 --lr 0.02 --checkpoint-every 5 --threads 1"
 
 pytestmark = pytest.mark.slow
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "secateur.cli", *WORDS.split(), "--out", str(folder), *more]
+    command = [
+        sys.executable,
+        "-m",
+        "secateur.commands.main",
+        *WORDS.split(),
+        "--out",
+        str(folder),
+        *more,
+    ]
     return subprocess.Popen(
         command, cwd=TESTS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

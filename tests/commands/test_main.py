@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from integrations import mine
-from secateur.cli import main
-from secateur.integrations.loggers import flat
+from secateur.commands.main import main
+from secateur.train.loggers import flat
+from train import mine
 
-MODEL = ["--model", "integrations.mine:make_model"]
-DATA = ["--data", "integrations.mine:make_data"]
+MODEL = ["--model", "train.mine:make_model"]
+DATA = ["--data", "train.mine:make_data"]
 SHAPE = ["--example", "1,1,6,6"]
 TRAIN = ["train", *MODEL, *DATA, "--budget", "flops=50%", "--epochs", "3", "--lr", "0.05"]
 SOURCE = Path(__file__).parents[2] / "src" / "secateur"
@@ -44,7 +44,7 @@ import sys, types
 package = types.ModuleType("secateur")
 package.__path__ = [{str(SOURCE)!r}]
 sys.modules["secateur"] = package
-from secateur.cli import main
+from secateur.commands.main import main
 try:
     main(sys.argv[1:])
 finally:
@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_refused(run, tmp_path, capsys):
         (["--kind", "kittens"], "unknown kind 'kittens'; known: filters, neurons"),
         (["--ignore", "7x"], "has no such module"),
         (["--model", "nowhere:Net"], "no module 'nowhere'"),
-        (["--data", "integrations.mine:not_a_model"], "got a int"),
+        (["--data", "train.mine:not_a_model"], "got a int"),
         (["--optimizer", "adam"], "known are sgd, adamw"),
         (["--epochs", "0"], "an integer of 1 or more"),
         (["--freeze", "1.5"], "a share of the run"),

@@ -16,21 +16,21 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from secateur.cli import main
-from secateur.integrations.loop import Interrupted
-from secateur.integrations.run import Settings, train
-from secateur.integrations.sweep import parse_seeds, sweep
-from secateur.report.sweep import Sweep, Trial, rows
+from secateur.commands.main import main
+from secateur.commands.sweep import parse_seeds, sweep
+from secateur.report.sweep import Sweep, SweepTrial, rows
+from secateur.train.loop import Interrupted
+from secateur.train.run import Settings, train
 
 TESTS = Path(__file__).parents[1]
 SETTINGS = Settings(
-    model="integrations.digits:make_model",
-    data="integrations.digits:make_data",
+    model="train.digits:make_model",
+    data="train.digits:make_data",
     budget=(),
     epochs=2,
     lr=0.05,
 )
-WORDS = "sweep --model integrations.digits:make_model --data integrations.digits:make_data "
+WORDS = "sweep --model train.digits:make_model --data train.digits:make_data "
 WORDS += "--epochs 40 --lr 0.05 --budgets flops=50% flops=25%,params=40% --seeds 0,1"
 HALF, QUARTER = "flops-50pct_seed-{}", "flops-25pct-params-40pct_seed-{}"
 
@@ -42,7 +42,7 @@ on_ray = [
 
 def swept(folder: Path) -> tuple[Sweep, list[str]]:
     """Two budgets, two seeds; returns the facts and which runs were trained."""
-    ended: list[Trial] = []
+    ended: list[SweepTrial] = []
     budgets = ["flops=50%", "flops=25%,params=40%"]
     found = sweep(SETTINGS, folder, budgets=budgets, seeds=[0, 1], ended=ended.append)
     return found, sorted(Path(trial.folder).name for trial in ended)
@@ -100,7 +100,7 @@ class TestOnRay:
         words = [*WORDS.split(), "--epochs", "400"]  # so that none has ended by then
         words += ["--checkpoint-every", "1", "--out", str(tmp_path)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "secateur.cli", *words],
+            [sys.executable, "-m", "secateur.commands.main", *words],
             cwd=TESTS,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -157,7 +157,7 @@ def check_results(folder: Path, found: Sweep) -> None:
         (["--device", "cuda"], "--gpus 0 with --device cuda"),
         (["--checkpoint-every", "soon"], "30s, 5m or 1h"),
         (["--model", "nowhere:Net"], "no module 'nowhere'"),
-        (["--data", "integrations.digits:nothing"], "has no 'nothing'"),
+        (["--data", "train.digits:nothing"], "has no 'nothing'"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_starts(change, words, tmp_path, capsys):

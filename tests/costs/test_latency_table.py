@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.budget import Budget, LatencyTable, Target
-from secateur.budget.table import LayerTimes, NetworkTime
+from secateur.budget import Budget, LatencyTarget
+from secateur.costs import LatencyTable
+from secateur.costs.latency_table import LayerTimes, NetworkTime
 from secateur.groups import Groups
-from secateur.measure import machine
+from secateur.measurement import machine
 
 
 def model() -> nn.Module:
@@ -46,7 +47,7 @@ def by_hand() -> LatencyTable:
 
 
 def axes_of(groups: Groups) -> list[tuple[int, ...]]:
-    from secateur.budget.table import cut_axes
+    from secateur.costs.latency_table import cut_axes
 
     assert groups.coupling is not None
     return [tuple(len(axis) for axis in cut_axes(op)) for op in groups.coupling.operations]
@@ -138,7 +139,7 @@ def elsewhere(tmp_path: Path, groups: Groups) -> Path:
 
 def test_the_table_of_another_machine_decides_alone(tmp_path: Path) -> None:
     groups = grouped()
-    budget = Budget(latency=Target("4s", table=elsewhere(tmp_path, groups)))
+    budget = Budget(latency=LatencyTarget("4s", table=elsewhere(tmp_path, groups)))
     allowance = budget.on(groups)
     kept = budget.choose(allowance, groups.norms().numpy())
     cost = allowance.costs["latency"]
@@ -156,7 +157,7 @@ def test_the_table_of_another_machine_decides_alone(tmp_path: Path) -> None:
 
 def test_it_is_refused_where_this_machine_was_to_measure(tmp_path: Path) -> None:
     groups = grouped()
-    budget = Budget(latency=Target(0.5, table=elsewhere(tmp_path, groups), measured=True))
+    budget = Budget(latency=LatencyTarget(0.5, table=elsewhere(tmp_path, groups), measured=True))
     with pytest.raises(ValueError, match=r"of another machine.*\n.*A Phone, 8 cores / "):
         budget.on(groups)
 
@@ -165,17 +166,17 @@ def test_other_settings_than_the_tables_are_refused(tmp_path: Path) -> None:
     groups = grouped()
     path = elsewhere(tmp_path, groups)
     with pytest.raises(ValueError, match=r"is for runtime='torch', not 'torch\.compile'"):
-        Budget(latency=Target(0.5, runtime="torch.compile", table=path)).on(groups)
+        Budget(latency=LatencyTarget(0.5, runtime="torch.compile", table=path)).on(groups)
     with pytest.raises(ValueError, match="is for threads=1, not 2"):
-        Budget(latency=Target(0.5, threads=2, table=path)).on(groups)
+        Budget(latency=LatencyTarget(0.5, threads=2, table=path)).on(groups)
     with pytest.raises(ValueError, match="goes by a table alone; say which, table=FILE"):
-        Budget(latency=Target(0.5, measured=False)).on(groups)
+        Budget(latency=LatencyTarget(0.5, measured=False)).on(groups)
 
 
 def test_what_no_network_can_reach_is_refused_in_words(tmp_path: Path) -> None:
     groups = grouped()
     path = elsewhere(tmp_path, groups)
     with pytest.raises(ValueError, match=r"500 ms of latency can't be reached; .* smallest is "):
-        Budget(latency=Target("500ms", table=path)).on(groups)
+        Budget(latency=LatencyTarget("500ms", table=path)).on(groups)
     with pytest.raises(ValueError, match=r"the whole network has only 8\.7 s of latency"):
-        Budget(latency=Target("9s", table=path)).on(groups)
+        Budget(latency=LatencyTarget("9s", table=path)).on(groups)

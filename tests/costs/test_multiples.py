@@ -11,8 +11,9 @@ from torch import nn
 
 import secateur as sc
 from budget.cases import network, random_allowance
-from secateur.budget import Allowance, Cost
-from secateur.budget.units import least, ordered, steps
+from secateur.budget import Allowance
+from secateur.costs import Cost
+from secateur.costs.multiples import least, ordered, steps
 from secateur.groups import Layer
 
 SEEDS = st.integers(0, 10_000)

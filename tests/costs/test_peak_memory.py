@@ -9,10 +9,10 @@ import networks
 import secateur as sc
 from budget.cases import NETWORKS, network
 from secateur.budget import Budget
-from secateur.budget.memory import peak
-from secateur.budget.profiling import without
+from secateur.costs.peak_memory import peak
+from secateur.costs.timing import without
 from secateur.groups import Groups
-from secateur.measure import measure_peak_memory
+from secateur.measurement import measure_peak_memory
 
 
 class Encoder(nn.Module):
@@ -53,7 +53,7 @@ def others() -> dict[str, Groups]:
         "UNet": sc.filters(unet, images),
         "Shuffle": sc.filters(networks.warm(shuffle, images), images),
         "heads": sc.heads(encoder, tokens) + sc.neurons(encoder, tokens),
-        "layers": sc.layers(deep, tokens),
+        "depth": sc.depth(deep, tokens),
     }
 
 
@@ -79,7 +79,7 @@ def test_the_peak_is_what_the_counter_finds(name: str) -> None:
     check(network(name)[2])
 
 
-@pytest.mark.parametrize("name", ["VGG", "UNet", "Shuffle", "heads", "layers"])
+@pytest.mark.parametrize("name", ["VGG", "UNet", "Shuffle", "heads", "depth"])
 def test_the_peak_of_other_networks_is_what_the_counter_finds(name: str) -> None:
     check(others()[name])
 

@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sc
 from budget.cases import NETWORKS, network
-from secateur.budget import cost
-from secateur.budget.measures import whole
+from secateur.costs import cost
+from secateur.costs.measures import full_costs
 from secateur.groups import Groups, Layer
 from secateur.groups.coupling import Coupling, Operation, Slot
-from secateur.groups.removal import remove
+from secateur.surgery.removal import remove
 
 SHARES = (0.2, 0.5, 0.9)
 LINEAR = ("groups", "flops", "params", "bytes")  # memory has kinks: test_memory.py
@@ -56,8 +56,8 @@ def test_the_cost_is_what_removal_leaves(name: str) -> None:
 def test_the_whole_is_what_the_network_costs(name: str) -> None:
     model, example, groups = network(name)
     found = counted(model, example)
-    assert {measure: whole(groups, measure) for measure in found} == found
-    assert whole(groups, "groups") == len(groups)
+    assert {measure: full_costs(groups, measure) for measure in found} == found
+    assert full_costs(groups, "groups") == len(groups)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -83,7 +83,7 @@ def test_a_cost_grows_with_every_multiplier() -> None:
 
 
 def test_axes_in_no_group_and_repeated_groups_count_whole() -> None:
-    c = sc.budget.Cost.of([(3.0, (np.array([0, 0, 1, -1]), np.array([2, -1])))], 3)
+    c = sc.costs.Cost.of([(3.0, (np.array([0, 0, 1, -1]), np.array([2, -1])))], 3)
     assert c(np.array([1.0, 0, 0])) == 3 * (2 + 1) * 1
     assert c(np.array([0.5, 1, 1])) == 3 * (1 + 1 + 1) * 2
     np.testing.assert_array_equal(c.gradient(np.array([0.0, 0, 1])), [3 * 2 * 2, 3 * 2, 3])
@@ -103,7 +103,7 @@ def test_what_several_groups_share_goes_with_the_last_of_them():
     """A norm that two branches read, inside one of three groups that hold it alone."""
     slot = Slot(("norm",), (5,), 4, True, (None,), within=((0, 1), (2,)))
     coupling = Coupling((slot,), (Operation("mm", 6, (), within=((0, 1),)),))
-    groups = Groups((), (Layer("layers", "layers", 0, 3),), coupling)
+    groups = Groups((), (Layer("depth", "depth", 0, 3),), coupling)
     params, flops = cost(groups, "params"), cost(groups, "flops")
     for kept in itertools.product((0.0, 1.0), repeat=3):
         a, b, c = kept

@@ -10,10 +10,10 @@ from torch import nn
 
 import networks
 import secateur as sc
-from secateur.budget import LatencyTable, profile
-from secateur.budget import profiling as made
+from secateur.costs import LatencyTable, profile
+from secateur.costs import timing as made
 from secateur.groups import Groups
-from secateur.measure import latency
+from secateur.measurement import latency
 
 pytestmark = pytest.mark.filterwarnings("ignore:the device is busy", "ignore:the latency table of")
 
@@ -56,7 +56,7 @@ def test_depth_and_attention_can_be_profiled() -> None:
     torch.manual_seed(0)
     model = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
     example = torch.randn(4, 32, 32)
-    groups = sc.heads(model, example) + sc.neurons(model, example) + sc.layers(model, example)
+    groups = sc.heads(model, example) + sc.neurons(model, example) + sc.depth(model, example)
     cost = profile(groups).cost(groups)
     everything = np.ones(len(groups))
     without_branches = everything.copy()

@@ -4,7 +4,7 @@ import pytest
 
 from onnx_models import MODELS, mlp
 from secateur.deploy.onnx import count_flops, export
-from secateur.measure import count_flops as torch_flops
+from secateur.measurement import count_flops as torch_flops
 
 pytest.importorskip("onnxscript")
 

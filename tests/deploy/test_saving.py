@@ -23,7 +23,7 @@ from deploy.saved import Tied
 from networks import DenseNet, LeNet, MobileNet, ResNet, Sigmoids, Transformer, warm
 from secateur.deploy import FileError, load, save
 from secateur.groups import Groups
-from secateur.shrink import shrink
+from secateur.shrinking import shrink
 
 HERE = Path(__file__).parent
 Maker = Callable[[], nn.Module]

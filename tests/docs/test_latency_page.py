@@ -7,7 +7,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from secateur.budget.table import LatencyTable, LayerTimes
+from secateur.costs.latency_table import LatencyTable, LayerTimes
 
 PAGE = Path(__file__).parents[2] / "docs" / "latency-tables.md"
 

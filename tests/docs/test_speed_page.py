@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from secateur.envelope import fused, gpu, implementation
+from secateur.envelope import implementation
+from secateur.kernels import cpu, gpu
 
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 
@@ -19,7 +20,7 @@ def test_every_example_of_the_page_runs():
 
 @pytest.mark.skipif(implementation() == "plain", reason="no compiled library")
 def test_the_bound_on_passes_is_that_of_the_loop():
-    assert f"takes more than {fused._library.secateur_most_passes()}." in PAGE.read_text()
+    assert f"takes more than {cpu._library.secateur_most_passes()}." in PAGE.read_text()
 
 
 def test_the_sizes_on_a_gpu_are_those_of_the_kernels():

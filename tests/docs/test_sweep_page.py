@@ -5,10 +5,10 @@ import re
 import shlex
 from pathlib import Path
 
-from secateur.cli import parser
-from secateur.integrations.options import parse_budgets
-from secateur.integrations.run import Settings
-from secateur.integrations.sweep import parse_seeds, sweep
+from secateur.commands.main import parser
+from secateur.commands.sweep import parse_seeds, sweep
+from secateur.train.run import Settings
+from secateur.train.spec import parse_budgets
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sweep.md").read_text(encoding="utf-8")
 

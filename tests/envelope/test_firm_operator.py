@@ -20,7 +20,7 @@ from envelope.problems import (
     solve_oracle,
 )
 from secateur.envelope import conjugate, firm, multipliers, value
-from secateur.envelope.firm import factors, multipliers_at
+from secateur.envelope.firm_operator import factors, multipliers_at
 
 HARDNESS = st.sampled_from([1e-6, 0.1, 0.5, 0.9, 0.999])
 

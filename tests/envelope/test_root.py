@@ -11,8 +11,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import secateur.envelope.fused as fused
-import secateur.envelope.solve as solve
+import secateur.envelope.root as solve
+import secateur.kernels.cpu as cpu
 from envelope.problems import Case, cases, make_case
 from secateur.envelope import implementation
 
@@ -186,7 +186,7 @@ def test_no_groups_fit_in_any_level() -> None:
 @pytest.mark.parametrize("vector", [True, False])
 def test_segments_are_problems_of_their_own(code: str, vector: bool, monkeypatch) -> None:
     if code == "plain":
-        monkeypatch.setattr(fused, "_library", None)
+        monkeypatch.setattr(cpu, "_library", None)
     torch.manual_seed(0)
     sizes = [1, 7, 3000, 40]
     bounds = torch.tensor([0, 1, 8, 3008, 3048])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-import secateur.envelope.fused as fused
+import secateur.kernels.cpu as cpu
 from secateur.envelope import firm, firm_, prox, prox_
 
 
@@ -14,7 +14,7 @@ from secateur.envelope import firm, firm_, prox, prox_
 @pytest.mark.parametrize("size", [1, 9, 64])
 def test_rows_in_place_equal_factors_times_values(code, size: int, dtype, monkeypatch) -> None:
     if code == "plain":
-        monkeypatch.setattr(fused, "_library", None)
+        monkeypatch.setattr(cpu, "_library", None)
     torch.manual_seed(0)
     values = torch.randn(500, size).to(dtype)
     norms = values.double().norm(dim=1)
@@ -34,7 +34,7 @@ def test_rows_in_place_equal_factors_times_values(code, size: int, dtype, monkey
 @pytest.mark.parametrize("code", ["as installed", "plain"])
 def test_groups_that_are_kept_whole_stay_bit_for_bit_and_others_are_zero(code, monkeypatch) -> None:
     if code == "plain":
-        monkeypatch.setattr(fused, "_library", None)
+        monkeypatch.setattr(cpu, "_library", None)
     values = torch.randn(3, 40, 5)
     kept = values.norm(dim=-1) >= values.norm(dim=-1).topk(10, dim=-1).values[:, -1:]
     found = firm_(values.clone(), 10, hardness=1.0)

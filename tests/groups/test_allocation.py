@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from secateur.groups import Groups, Layer, Member
-from secateur.groups.elements import Elements
+from secateur.groups.elementwise import Elements
 
 SHAPE = (256, 512, 3, 9)
 NUMEL = math.prod(SHAPE)

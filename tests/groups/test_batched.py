@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import secateur.groups.together as together_module
-from secateur.envelope import fused
+import secateur.groups.batched as together_module
 from secateur.groups import Groups, Layer, Member
-from secateur.groups.together import Together, all_finite
+from secateur.groups.batched import MemberBatch, all_finite
+from secateur.kernels import cpu
 
 needs_compiled = pytest.mark.skipif(
-    fused.implementation() == "plain", reason="no C compiler when secateur was installed"
+    cpu.implementation() == "plain", reason="no C compiler when secateur was installed"
 )
 GROUPS = 7
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -97,16 +97,16 @@ def test_what_people_train_is_read_by_the_loops() -> None:
     cases.append(Member("b", torch.randn(5, dtype=torch.bfloat16), torch.arange(5)))
     cases.append(Member("w", torch.randn(3, 4), torch.arange(12).reshape(3, 4)))
     total = torch.zeros(12, dtype=torch.float64)
-    assert Together(cases).add_squares_(total) == []
-    assert Together(cases).add_products_(total, [like(case.parameter) for case in cases]) == []
-    assert Together(cases).scale_(torch.ones(12)) == []
+    assert MemberBatch(cases).add_squares_(total) == []
+    assert MemberBatch(cases).add_products_(total, [like(case.parameter) for case in cases]) == []
+    assert MemberBatch(cases).scale_(torch.ones(12)) == []
 
 
 @needs_compiled
 def test_tensors_that_move_or_change_their_layout_are_read_anew() -> None:
     parameter = torch.randn(6, 4)
     member = Member("w", parameter, torch.arange(6).reshape(6, 1))
-    together = Together([member])
+    together = MemberBatch([member])
 
     def norms() -> Tensor:
         total = torch.zeros(6, dtype=torch.float64)
@@ -129,8 +129,8 @@ def test_products_of_unlike_tensors_are_left_to_each_member() -> None:
     members = [Member("w", parameter, torch.arange(6).reshape(6, 1)) for parameter in parameters]
     others = [torch.randn(6, 4), torch.randn(6, 4).double(), torch.randn(4, 6).T, None]
     total = torch.zeros(6, dtype=torch.float64)
-    left = Together(members).add_products_(total, others)
-    assert left == ([1, 2] if fused.implementation() == "compiled" else [0, 1, 2])
+    left = MemberBatch(members).add_products_(total, others)
+    assert left == ([1, 2] if cpu.implementation() == "compiled" else [0, 1, 2])
     groups = Groups(tuple(members), (Layer("w", "own", 0, 6),))
     pairs = zip(parameters, others, strict=True)
     products = [parameter.double() * other for parameter, other in pairs if other is not None]
@@ -140,7 +140,7 @@ def test_products_of_unlike_tensors_are_left_to_each_member() -> None:
 
 def test_a_copy_knows_no_addresses_of_the_original() -> None:
     parameter = torch.randn(6, 4)
-    together = Together([Member("w", parameter, torch.arange(6).reshape(6, 1))])
+    together = MemberBatch([Member("w", parameter, torch.arange(6).reshape(6, 1))])
     together.add_squares_(torch.zeros(6, dtype=torch.float64))
     for other in (copy.deepcopy(together), pickle.loads(pickle.dumps(together))):
         assert vars(other).keys() == vars(together).keys()
@@ -152,7 +152,7 @@ def test_a_copy_knows_no_addresses_of_the_original() -> None:
 def test_only_the_tensors_that_are_given_are_scaled() -> None:
     pair = [Member("w", torch.ones(3), torch.arange(3)) for _ in range(2)]
     other = torch.ones(3)
-    together = Together(pair)
+    together = MemberBatch(pair)
     for position in together.scale_(torch.tensor([0.0, 1.0, 2.0]), [None, other]):
         pair[position].scale_(torch.tensor([0.0, 1.0, 2.0]), other)
     assert other.tolist() == [0, 1, 2]
@@ -190,7 +190,7 @@ def test_what_the_loops_cannot_read_is_left_to_others() -> None:
 
 def _norms_of_a_large_one() -> float:
     member = Member("w", torch.ones(4, 1 << 19), torch.arange(4).reshape(4, 1))
-    pair = Together([member, member])
+    pair = MemberBatch([member, member])
     total = torch.zeros(4, dtype=torch.float64)
     pair.add_squares_(total)
     return float(total.sum())

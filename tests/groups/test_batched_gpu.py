@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import secateur as sc
 from devices import DEVICE, INTERPRETED, kernels, needs_gpu
-from secateur.envelope import gpu as launches
-from secateur.groups import Groups, Layer, Member, gpu
-from secateur.groups.together import Together
+from secateur.groups import Groups, Layer, Member, batched_gpu
+from secateur.groups.batched import MemberBatch
+from secateur.kernels import gpu as launches
 
 HALVES = 2**-6 if INTERPRETED else 0  # the interpreter cuts off what bfloat16 can't hold
 KINDS = {  # shape, ids, view
@@ -53,8 +53,8 @@ def test_norms_and_scaling_are_those_of_each_member(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["trailing", "heads"])
 def test_large_tensors_are_cut_into_tiles(name: str, monkeypatch) -> None:
-    monkeypatch.setattr(gpu, "WORK", 1 << 14)
-    monkeypatch.setattr(gpu, "RUN", 50)
+    monkeypatch.setattr(batched_gpu, "WORK", 1 << 14)
+    monkeypatch.setattr(batched_gpu, "RUN", 50)
     check(name, torch.float32)
 
 
@@ -65,7 +65,7 @@ def check(name: str, dtype: torch.dtype, layout: torch.memory_format = torch.con
     values = torch.randn(shape).to(DEVICE, dtype).contiguous(memory_format=layout)
     member = Member("w", values, ids, view)
     total = torch.zeros(member.stop, dtype=torch.float64, device=DEVICE)
-    together = gpu.OnGpu([member])
+    together = batched_gpu.OnGpu([member])
     assert together.add_squares_(total) == []
     torch.testing.assert_close(total.cpu(), squares([member], member.stop), rtol=1e-6, atol=0)
     other = torch.empty_like(values).copy_(values.flip(0))
@@ -108,7 +108,7 @@ def test_products_of_unlike_tensors_are_left_to_each_member() -> None:
     others = [torch.randn(5, 7, device=DEVICE) for _ in range(2)]
     given = [others[0], others[1].double(), torch.randn(7, 5, device=DEVICE).T, None]
     total = torch.zeros(5, dtype=torch.float64, device=DEVICE)
-    assert gpu.OnGpu(members).add_products_(total, given) == [1, 2]
+    assert batched_gpu.OnGpu(members).add_products_(total, given) == [1, 2]
     expected = (values.double() * others[0]).square().sum(1)
     torch.testing.assert_close(total, expected, rtol=1e-12, atol=0)
 
@@ -116,7 +116,7 @@ def test_products_of_unlike_tensors_are_left_to_each_member() -> None:
 def test_some_of_the_groups_leave_the_others_alone() -> None:
     member = Member("w", torch.full((3, 2), 2.0, device=DEVICE), torch.tensor([[1], [0], [1]]))
     total = torch.ones(5, dtype=torch.float64, device=DEVICE)
-    assert gpu.OnGpu([member]).add_squares_(total) == []
+    assert batched_gpu.OnGpu([member]).add_squares_(total) == []
     assert total.tolist() == [9.0, 17.0, 1.0, 1.0, 1.0]
 
 
@@ -124,7 +124,7 @@ def test_tables_are_made_once_and_follow_tensors_that_move() -> None:
     parameters = [torch.randn(4, 6, device=DEVICE), torch.randn(4, device=DEVICE)]
     ids = torch.arange(4)
     members = [Member("a", parameters[0], ids.reshape(4, 1)), Member("b", parameters[1], ids)]
-    together = Together(members)
+    together = MemberBatch(members)
 
     def norms(tensors: list[Tensor | None] | None = None) -> Tensor:
         total = torch.zeros(4, dtype=torch.float64, device=DEVICE)
@@ -149,7 +149,7 @@ def test_groups_of_factor_one_keep_their_bits() -> None:
     factors[10] = 0.5
     member = Member("w", parameter, torch.arange(64).reshape(64, 1))
     version = parameter._version
-    gpu.OnGpu([member]).scale_(factors)
+    batched_gpu.OnGpu([member]).scale_(factors)
     untouched = torch.arange(64) != 10
     bits, bits_before = parameter.view(torch.int32).cpu(), before.view(torch.int32).cpu()
     assert torch.equal(bits[untouched], bits_before[untouched])
@@ -157,13 +157,13 @@ def test_groups_of_factor_one_keep_their_bits() -> None:
 
 
 def test_what_a_table_would_outweigh_is_left_to_the_member(monkeypatch) -> None:
-    monkeypatch.setattr(gpu, "FEW", 10)
+    monkeypatch.setattr(batched_gpu, "FEW", 10)
     weights = torch.randn(4, 5, device=DEVICE)
     single = Member("single", weights, torch.arange(20).reshape(4, 5))
     rows = Member("rows", weights.clone(), torch.arange(4).reshape(4, 1))
     strided = Member("strided", torch.randn(4, 10, device=DEVICE)[:, ::2], rows.ids)
     total = torch.zeros(20, dtype=torch.float64, device=DEVICE)
-    assert gpu.OnGpu([single, rows, strided]).add_squares_(total) == [0, 2]
+    assert batched_gpu.OnGpu([single, rows, strided]).add_squares_(total) == [0, 2]
     torch.testing.assert_close(total[:4], rows.parameter.double().square().sum(1))
 
 
@@ -190,7 +190,7 @@ def test_sums_are_the_same_every_time_and_a_graph_can_hold_them() -> None:
         for shape in shapes
         for ids in [torch.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1)) % 64]
     ]
-    together = Together(members)
+    together = MemberBatch(members)
     totals = torch.zeros(20, 64, dtype=torch.float64, device="cuda")
     torch.cuda.synchronize()
     for total in totals:

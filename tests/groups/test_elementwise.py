@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from secateur.groups import Groups, Layer, Member
-from secateur.groups.elements import Elements
+from secateur.groups.elementwise import Elements
 
 CASES = [
     ((3, 8), -1, None),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
-from groups.cuts import counted, cut_out, predicted, some_dead
+from cuts import counted, cut_out, predicted, some_dead
 from networks import LeNet, ResNet, images
 from secateur.groups import Groups, Layer, Member
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch import distributed as dist
 
-from secateur.cli import main
+from secateur.commands.main import main
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ABORTED = "terminate called without an active exception"  # gloo's threads, when all is done

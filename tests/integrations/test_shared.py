@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.integrations.trainers import facts, missed, refuse_other_end
+from secateur.integrations.shared import facts, missed, refuse_other_end
 
 INPUTS = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
 

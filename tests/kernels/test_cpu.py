@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import secateur.envelope.fused as fused
+import secateur.kernels.cpu as cpu
 from envelope.problems import Case, adversaries, cases
 from secateur.envelope import firm, multipliers, prox
-from secateur.envelope.solve import multipliers_at_root, root
+from secateur.envelope.root import multipliers_at_root, root
 
 needs_compiled = pytest.mark.skipif(
-    fused.implementation() == "plain", reason="no C compiler when secateur was installed"
+    cpu.implementation() == "plain", reason="no C compiler when secateur was installed"
 )
 FREE, HALVINGS = 10, 64  # newton() of _fused.c
 
@@ -26,7 +26,7 @@ FREE, HALVINGS = 10, 64  # newton() of _fused.c
 def _plainly(call):
     """The result of a call without the compiled library."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "_library", None)
+        patch.setattr(cpu, "_library", None)
         return call()
 
 
@@ -61,7 +61,7 @@ def test_passes_stay_bounded_on_adversarial_breakpoints(name: str, start: float)
     *lines, level = adversaries()[name]
     slope, offset, costs = map(torch.from_numpy, lines)
     budget = torch.tensor(level, dtype=torch.float64)
-    t, passes = fused.root(slope, offset, costs, budget, torch.full_like(budget, start))
+    t, passes = cpu.root(slope, offset, costs, budget, torch.full_like(budget, start))
     assert 0 < passes.item() <= FREE + 2 * HALVINGS
     kept = multipliers_at_root(t, slope, offset)
     rounding = 1e-14 * (costs * (1 + offset)).sum().item()
@@ -77,7 +77,7 @@ def test_passes_stay_bounded_on_adversarial_breakpoints(name: str, start: float)
 def test_passes_stay_bounded_whatever_the_case(case: Case, strength: float) -> None:
     slope = case.norms.clamp(max=1e150)
     budget = torch.tensor(case.level, dtype=torch.float64)
-    _, passes = fused.root(slope, torch.tensor(strength), case.costs, budget)
+    _, passes = cpu.root(slope, torch.tensor(strength), case.costs, budget)
     assert passes.item() <= FREE + 2 * HALVINGS
 
 
@@ -86,8 +86,8 @@ def test_many_random_lines_take_a_handful_of_passes() -> None:
     torch.manual_seed(0)
     slope = torch.randn(200_000)
     one, level = torch.ones(()), torch.tensor(2e4, dtype=torch.float64)
-    t, cold = fused.root(slope.abs(), 0.3 * one, one, level)
-    _, warm = fused.root(slope.abs(), 0.3 * one, one, level, t * 1.0001)
+    t, cold = cpu.root(slope.abs(), 0.3 * one, one, level)
+    _, warm = cpu.root(slope.abs(), 0.3 * one, one, level, t * 1.0001)
     assert warm <= cold <= 6
 
 
@@ -106,29 +106,29 @@ def test_rows_are_problems_of_their_own(spoiled: float) -> None:
 
 
 def test_only_what_the_loops_can_read_is_taken() -> None:
-    compiled = fused.implementation() == "compiled"
-    assert fused.takes(torch.ones(3)) == compiled
+    compiled = cpu.implementation() == "compiled"
+    assert cpu.takes(torch.ones(3)) == compiled
     refused = [
         torch.ones(3, dtype=torch.float16),
         torch.ones(3, 2).T,
         torch.ones(0),
         torch.ones(3, device="meta"),
     ]
-    assert not any(map(fused.takes, refused))
+    assert not any(map(cpu.takes, refused))
 
 
 def test_a_library_that_is_absent_or_not_of_this_machine_is_not_loaded(tmp_path: Path) -> None:
-    assert fused._load(tmp_path) is None
-    (tmp_path / f"_fused{fused.EXTENSION_SUFFIXES[0]}").write_bytes(b"of another machine")
-    assert fused._load(tmp_path) is None
+    assert cpu._load(tmp_path) is None
+    (tmp_path / f"_fused{cpu.EXTENSION_SUFFIXES[0]}").write_bytes(b"of another machine")
+    assert cpu._load(tmp_path) is None
 
 
 @needs_compiled
 def test_a_library_of_another_version_is_not_loaded(tmp_path: Path, monkeypatch) -> None:
-    shutil.copy(str(fused._library._name), tmp_path)
-    assert fused._load(tmp_path) is not None
-    monkeypatch.setattr(fused, "ABI", fused.ABI + 1)
-    assert fused._load(tmp_path) is None
+    shutil.copy(str(cpu._library._name), tmp_path)
+    assert cpu._load(tmp_path) is not None
+    monkeypatch.setattr(cpu, "ABI", cpu.ABI + 1)
+    assert cpu._load(tmp_path) is None
 
 
 @needs_compiled
@@ -148,10 +148,10 @@ def test_norms_are_those_of_exact_arithmetic(size: int, scale: float, dtype) -> 
     values = (torch.randn(13, size, dtype=torch.float64) * scale).to(dtype)
     exact = [math.hypot(*row) for row in values.tolist()]
     torch.testing.assert_close(
-        fused.norms(values), torch.tensor(exact, dtype=torch.float64), rtol=1e-14, atol=0
+        cpu.norms(values), torch.tensor(exact, dtype=torch.float64), rtol=1e-14, atol=0
     )
     values[3, 1], values[4, 0] = math.nan, math.inf
-    found = fused.norms(values)
+    found = cpu.norms(values)
     assert found[3].isnan() and found[4].isinf() and found.isfinite().sum() == 11
 
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import secateur.envelope.fused as fused
+import secateur.kernels.cpu as cpu
 from secateur.envelope import firm, firm_, prox, prox_
-from secateur.envelope.solve import multipliers_at_root, root
+from secateur.envelope.root import multipliers_at_root, root
 
 pytestmark = pytest.mark.skipif(
-    fused.implementation() == "plain", reason="no C compiler when secateur was installed"
+    cpu.implementation() == "plain", reason="no C compiler when secateur was installed"
 )
-LENGTH = fused.LONG_ROW + 777  # its last block is not full
+LENGTH = cpu.LONG_ROW + 777  # its last block is not full
 
 
 def _slopes() -> dict[str, Tensor]:
@@ -62,14 +62,14 @@ def test_the_root_spends_the_level(name: str, dtype: torch.dtype, lines: str) ->
     for level in (0.5, 1e-3 * whole, 0.1 * whole, 0.9 * whole, whole - 0.5):
         budget = torch.tensor(level, dtype=torch.float64)
         for start in (None, torch.tensor(1e-3), torch.tensor(1e30)):
-            t, passes = fused.root(slope, offset, costs, budget, start, finite=True)
+            t, passes = cpu.root(slope, offset, costs, budget, start, finite=True)
             assert 1 <= passes.item() <= 138
             _spends(t, slope, offset, costs, level)
-        again, passes = fused.root(slope, offset, costs, budget, t * (1 + 1e-9), finite=True)
+        again, passes = cpu.root(slope, offset, costs, budget, t * (1 + 1e-9), finite=True)
         assert passes == 1 or name in ("ties", "three values")  # lines that stay open
         _spends(again, slope, offset, costs, level)
     all_of_it = torch.tensor(whole, dtype=torch.float64)
-    assert fused.root(slope, offset, costs, all_of_it, finite=True)[0] == math.inf
+    assert cpu.root(slope, offset, costs, all_of_it, finite=True)[0] == math.inf
 
 
 @pytest.mark.parametrize("name", _slopes())
@@ -94,7 +94,7 @@ def test_operators_equal_the_plain_ones(name: str, dtype, vectors: bool, monkeyp
         ]
 
     ours = results()
-    monkeypatch.setattr(fused, "_library", None)
+    monkeypatch.setattr(cpu, "_library", None)
     for mine, plain in zip(ours, results(), strict=True):
         torch.testing.assert_close(mine, plain, rtol=close, atol=close)
 
@@ -123,7 +123,7 @@ def test_segments_are_rows_of_unequal_length() -> None:
     costs = torch.ones((), dtype=torch.float64)
     bounds = torch.tensor([0, *torch.tensor(sizes).cumsum(0).tolist()])
     level = 0.3 * torch.tensor(sizes, dtype=torch.float64).clamp(min=1)
-    found, _ = fused.root(slope, offset, costs, level, bounds=bounds)
+    found, _ = cpu.root(slope, offset, costs, level, bounds=bounds)
     for row, size in enumerate(sizes):
         part = slice(int(bounds[row]), int(bounds[row + 1]))
         alone = root(slope[part], offset[part], costs, level[row]) if size else math.inf

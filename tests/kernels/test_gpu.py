@@ -16,12 +16,13 @@ from torch import Tensor
 
 from devices import DEVICE, INTERPRETED, kernels, needs_gpu
 from envelope.problems import Case, adversaries, cases
-from secateur.envelope import compiled, firm, firm_, fused, gpu, multipliers, prox, prox_
-from secateur.envelope.solve import multipliers_at_root
+from secateur.envelope import firm, firm_, multipliers, prox, prox_
+from secateur.envelope.root import multipliers_at_root
+from secateur.kernels import cpu, dispatch, gpu
 
 # Numbers that leave the range are left to the comparisons that follow, as in C.
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
-MOST_PASSES = 10 + 2 * 64  # gpu_root.py
+MOST_PASSES = 10 + 2 * 64  # triton_root.py
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,7 +42,7 @@ def _plainly(call):
     """The result of a call by plain operations."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "DEVICES", ())
-        patch.setattr(fused, "_library", None)
+        patch.setattr(cpu, "_library", None)
         return call()
 
 
@@ -61,7 +62,7 @@ def test_operators_equal_the_plain_ones(case: Case, strength: float, dtype, numb
     given = {"weights": case.weights.to(DEVICE), "costs": case.costs.to(DEVICE)}
     scales = {"weights": 0.3, "costs": 2.0} if numbers else given
     hardness = strength / (1 + strength)
-    assert compiled.loops(norms) is gpu
+    assert dispatch.loops(norms) is gpu
     calls = [
         lambda: prox(norms, case.level, step=strength, **scales),
         lambda: multipliers(norms, case.level, step=strength, **scales),
@@ -212,8 +213,8 @@ def test_where_triton_does_not_work_plain_operations_take_its_place() -> None:
     """It is installed, and out of its interpreter it finds no GPU here."""
     code = (
         "import torch\n"
-        "from secateur.envelope import fused, gpu, prox_\n"
-        "gpu.DEVICES, fused._library = ('cpu',), None\n"
+        "from secateur.envelope import prox_\nfrom secateur.kernels import cpu, gpu\n"
+        "gpu.DEVICES, cpu._library = ('cpu',), None\n"
         "print(prox_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), 1, step=1.0).tolist())"
     )
     own = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -8,7 +8,7 @@ from torch import nn
 
 import networks
 import secateur as sc
-from groups.cuts import Apply, counted, cut_out, predicted, some_dead
+from cuts import Apply, counted, cut_out, predicted, some_dead
 from networks import images
 
 X = images(2, 3, 16, 16)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.groups.removal import remove
+from secateur.surgery.removal import remove
 
 
 def test_equal_ids_across_parameters_are_one_group():

@@ -15,12 +15,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import networks
 import secateur as sc
-from groups.attentions import Fused, Own, Separate, Stream
-from groups.cuts import Apply, counted, cut_out, predicted, some_dead, zero
+from attentions import Fused, Own, Separate, Stream
+from cuts import Apply, counted, cut_out, predicted, some_dead, zero
 from networks import images
-from secateur.groups.absent import Absent
-from secateur.groups.trial import difference
-from secateur.measure import count_flops, count_params
+from secateur.measurement import count_flops, count_params
+from secateur.surgery.equivalence import difference
+from secateur.surgery.module_removal import Placeholder
 
 X = images(2, 7, 6)
 
@@ -113,7 +113,7 @@ def test_dead_branches_leave_exactly_and_cost_what_was_predicted(name, trained):
     model = make().eval()
     if trained and isinstance(x, Tensor):
         networks.warm(model, x)
-    groups = sc.layers(model, x)
+    groups = sc.depth(model, x)
     assert len(groups) == count == len(set(groups.names))
     for dead in (
         some_dead(groups, 0),
@@ -128,13 +128,13 @@ def test_dead_branches_leave_exactly_and_cost_what_was_predicted(name, trained):
 
 def test_a_branch_takes_all_that_only_it_reads_and_the_last_one_its_block():
     model = Deep()  # the second block norms after its sums: it stays around its dead branches
-    groups = sc.layers(model, X)
+    groups = sc.depth(model, X)
     assert list(groups.names[:2]) == ["blocks.0.self_attn", "blocks.0.linear2"]
     assert set(groups.layers[0].producers[:2]) == {
         "blocks.0.self_attn.out_proj.weight", "blocks.0.self_attn.out_proj.bias",
     }  # fmt: skip
     small = cut_out(model, groups, np.array([1, 1, 1, 1, 0, 1], bool))[0].model
-    gone = {name for name, module in small.named_modules() if isinstance(module, Absent)}
+    gone = {name for name, module in small.named_modules() if isinstance(module, Placeholder)}
     assert gone == {
         "blocks.0.self_attn", "blocks.0.linear1", "blocks.0.linear2",
         "blocks.1.linear1", "blocks.1.linear2", "blocks.1.norm2",
@@ -144,16 +144,14 @@ def test_a_branch_takes_all_that_only_it_reads_and_the_last_one_its_block():
 
 def test_a_norm_that_two_branches_read_stays():
     model = Parallel()
-    groups = sc.layers(model, X)
+    groups = sc.depth(model, X)
     small = cut_out(model, groups, np.ones(2, bool))[0].model
     assert isinstance(small.norm, nn.LayerNorm)
-    assert isinstance(small.mlp, Absent) and isinstance(small.attention, Absent)
+    assert isinstance(small.mlp, Placeholder) and isinstance(small.attention, Placeholder)
 
 
 def test_the_nearest_parameters_make_a_branch_zero():
-    zeros = {
-        name: sc.layers(make(), x).layers[0].producers for name, (make, x, _) in MODELS.items()
-    }
+    zeros = {name: sc.depth(make(), x).layers[0].producers for name, (make, x, _) in MODELS.items()}
     assert zeros["basic blocks"][:2] == ("layer1.bn2.bias", "layer1.bn2.weight")
     assert zeros["layer scale"] == ("gamma",)
     assert zeros["inverted residual"] == ("project.1.bias", "project.1.weight")
@@ -163,7 +161,7 @@ def test_budgets_in_flops_are_met_together_with_heads_and_neurons(tmp_path: Path
     for share in (0.5, 0.25):
         torch.manual_seed(0)
         model = networks.warm(Deep(), X)
-        groups = sc.layers(model, X) + sc.heads(model, X) + sc.neurons(model, X)
+        groups = sc.depth(model, X) + sc.heads(model, X) + sc.neurons(model, X)
         budget = sc.Budget(flops=share)
         adam = torch.optim.SGD(model.parameters(), lr=0.01)
         optimizer = sc.Proximal(adam, groups, budget, steps=6)
@@ -189,11 +187,11 @@ def test_budgets_in_flops_are_met_together_with_heads_and_neurons(tmp_path: Path
 def test_a_dead_branch_beside_a_projection_leaves_the_projection(tmp_path: Path):
     x = images(2, 3, 32, 32)
     model = networks.warm(networks.ResNet50(4, (2, 3)), x)
-    groups = sc.layers(model, x)
+    groups = sc.depth(model, x)
     assert [name for name in groups.names if name.startswith("stages.2.")] == ["stages.2.bn3"]
     small = sc.shrink(*zero(model, groups, np.arange(5) == 2))
     block = small.stages[2]
-    gone = {name for name, module in block.named_modules() if isinstance(module, Absent)}
+    gone = {name for name, module in block.named_modules() if isinstance(module, Placeholder)}
     assert gone == {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3"}
     assert isinstance(block.shortcut[0], nn.Conv2d)
     zeroed = zero(model, groups, np.arange(5) == 2)[0]
@@ -211,7 +209,7 @@ def test_layers_and_channels_leave_together():
     torch.manual_seed(0)
     x = images(2, 3, 32, 32)
     model = networks.warm(networks.ResNet50(4, (2, 3)), x)
-    groups = sc.layers(model, x) + sc.channels(model, x)
+    groups = sc.depth(model, x) + sc.channels(model, x)
     assert any(layer.name == "stages.1.conv1" for layer in groups.layers)  # the stream
     for seed in range(3):
         dead = some_dead(groups, seed)
@@ -227,24 +225,24 @@ def test_sums_of_equals_are_no_branches():
         lambda m, x: m.last((m.a(x) + m.b(x)).relu()),
         a=nn.Linear(6, 6), b=nn.Linear(6, 6), last=nn.Linear(6, 2),
     )  # fmt: skip
-    with pytest.raises(ValueError, match="no removable layers"):
-        sc.layers(model, images(3, 6))
+    with pytest.raises(ValueError, match="no removable depth"):
+        sc.depth(model, images(3, 6))
     masked = Apply(
         lambda m, x, mask: m.last(m.b(m.a(x).relu()) + mask),
         a=nn.Linear(6, 8), b=nn.Linear(8, 6), last=nn.Linear(6, 2),
     )  # fmt: skip
-    with pytest.raises(ValueError, match="no removable layers"):
-        sc.layers(masked, (images(3, 6), images(3, 6)))
+    with pytest.raises(ValueError, match="no removable depth"):
+        sc.depth(masked, (images(3, 6), images(3, 6)))
 
 
 def test_a_shallow_model_is_exported_trains_on_and_shrinks_again(tmp_path: Path):
     model = Deep()
-    groups = sc.layers(model, X)
+    groups = sc.depth(model, X)
     small = sc.shrink(*zero(model, groups, some_dead(groups, 0)))
     sc.export(small, X, tmp_path / "small.onnx")
     small.train()(X).sum().backward()
     assert all(p.grad is not None for p in small.parameters())
-    again = sc.layers(small.eval(), X)
+    again = sc.depth(small.eval(), X)
     assert len(again) == 3
     smaller = sc.shrink(*zero(small, again, some_dead(again, 0)))
     loaded = sc.load(sc.save(smaller, tmp_path / "smaller.safetensors"), model=Deep())
@@ -256,7 +254,7 @@ def test_what_the_caller_runs_is_not_torchs_fused_path():
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 24, batch_first=True), 2).eval()
     x, mask = images(2, 5, 16), torch.zeros(2, 5, dtype=torch.bool)
     mask[1, 3:] = True
-    groups = sc.layers(model, (x, None, mask))
+    groups = sc.depth(model, (x, None, mask))
     zeroed, mine = zero(model, groups, some_dead(groups, 0))
     small = sc.shrink(zeroed, mine)
     with torch.no_grad():
@@ -271,21 +269,21 @@ def test_a_shared_branch_and_one_without_modules_are_refused():
     shared = Apply(
         lambda m, x: m.last(m.f(x + m.f(x)) + x), f=nn.Linear(6, 6), last=nn.Linear(6, 2)
     )
-    with pytest.raises(ValueError, match="Apply has no removable layers"):
-        sc.layers(shared, images(3, 6))
+    with pytest.raises(ValueError, match="Apply has no removable depth"):
+        sc.depth(shared, images(3, 6))
     bare = Apply(
         lambda m, x: m.last(x + F.linear(x, m.w)),
         w=nn.Parameter(torch.randn(6, 6)),
         last=nn.Linear(6, 2),
     )
     with pytest.raises(ValueError, match="no module of its own computes it"):
-        sc.layers(bare, images(3, 6))
+        sc.depth(bare, images(3, 6))
 
 
 def test_frozen_and_ignored_branches_stay():
     model = Deep()
     model.blocks[0].linear2.requires_grad_(False)
-    groups = sc.layers(model, X, ignore=["blocks.1"])
+    groups = sc.depth(model, X, ignore=["blocks.1"])
     assert len(groups) == 3
     reasons = {name: why for name, _, why in groups.refused}
     assert "frozen" in reasons["blocks.0.linear2"]
@@ -298,9 +296,9 @@ def test_a_module_that_nobody_reads_belongs_to_no_branch():
         return m.last(x + m.f(x.relu()))
 
     model = Apply(run, unread=nn.Linear(6, 3), f=nn.Linear(6, 6), last=nn.Linear(6, 2))
-    groups = sc.layers(model, images(3, 6))
+    groups = sc.depth(model, images(3, 6))
     small = cut_out(model, groups, np.ones(1, bool))[0].model
-    assert isinstance(small.f, Absent) and isinstance(small.unread, nn.Linear)
+    assert isinstance(small.f, Placeholder) and isinstance(small.unread, nn.Linear)
 
 
 def test_a_branch_that_also_leaves_the_model_keeps_what_is_returned():
@@ -311,14 +309,14 @@ def test_a_branch_that_also_leaves_the_model_keeps_what_is_returned():
         return m.last(x + m.down(y.relu())), y
 
     model = Apply(run, up=nn.Linear(6, 9), down=nn.Linear(9, 6), last=nn.Linear(6, 2))
-    groups = sc.layers(model, images(3, 6))
+    groups = sc.depth(model, images(3, 6))
     small = cut_out(model, groups, np.ones(1, bool))[0].model
-    assert isinstance(small.up, nn.Linear) and isinstance(small.down, Absent)
+    assert isinstance(small.up, nn.Linear) and isinstance(small.down, Placeholder)
 
 
 def test_a_damaged_plan_changes_nothing(tmp_path: Path):
     model = Stream(Own())
-    groups = sc.layers(model, X)
+    groups = sc.depth(model, X)
     small = sc.shrink(*zero(model, groups, some_dead(groups, 0)))
     path = sc.save(small, tmp_path / "small.safetensors")
     with pytest.raises(ValueError, match="which does not fit"):
@@ -331,11 +329,11 @@ def test_a_damaged_plan_changes_nothing(tmp_path: Path):
 @pytest.mark.parametrize("name", ["Bert", "GPT2", "Llama", "GPTNeoX", "T5"])
 def test_branches_of_transformers(name, tmp_path: Path):
     pytest.importorskip("transformers")
-    from groups.test_heads_transformers import MODELS as LIBRARY
-    from groups.test_heads_transformers import made
+    from kinds.test_heads_transformers import MODELS as LIBRARY
+    from kinds.test_heads_transformers import made
 
     model, example = made(name), LIBRARY[name][2]
-    groups = sc.layers(model, example)
+    groups = sc.depth(model, example)
     assert len(groups) == (10 if name == "T5" else 4)
     dead = some_dead(groups, 0)
     removal, gap = cut_out(model, groups, dead)

@@ -14,11 +14,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import networks
 import secateur as sc
-from groups.cuts import cut_out, predicted, some_dead, zero
+from cuts import cut_out, predicted, some_dead, zero
 from networks import images
-from secateur.groups.routing import AT_FIRST, PAST
-from secateur.groups.trial import difference
-from secateur.measure import count_bytes, count_flops, count_params
+from secateur.measurement import count_bytes, count_flops, count_params
+from secateur.surgery.equivalence import difference
+from secateur.surgery.forward_wrappers import AT_FIRST, PAST
 
 X = images(8, 6)
 
@@ -202,7 +202,7 @@ def test_experts_of_the_library_leave(name, way, tmp_path: Path):
 def test_layers_experts_and_neurons_of_a_mixture_leave_together():
     model, example = made("Mixtral", "batched_mm"), {"input_ids": IDS, "use_cache": False}
     experts = sc.experts(model, example)  # which own what would make their whole layer zero
-    layers = sc.layers(model, example, ignore=[layer.name for layer in experts.layers])
+    layers = sc.depth(model, example, ignore=[layer.name for layer in experts.layers])
     groups = layers + experts + sc.neurons(model, example)
     assert [len(kind) for kind in (layers, experts)] == [2, 8]
     for seed in range(3):

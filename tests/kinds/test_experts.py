@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 import networks
 import secateur as sc
-from groups.cuts import Apply, counted, cut_out, predicted, some_dead, zero
+from cuts import Apply, counted, cut_out, predicted, some_dead, zero
 from networks import images
-from secateur.groups.absent import Absent
-from secateur.groups.trial import difference
-from secateur.measure import count_flops
+from secateur.measurement import count_flops
+from secateur.surgery.equivalence import difference
+from secateur.surgery.module_removal import Placeholder
 
 X = images(8, 6)
 
@@ -62,7 +62,7 @@ def test_dead_experts_leave_exactly_and_are_saved(best, tmp_path: Path):
         assert removal.refused == () and gap <= 1e-5
         assert predicted(groups, dead) == counted(removal.model, X)
         assert removal.model.router.out_features == 4
-        gone = [isinstance(f, Absent) for f in removal.model.experts]
+        gone = [isinstance(f, Placeholder) for f in removal.model.experts]
         assert gone == dead.tolist()
     small = sc.shrink(*zero(model, groups, dead))
     loaded = sc.load(sc.save(small, tmp_path / "small.safetensors"), model=Mixture(best=best))

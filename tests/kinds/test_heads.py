@@ -12,12 +12,12 @@ from torch import nn
 
 import networks
 import secateur as sc
-from groups.attentions import ATTENTIONS, Fused, Grouped, Own, Separate, Stream
-from groups.cuts import Apply, counted, cut_out, predicted, some_dead, zero
+from attentions import ATTENTIONS, Fused, Grouped, Own, Separate, Stream
+from cuts import Apply, counted, cut_out, predicted, some_dead, zero
 from networks import images
-from secateur.groups.attention import Attention
-from secateur.groups.trial import difference
-from secateur.measure import count_flops, count_params
+from secateur.measurement import count_flops, count_params
+from secateur.surgery.equivalence import difference
+from secateur.tracing.attention import Attention
 
 X = images(2, 7, 6)
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
-from groups.cuts import counted, cut_out, predicted
-from groups.test_depth import Residual
-from secateur.groups.absent import Absent
+from cuts import counted, cut_out, predicted
+from secateur.surgery.module_removal import Placeholder
+from surgery.test_module_removal import Residual
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 
@@ -35,7 +35,7 @@ def one_by_one(blocks: nn.ModuleList, x: Tensor) -> Tensor:
 
 def without(model: nn.Module, *names: str) -> nn.Module:
     """The small model without the named groups; equal, and as small as predicted."""
-    groups = sc.layers(model, X)
+    groups = sc.depth(model, X)
     dead = np.isin(list(groups.names), names)
     assert dead.sum() == len(names)
     removal, gap = cut_out(model, groups, dead)
@@ -68,7 +68,7 @@ class Pair(nn.Module):
 
 def test_a_block_that_norms_its_stream_stays_and_says_so():
     model = Chain(one_by_one, [PostNorm() for _ in range(3)])
-    groups = sc.layers(model, X)
+    groups = sc.depth(model, X)
     assert groups.refused == (
         ("blocks.0 and 2 more", 3, "without its branches a block does more than pass on"),
     )
@@ -79,14 +79,16 @@ def test_a_block_that_norms_its_stream_stays_and_says_so():
 def test_what_branches_share_leaves_with_the_last_of_them():
     model = Chain(one_by_one, [Pair() for _ in range(3)])
     half = without(model, "blocks.1.a")
-    assert isinstance(half.blocks[1].norm, nn.LayerNorm) and isinstance(half.blocks[1].a, Absent)
+    assert isinstance(half.blocks[1].norm, nn.LayerNorm) and isinstance(
+        half.blocks[1].a, Placeholder
+    )
     assert len(without(model, "blocks.1.a", "blocks.1.b").blocks) == 2
 
 
 def test_a_list_that_is_indexed_keeps_its_length():
     model = Chain(lambda blocks, x: blocks[2](blocks[1](blocks[0](x))), [Pair() for _ in range(3)])
     small = without(model, "blocks.1.a", "blocks.1.b")
-    assert len(small.blocks) == 3 and isinstance(small.blocks[1], Absent)
+    assert len(small.blocks) == 3 and isinstance(small.blocks[1], Placeholder)
     assert list(small.blocks[1].children()) == []
 
 
@@ -97,10 +99,10 @@ def test_a_block_whose_attributes_are_asked_for_stays_with_its_reason():
         return x
 
     model = Chain(run, [Pair() for _ in range(3)])
-    groups = sc.layers(model, X)
+    groups = sc.depth(model, X)
     reasons = {name: why for name, _, why in groups.refused}
     assert reasons.keys() == {"blocks.0", "blocks.1", "blocks.2"}
-    assert "'Absent' object has no attribute 'unread'" in reasons["blocks.1"]
+    assert "'Placeholder' object has no attribute 'unread'" in reasons["blocks.1"]
     small = without(model, "blocks.1.a", "blocks.1.b")
     assert isinstance(small.blocks[1], Pair) and isinstance(small.blocks[1].norm, nn.LayerNorm)
 

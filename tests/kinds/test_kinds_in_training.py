@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur as sc
-from secateur.groups.trial import difference
+from secateur.surgery.equivalence import difference
 
 STEPS = 150
 

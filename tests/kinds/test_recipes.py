@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from groups.streams import Centred, Direction, Literal, Rms, RootMeanSquare
-from secateur.groups.norms import Norm, Recipe, numbers, rescale_
-from secateur.groups.recipes import find_recipe
-from secateur.groups.statistics import Statistic
+from secateur.groups.coupling import Norm
+from secateur.kinds.stream_width import find_recipe
+from secateur.surgery.norms import numbers, rescale_
+from secateur.tracing.statistics import Recipe, Statistic
+from streams import Centred, Direction, Literal, Rms, RootMeanSquare
 
 WIDTH = 10
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import networks
 import secateur as sc
 from networks import images
-from secateur.groups.trial import difference
+from secateur.surgery.equivalence import difference
 
 
 def tapped(conv: nn.Module, *cut: tuple[int, int]) -> nn.Module:

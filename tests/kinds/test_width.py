@@ -14,8 +14,9 @@ from torch.nn import functional as F
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import secateur as sc
-from groups.cuts import Apply, counted, cut_out, predicted, some_dead, zero
-from groups.streams import (
+from cuts import Apply, counted, cut_out, predicted, some_dead, zero
+from secateur.surgery.equivalence import difference
+from streams import (
     TOKENS,
     Centred,
     Direction,
@@ -25,7 +26,6 @@ from groups.streams import (
     Stream,
     stream,
 )
-from secateur.groups.trial import difference
 
 EXACT = {
     "torch": nn.RMSNorm,

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur as sc
-from groups.cuts import counted, some_dead, zero
-from groups.streams import TOKENS, Rms, Stream, stream
+from cuts import counted, some_dead, zero
 from secateur.deploy.onnx import run
-from secateur.groups.plan import Plan
-from secateur.groups.surgery import cut
-from secateur.groups.trial import difference
-from secateur.shrink.refit import refit
+from secateur.shrinking.optimizer_refit import refit
+from secateur.surgery.cut import cut
+from secateur.surgery.equivalence import difference
+from secateur.surgery.plan import Plan
+from streams import TOKENS, Rms, Stream, stream
 
 STEPS = 120
 KINDS = {
@@ -79,7 +79,7 @@ def test_depth_and_width_would_own_the_same_weights():
     """A branch is zero where its last projection is: so are the rows that write each channel."""
     model = stream()
     with pytest.raises(ValueError, match=r"groups overlap in blocks\.0\.attention\.o\.weight"):
-        sc.width(model, TOKENS) + sc.layers(model, TOKENS)
+        sc.width(model, TOKENS) + sc.depth(model, TOKENS)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0])

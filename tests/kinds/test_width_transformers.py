@@ -11,8 +11,8 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import secateur as sc
-from groups.cuts import counted, predicted, some_dead, zero
-from secateur.groups.trial import difference
+from cuts import counted, predicted, some_dead, zero
+from secateur.surgery.equivalence import difference
 
 transformers = pytest.importorskip("transformers")
 

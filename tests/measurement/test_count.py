@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from secateur.measure import count_bytes, count_flops, count_params
+from secateur.measurement import count_bytes, count_flops, count_params
 
 
 class Tied(nn.Module):

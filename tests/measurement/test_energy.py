@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.measure import measure_energy
-from secateur.measure.energy import find_counter
+from secateur.measurement import measure_energy
+from secateur.measurement.energy import find_counter
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.measure import Footprint, measure, measure_together
+from secateur.measurement import Footprint, measure, measure_together
 
 
 def test_every_figure_of_a_small_network():

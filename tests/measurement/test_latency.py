@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.measure import latency, measure_latency, time_together
+from secateur.measurement import latency, measure_latency, time_together
 
 
 class Clock:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from secateur.measure import count_bytes, measure_peak_memory
+from secateur.measurement import count_bytes, measure_peak_memory
 
 FLOAT = 4
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.measure import prepare
-from secateur.measure.runtimes import check_runtime, using_threads
+from secateur.measurement import prepare
+from secateur.measurement.runtimes import check_runtime, using_threads
 
 
 class Named(nn.Module):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from secateur.measure import (
+from secateur.measurement import (
     format_bytes,
     format_count,
     format_flops,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import secateur as sc
 from optim.training import STEPS, digits, groups_of, network, same, several, snapshot, train
 from secateur.optim import Chained
-from secateur.shrink import refit
+from secateur.shrinking import refit
 
 BUDGET = sc.Budget(groups=9)
 muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")

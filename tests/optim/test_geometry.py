@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 import secateur as sc
 from optim.training import groups_of, loss_of, network, proximal, train
-from secateur.optim.metric import READERS, Euclidean, metric_of
+from secateur.optim.geometry import READERS, Euclidean, metric_of
 
 o = torch.optim
 # Without momentum, a step is lr * gradient / preconditioner (NAdam looks ahead; see its own test).

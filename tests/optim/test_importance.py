@@ -11,7 +11,7 @@ from torch import nn
 
 import secateur as sc
 from optim.training import groups_of, loss_of, network
-from secateur.optim.weights import Curvature, Fixed, Weighting, weighting
+from secateur.optim.importance import Curvature, Fixed, Weighting, weighting
 
 
 def test_fixed_weights_are_as_given() -> None:

@@ -25,7 +25,7 @@ from optim.training import (
     snapshot,
     train,
 )
-from secateur.measure import count_bytes, count_flops, count_params
+from secateur.measurement import count_bytes, count_flops, count_params
 
 
 class Lamb(Optimizer):

@@ -1,7 +1,7 @@
 """A run's facts, for the tests of tables and report."""
 
 from secateur.budget.budget import Line
-from secateur.measure import Footprint
+from secateur.measurement import Footprint
 from secateur.report import Check, Network, Run, Width
 
 DENSE = Footprint(params=1000, flops=9000, bytes=4000, latency=4e-3, peak_memory=8000)

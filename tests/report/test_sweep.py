@@ -9,20 +9,20 @@ import pytest
 from report.facts import SMALL, make_run
 from secateur.budget.budget import Line
 from secateur.report import Network
-from secateur.report.sweep import Sweep, Trial, head, rows
+from secateur.report.sweep import Sweep, SweepTrial, head, rows
 from secateur.report.sweep_page import cost_svg, sweep_html
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def trial(budget: str, seed: int, reached: int, score: float, measure: str = "flops") -> Trial:
+def trial(budget: str, seed: int, reached: int, score: float, measure: str = "flops") -> SweepTrial:
     """A run that reached so much of 9,000, asked for 5,000."""
     run = make_run(asked=(Line(measure, asked=5000, reached=reached, full=9000),))
     networks = (run.networks[0], Network("small", replace(SMALL, flops=reached), None, score))
-    return Trial(budget, seed, f"runs/{budget}_{seed}", replace(run, networks=networks))
+    return SweepTrial(budget, seed, f"runs/{budget}_{seed}", replace(run, networks=networks))
 
 
-FAILED = Trial("params=1%", 0, "runs/none", failure="ValueError: <too> small")
+FAILED = SweepTrial("params=1%", 0, "runs/none", failure="ValueError: <too> small")
 SWEEP = Sweep(
     "A <tiny> sweep",
     (
@@ -55,14 +55,14 @@ def test_rows_are_means_and_sample_deviations():
 
 def test_a_row_for_every_measure_of_a_budget():
     run = make_run(asked=(Line("flops", 50, 40, 100), Line("params", 30, 30, 90)))
-    first, second = rows(Sweep("", (Trial("flops=50%,params=30", 0, "", run),)))
+    first, second = rows(Sweep("", (SweepTrial("flops=50%,params=30", 0, "", run),)))
     assert first[0] == "flops=50%,params=30" and first[3] == "FLOPs"
     assert second == ("", "", "", "parameters", "30", "30 (33.33%)")
 
 
 def test_latencies_are_shown_as_times():
     line = Line("latency", asked=2e-3, reached=1.5e-3, full=3e-3)
-    (row,) = rows(Sweep("", (Trial("latency=2ms", 0, "", make_run(asked=(line,))),)))
+    (row,) = rows(Sweep("", (SweepTrial("latency=2ms", 0, "", make_run(asked=(line,))),)))
     assert row[4:] == ("2 ms", "1.5 ms (50.00%)")
 
 

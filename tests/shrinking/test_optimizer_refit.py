@@ -15,8 +15,8 @@ import secateur as sc
 from networks import ResNet, Sigmoids, warm
 from optim.training import several
 from secateur.groups import Groups
-from secateur.shrink import refit, shrink
-from secateur.shrink.narrow import trained_wrongly, x86
+from secateur.shrinking import refit, shrink
+from secateur.shrinking.narrow_convolutions import trained_wrongly, x86
 
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_refused_and_the_optimizer_is_as_it_was() -> None:
     params, state = list(sgd.param_groups[0]["params"]), dict(sgd.state)
     refused = [
         (copy.deepcopy(model), small, "pass the model that the optimizer trained"),
-        (model, model, "this ResNet has no plan; pass what secateur.shrink returned"),
+        (model, model, "this ResNet has no plan; pass what secateur.shrinking returned"),
     ]
     for given, other, message in refused:
         with pytest.raises(ValueError, match=message):
@@ -176,7 +176,7 @@ def residual() -> nn.Sequential:
 def test_blocks_that_left_leave_the_optimizer_and_the_others_keep_their_moments(name: str) -> None:
     torch.manual_seed(0)
     model = residual()
-    groups = sc.layers(model, batches(1, 0)[0][0])
+    groups = sc.depth(model, batches(1, 0)[0][0])
     proximal = sc.Proximal(
         OPTIMIZERS[name](model.parameters()), groups, sc.Budget(groups=0.5), steps=10
     )
@@ -204,12 +204,12 @@ def test_refit_follows_a_second_cut_of_a_shorter_list() -> None:
     torch.manual_seed(0)
     model = residual()
     x = batches(1, 0)[0][0]
-    small = shrink(model, sc.layers(model, x).scale_(torch.tensor([1.0, 0.0, 1.0, 1.0])))
+    small = shrink(model, sc.depth(model, x).scale_(torch.tensor([1.0, 0.0, 1.0, 1.0])))
     sgd = OPTIMIZERS["momentum"](small.parameters())
     run(small, sgd, batches(3, 1))
     last = small[2][2].down
     moments = sgd.state[last.weight]["momentum_buffer"]
-    again = sc.layers(small, x).scale_(torch.tensor([1.0, 0.0, 1.0]))
+    again = sc.depth(small, x).scale_(torch.tensor([1.0, 0.0, 1.0]))
     smaller = shrink(small, again)
     sgd = refit(sgd, small, smaller)
     assert torch.equal(sgd.state[smaller[2][1].down.weight]["momentum_buffer"], moments)

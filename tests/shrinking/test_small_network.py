@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 import secateur as sc
 from networks import DenseNet, LeNet, MobileNet, ResNet, Sigmoids, Transformer, warm
 from secateur.groups import Groups
-from secateur.shrink import ShrinkError, shrink
+from secateur.shrinking import ShrinkError, shrink
 
 
 def filters_and_neurons(model: nn.Module, x: Tensor) -> Groups:

@@ -7,9 +7,9 @@ import inspect
 import pytest
 import torch
 
-from groups.cuts import Apply
+from cuts import Apply
 from networks import images
-from secateur.groups.reshaping import follow, only_needed
+from secateur.surgery.forward_wrappers import follow, only_needed
 
 
 def followed(run, head_size: int = 4) -> Apply:

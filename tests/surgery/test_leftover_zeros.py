@@ -11,8 +11,8 @@ from torch import nn
 
 import secateur as sc
 from networks import images
-from secateur.groups.in_place import staying, tied
-from secateur.groups.trial import difference
+from secateur.surgery.equivalence import difference
+from secateur.surgery.leftover_zeros import staying, tied
 
 
 def network() -> nn.Sequential:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import secateur as sc
-from groups.cuts import counted, cut_out, predicted, some_dead, zero
-from secateur.groups.depth import name_after, name_before, take_out
-from secateur.groups.trial import difference
+from cuts import counted, cut_out, predicted, some_dead, zero
+from secateur.surgery.equivalence import difference
+from secateur.surgery.module_removal import name_after, name_before, remove_from_lists
 
 OUT = ["a.1", "a.3", "a.3.b.0", "a.0.b.1"]
 
@@ -68,7 +68,7 @@ class Counted(nn.Module):
 def test_numbers_and_depths_follow_and_a_shared_configuration_stays():
     config = Config()
     model = Counted(config)
-    take_out(model, ["blocks.0", "blocks.2", "tail.first"])
+    remove_from_lists(model, ["blocks.0", "blocks.2", "tail.first"])
     assert [name for name, _ in model.blocks.named_children()] == ["0", "1"]
     assert [block.layer_idx for block in model.blocks] == [2, 3]  # they count from 2 on
     assert (model.depth, model.config.num_hidden_layers) == (2, 2)
@@ -79,7 +79,7 @@ def test_numbers_and_depths_follow_and_a_shared_configuration_stays():
 
 def test_a_number_that_counts_something_else_stays():
     model = nn.ModuleList([Numbered(5), Numbered(5), Numbered(5)])  # all in the sixth block
-    take_out(model, ["0"])
+    remove_from_lists(model, ["0"])
     assert [block.layer_idx for block in model] == [5, 5]
 
 
@@ -90,9 +90,9 @@ def test_two_lists_of_one_length_leave_a_common_depth_alone():
         nn.ModuleList(nn.ReLU() for _ in range(3)), nn.ModuleList(nn.ReLU() for _ in range(3)),
     )  # fmt: skip
     model.depth = 3
-    take_out(model, ["decoder.1"])
+    remove_from_lists(model, ["decoder.1"])
     assert (model.num_layers, model.num_decoder_layers, model.depth) == (3, 2, 3)
-    take_out(model, ["encoder.0", "encoder.1"])  # caches are as deep as num_layers, too
+    remove_from_lists(model, ["encoder.0", "encoder.1"])  # caches are as deep as num_layers, too
     assert (model.num_layers, model.num_decoder_layers, model.depth) == (2, 2, 2)
 
 
@@ -134,7 +134,7 @@ X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 def test_blocks_leave_lists_and_others_become_identities(tmp_path: Path):
     torch.manual_seed(0)
     model = Stacked()
-    groups = sc.layers(model, X)
+    groups = sc.depth(model, X)
     assert len(groups) == 9
     where = {
         gone.module: gone.recipe["kind"]
@@ -155,7 +155,7 @@ def test_blocks_leave_lists_and_others_become_identities(tmp_path: Path):
     dead = np.array([1, 1, 1, 0, 1, 0, 1, 1, 0], bool)
     small = sc.shrink(*zero(model, groups, dead))
     assert [len(stage) for stage in small.stages] == [2] and len(small.picked) == 2
-    again = sc.layers(small, X)
+    again = sc.depth(small, X)
     last = np.zeros(len(again), bool)
     last[again.names.index("stages.0.1.last")] = True  # which was stages.1.2
     smaller = sc.shrink(*zero(small, again, last))
@@ -170,7 +170,7 @@ def test_blocks_leave_lists_and_others_become_identities(tmp_path: Path):
 
 def test_a_failed_load_leaves_a_full_model(tmp_path: Path):
     model = Stacked()
-    groups = sc.layers(model, X)
+    groups = sc.depth(model, X)
     small = sc.shrink(*zero(model, groups, np.arange(9) < 2))
     small.head = nn.Linear(6, 4)  # no longer what a full model makes
     path = sc.save(small, tmp_path / "small.safetensors")
@@ -240,7 +240,7 @@ def test_blocks_leave_and_generation_goes_on_with_its_cache(name, tmp_path: Path
     example = {"input_ids": IDS, "use_cache": False}
     if name == "T5":
         example["decoder_input_ids"] = IDS.flip(1)
-    groups = sc.layers(model, example)
+    groups = sc.depth(model, example)
     one_block = np.zeros(len(groups), bool)
     one_block[-2 * branches : -branches] = True  # the second block of three
     first = np.arange(len(groups)) == 0  # the first attention alone
@@ -266,7 +266,7 @@ def test_a_shallow_language_model_is_one_of_its_library_again(tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     model = made("Llama")
     example = {"input_ids": IDS, "use_cache": False}
-    groups = sc.layers(model, example)
+    groups = sc.depth(model, example)
     small = sc.shrink(*zero(model, groups, np.isin(np.arange(6), [2, 3])))
     small.save_pretrained(tmp_path)
     again = transformers.LlamaForCausalLM.from_pretrained(tmp_path).eval()
@@ -276,6 +276,6 @@ def test_a_shallow_language_model_is_one_of_its_library_again(tmp_path: Path):
 @pytest.mark.slow
 def test_a_shallow_language_model_is_exported(tmp_path: Path):
     model = made("GPT2")
-    groups = sc.layers(model, example := {"input_ids": IDS, "use_cache": False})
+    groups = sc.depth(model, example := {"input_ids": IDS, "use_cache": False})
     small = sc.shrink(*zero(model, groups, np.isin(np.arange(6), [0, 1, 3])))
     sc.export(small, example, tmp_path / "small.onnx")

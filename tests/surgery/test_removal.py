@@ -15,13 +15,13 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import networks
 import secateur as sc
-from groups.cuts import counted, cut_out, predicted, some_dead, zero
+from cuts import counted, cut_out, predicted, some_dead, zero
 from networks import images
 from secateur.groups import Groups
-from secateur.groups.plan import Plan
-from secateur.groups.removal import remove
-from secateur.groups.surgery import cut
-from secateur.groups.trial import difference
+from secateur.surgery.cut import cut
+from secateur.surgery.equivalence import difference
+from secateur.surgery.plan import Plan
+from secateur.surgery.removal import remove
 
 
 def everything(model: nn.Module, example) -> Groups:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.groups.routing import AT_FIRST, PAST, combined, new_places, reroute
+from secateur.surgery.forward_wrappers import AT_FIRST, PAST, combined, new_places, reroute
 
 
 class Echo(nn.Module):

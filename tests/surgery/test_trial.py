@@ -12,9 +12,9 @@ from torch import nn
 
 import networks
 import secateur as sc
-from groups.cuts import Apply
+from cuts import Apply
 from networks import images
-from secateur.groups.trial import difference, precise, tolerance
+from secateur.surgery.equivalence import difference, precise, tolerance
 
 
 def plus(value: float) -> nn.Module:

@@ -13,7 +13,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import nn
 
-from secateur.groups.labels import NO_GROUP, Labels, components, compress, varied
+from secateur.tracing.labels import NO_GROUP, Labels, components, compress, varied
 
 
 def test_every_index_of_every_dimension_has_its_own_atom():

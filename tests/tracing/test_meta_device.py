@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import networks
 import secateur as sc
-from groups.cuts import Apply
+from cuts import Apply
 from networks import images
-from secateur.groups.trace import trace
+from secateur.tracing.tracer import trace
 
 CASES = {
     "resnet": (networks.ResNet, images(2, 3, 16, 16)),
@@ -213,7 +213,7 @@ def test_indices_in_buffers_are_lost_and_protect_what_they_choose_from():
     assert {name for name, _, _ in groups.refused} >= {"up", "last"}
 
 
-@pytest.mark.parametrize("kind", ["layers", "experts"])
+@pytest.mark.parametrize("kind", ["depth", "experts"])
 def test_kinds_that_must_see_values_say_so(kind):
     class Model(nn.Module):
         def __init__(self) -> None:

@@ -13,10 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import networks
 import secateur as sc
-from groups.cuts import Apply
+from cuts import Apply
 from networks import images
-from secateur.groups.admission import admitted
-from secateur.groups.trace import trace
+from secateur.tracing.model_checks import check_model
+from secateur.tracing.tracer import trace
 
 X = images(2, 3, 8, 8)
 
@@ -108,7 +108,7 @@ def test_it_is_refused_by_name(what, kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["channels", "shapes", "layers", "experts", "heads", "neurons", "width"]
+    "kind", ["channels", "shapes", "depth", "experts", "heads", "neurons", "width"]
 )
 def test_every_kind_asks_at_the_door(kind):
     with pytest.raises(TypeError, match="it is TorchScript"):
@@ -137,7 +137,7 @@ def test_shells_are_taken_off(shell, kind):
     groups = getattr(sc, kind)(shell(model), *given)
     assert groups.names[0] == getattr(sc, kind)(model, *given).names[0]
     assert {id(m.parameter) for m in groups.members} <= {id(p) for p in model.parameters()}
-    assert admitted(shell(model)) is model
+    assert check_model(shell(model)) is model
 
 
 def test_a_compiled_model_shrinks_to_a_plain_one():

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import secateur as sc
-from groups.cuts import some_dead
+from cuts import some_dead
 from networks import images
-from secateur.groups.trial import difference
+from secateur.surgery.equivalence import difference
 
 
 class Halves(nn.Module):

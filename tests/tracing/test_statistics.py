@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from groups.cuts import Apply
-from groups.streams import TOKENS, Centred, stream
+from cuts import Apply
 from networks import images
-from secateur.groups.trace import trace
+from secateur.tracing.tracer import trace
+from streams import TOKENS, Centred, stream
 
 
 def test_each_norm_of_a_stream_is_found_with_its_axis():

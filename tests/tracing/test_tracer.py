@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 import networks
 import secateur as sc
-from groups.cuts import Apply, axes, some_dead, zero
+from cuts import Apply, axes, some_dead, zero
 from networks import images
-from secateur.groups import Trace, trace
-from secateur.groups.removal import remove
-from secateur.groups.running import tensors_in, undisturbed
-from secateur.groups.trial import difference
-from secateur.measure.running import arguments
+from secateur.surgery.equivalence import difference
+from secateur.surgery.removal import remove
+from secateur.tracing import Trace, trace
+from secateur.utils.contexts import preserve_state, tensors_in
+from secateur.utils.forward import arguments
 
 OUTPUT = "reaches an output of the model"
 
@@ -283,7 +283,7 @@ def test_an_error_of_the_model_itself_is_shown():
 def test_eval_mode_ends_with_the_context():
     model = nn.Sequential(nn.Dropout(), nn.ReLU())
     model[1].eval()
-    with undisturbed(model):
+    with preserve_state(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == [True, True, False]
 

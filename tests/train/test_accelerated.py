@@ -17,19 +17,19 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import secateur as sc
-from integrations import launched
-from integrations.mine import make_data
-from integrations.test_loop import assert_same, make_loop, stop_at
-from secateur.cli import main
-from secateur.integrations import Interrupted
-from secateur.integrations.accelerated import Accelerated, Share, _check_shareable
-from secateur.integrations.data import cross_entropy
-from secateur.integrations.rng import seed_all
-from secateur.integrations.run import Settings, train
+from secateur.commands.main import main
+from secateur.train import Interrupted
+from secateur.train.accelerated import Accelerated, Share, _check_shareable
+from secateur.train.data import cross_entropy
+from secateur.train.rng import seed_all
+from secateur.train.run import Settings, train
+from train import launched
+from train.mine import make_data
+from train.test_loop import assert_same, make_loop, stop_at
 
 TESTS = Path(__file__).parents[1]
-WORDS = "-m secateur train --model integrations.launched:make_model --lr 0.2 --device cpu "
-WORDS += "--data integrations.launched:make_data --budget flops=40% --epochs 3 --checkpoint-every 5"
+WORDS = "-m secateur train --model train.launched:make_model --lr 0.2 --device cpu "
+WORDS += "--data train.launched:make_data --budget flops=40% --epochs 3 --checkpoint-every 5"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ABORTED = "terminate called without an active exception"  # gloo's threads, when all is done
 
@@ -261,11 +261,11 @@ def test_mixed_precision_runs_the_model_in_it_and_leaves_the_weights():
 @pytest.mark.slow
 def test_options_of_the_command_reach_the_run(tmp_path):
     settings = Settings(
-        *("integrations.mine:make_model", "integrations.mine:make_data", ("flops=50%",)),
+        *("train.mine:make_model", "train.mine:make_data", ("flops=50%",)),
         epochs=2,
         lr=0.05,
     )
-    words = "train --model integrations.mine:make_model --data integrations.mine:make_data "
+    words = "train --model train.mine:make_model --data train.mine:make_data "
     words += "--budget flops=50% --epochs 2 --lr 0.05 --precision bf16 --accumulate 3 --clip 0.5"
     assert main([*words.split(), "--out", str(tmp_path / "command")]) == 0
     run = train(replace(settings, precision="bf16", accumulate=3, clip=0.5), tmp_path / "call")

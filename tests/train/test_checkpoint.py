@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from secateur.integrations.checkpoint import CheckpointError, clear_up, read, write
+from secateur.train.checkpoint import CheckpointError, clear_up, read, write
 
 
 @pytest.fixture

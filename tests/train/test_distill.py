@@ -15,16 +15,16 @@ from torch import nn
 from torch.nn import functional
 
 import secateur as sc
-from integrations import digits
-from secateur.cli import main
-from secateur.integrations import CheckpointError, Data, Distill, Interrupted, Loop
-from secateur.integrations.distill import examine, fingerprint, make_teacher
-from secateur.integrations.loop import test as score
-from secateur.integrations.run import Settings, train
+from secateur.commands.main import main
 from secateur.report import Run
+from secateur.train import CheckpointError, Data, Distill, Interrupted, Loop
+from secateur.train.distill import examine, fingerprint, make_teacher
+from secateur.train.loop import test as score
+from secateur.train.run import Settings, train
+from train import digits
 
-FACTORY = "integrations.digits:make_model"
-WORDS = ["train", "--model", FACTORY, "--data", "integrations.digits:make_data"]
+FACTORY = "train.digits:make_model"
+WORDS = ["train", "--model", FACTORY, "--data", "train.digits:make_data"]
 WORDS += ["--budget", "flops=50%", "--epochs", "2", "--lr", "0.05"]
 
 
@@ -251,7 +251,7 @@ def test_the_command_says_what_is_missing(more, words, tmp_path, capsys):
 
 SETTINGS = Settings(
     model=f"{__name__}:taught",
-    data="integrations.digits:make_data",
+    data="train.digits:make_data",
     budget=("flops=50%",),
     epochs=2,
     lr=0.02,

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 import secateur as sc
-from integrations.test_loop import assert_same, make_loop, stop_at
-from secateur.integrations import Data, Interrupted, Loop
-from secateur.integrations.engine import Engine
+from secateur.train import Data, Interrupted, Loop
+from secateur.train.engine import Engine
+from train.test_loop import assert_same, make_loop, stop_at
 
 
 def model_of(seed: int = 0) -> nn.Module:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.integrations.loggers import JsonLines, Log, Logger, TensorBoard, make_loggers
+from secateur.train.loggers import JsonLines, Log, Logger, TensorBoard, make_loggers
 
 RECORDS = [
     {"step": 1, "loss": 2.0, "kept": 8, "spent": {"flops": 1.0}, "widths": {"0": 8}},

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import secateur as sc
-from integrations import mine
-from secateur.integrations import CheckpointError, Data, Interrupted, Loop
-from secateur.integrations import checkpoint as checkpoints
-from secateur.integrations.loop import test as score
-from secateur.integrations.rng import seed_all
+from secateur.train import CheckpointError, Data, Interrupted, Loop
+from secateur.train import checkpoint as checkpoints
+from secateur.train.loop import test as score
+from secateur.train.rng import seed_all
+from train import mine
 
 
 def make_loop(

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 import secateur as sc
-from integrations import digits
-from secateur.integrations import Data, Loop
-from secateur.integrations.alarm import RECENT, Alarm
-from secateur.integrations.demo import DigitNet
-from secateur.integrations.rng import seed_all
+from secateur.commands.demo import DigitNet
+from secateur.train import Data, Loop
+from secateur.train.monitor import RECENT, LossMonitor
+from secateur.train.rng import seed_all
+from train import digits
 
 BLANK = math.log(10)
 
 
 def told(losses, *, freeze: int = 70, blank: float | None = BLANK) -> list[str]:
-    alarm = Alarm(blank)
+    alarm = LossMonitor(blank)
     hardness = [min(1.0, (step / freeze) ** 3) for step in range(1, len(losses) + 1)]
     seen = [alarm.see(i, loss, r) for i, (loss, r) in enumerate(zip(losses, hardness, strict=True))]
     return [words for words in seen if words]
@@ -82,7 +82,7 @@ def test_a_jump_without_rising_hardness_is_left_alone():
 
 
 def test_every_stage_is_watched_anew():
-    alarm, words = Alarm(BLANK), []
+    alarm, words = LossMonitor(BLANK), []
     for loss in (0.1, 2.0, 0.1, 2.0):  # the second and the fourth part end what the first begins
         for step in range(20):
             hardness = (step + 20 * (loss > 1)) / 40

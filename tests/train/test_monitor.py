@@ -9,16 +9,16 @@ import pytest
 import torch
 
 import secateur as sc
-from integrations import digits, test_loggers
-from secateur.cli import main
-from secateur.integrations import Data, Loop
-from secateur.integrations.data import cross_entropy
-from secateur.integrations.records import blank_loss, due, widths
-from secateur.integrations.rng import seed_all
+from secateur.commands.main import main
 from secateur.report import Run
+from secateur.train import Data, Loop
+from secateur.train.data import cross_entropy
+from secateur.train.records import baseline_loss, due, widths
+from secateur.train.rng import seed_all
+from train import digits, test_loggers
 
-WORDS = ["train", "--model", "integrations.digits:make_model"]
-WORDS += ["--data", "integrations.digits:make_data", "--lr", "0.05"]
+WORDS = ["train", "--model", "train.digits:make_model"]
+WORDS += ["--data", "train.digits:make_data", "--lr", "0.05"]
 
 
 def make_loop(epochs: int = 10, **options) -> Loop:
@@ -93,14 +93,14 @@ def test_a_history_has_about_as_many_records_whatever_the_run(steps):
     assert set(seldom) <= set(found) and len(seldom) <= steps // 100 + 1
 
 
-def test_the_blank_loss_is_that_of_zeros_in_the_output_s_own_type():
+def test_the_baseline_loss_is_that_of_zeros_in_the_output_s_own_type():
     def loss_of(output):
         return cross_entropy(output, torch.tensor([0, 1, 2]))
 
-    found = blank_loss(loss_of, {"logits": torch.randn(3, 4), "hidden": None})
+    found = baseline_loss(loss_of, {"logits": torch.randn(3, 4), "hidden": None})
     assert found == pytest.approx(math.log(4))
-    assert blank_loss(loss_of, "no logits") is None
-    assert blank_loss(lambda output: output.sum().log(), torch.ones(3)) is None
+    assert baseline_loss(loss_of, "no logits") is None
+    assert baseline_loss(lambda output: output.sum().log(), torch.ones(3)) is None
 
 
 def test_layers_of_one_module_are_told_apart_by_kind():
@@ -120,7 +120,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 def test_the_command_logs_to_tensorboard_and_to_a_logger_of_one_s_own(tmp_path):
-    log = ["--log", "tensorboard", "--log", "integrations.test_loggers:Kept"]
+    log = ["--log", "tensorboard", "--log", "train.test_loggers:Kept"]
     words = [*WORDS, "--budget", "flops=50%", "--epochs", "2", "--out", str(tmp_path), *log]
     assert main(words) == 0
     written, curves = lines(tmp_path), test_loggers.curves(tmp_path / "tensorboard")

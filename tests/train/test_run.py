@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import secateur as sc
-from integrations import mine
-from secateur.integrations.loop import Interrupted
-from secateur.integrations.run import Settings, cosine, train
 from secateur.report import Run
+from secateur.train.loop import Interrupted
+from secateur.train.run import Settings, cosine, train
+from train import mine
 
 SETTINGS = Settings(
-    model="integrations.mine:make_model",
-    data="integrations.mine:make_data",
+    model="train.mine:make_model",
+    data="train.mine:make_data",
     budget=("flops=70%,50%,30%",),
     epochs=4,
     lr=0.05,
@@ -50,7 +50,7 @@ def test_every_network_of_a_frontier_is_written_down(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at", [20, 25, 40])
 def test_a_frontier_resumes_between_its_networks(tmp_path: Path, at: int, monkeypatch) -> None:
     """Stopped before, at, and after the end of a stage (48 steps in all; 24, 36, 48)."""
-    from secateur.integrations import loop
+    from secateur.train import loop
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(SETTINGS, whole)

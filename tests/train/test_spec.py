@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import secateur as sc
-from integrations import mine
-from secateur.integrations import options
+from secateur.train import spec
+from train import mine
 
 
 @pytest.mark.parametrize(
@@ -23,9 +23,9 @@ from secateur.integrations import options
         (["groups=60"], {"groups": 60}),
         (["memory=2MiB"], {"memory": 2 * 1024**2}),
         (["memory=30%"], {"memory": 0.3}),
-        (["latency=3ms"], {"latency": sc.budget.Target("3ms")}),
-        (["latency=800us,flops=50%"], {"latency": sc.budget.Target("800us"), "flops": 0.5}),
-        (["latency=60%"], {"latency": sc.budget.Target(0.6)}),
+        (["latency=3ms"], {"latency": sc.LatencyTarget("3ms")}),
+        (["latency=800us,flops=50%"], {"latency": sc.LatencyTarget("800us"), "flops": 0.5}),
+        (["latency=60%"], {"latency": sc.LatencyTarget(0.6)}),
         (["groups=1"], {"groups": 1}),
         (["flops=1.0"], {"flops": 1.0}),
         (["flops=25%,params=40%"], {"flops": 0.25, "params": 0.4}),
@@ -35,7 +35,7 @@ from secateur.integrations import options
     ],
 )
 def test_budgets_are_read(texts, amounts):
-    assert options.parse_budget(texts) == sc.Budget(**amounts)
+    assert spec.parse_budget(texts) == sc.Budget(**amounts)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_budgets_are_read(texts, amounts):
 )
 def test_what_is_no_budget_is_answered_with_what_to_write(text, words):
     with pytest.raises(ValueError, match=words):
-        options.parse_budget([text])
+        spec.parse_budget([text])
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_what_is_no_budget_is_answered_with_what_to_write(text, words):
     ],
 )
 def test_several_amounts_are_several_budgets(texts, budgets):
-    found = options.parse_budgets(texts, multiple_of=8, per_layer=True)
+    found = spec.parse_budgets(texts, multiple_of=8, per_layer=True)
     assert found == tuple(sc.Budget(**b, multiple_of=8, per_layer=True) for b in budgets)
 
 
@@ -95,79 +95,79 @@ def test_several_amounts_are_several_budgets(texts, budgets):
 )
 def test_budgets_that_make_no_list_are_refused(texts, words):
     with pytest.raises(ValueError, match=words):
-        options.parse_budgets(texts)
+        spec.parse_budgets(texts)
 
 
 def test_several_budgets_are_refused_where_one_is_expected():
     with pytest.raises(ValueError, match=r"several budgets where one is expected"):
-        options.parse_budget(["flops=50%,25%"])
+        spec.parse_budget(["flops=50%,25%"])
 
 
 def test_a_pair_that_disagrees_is_refused_by_the_budget():
     model = mine.make_model()
     groups = sc.filters(model, torch.ones(1, 1, 6, 6))
     with pytest.raises(ValueError, match="give one of the two"):
-        options.parse_budget(["params=50%", "params=500"]).on(groups)
+        spec.parse_budget(["params=50%", "params=500"]).on(groups)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("integrations.mine", "write PACKAGE.MODULE:NAME"),
+        ("train.mine", "write PACKAGE.MODULE:NAME"),
         ("integrations.yours:make_model", "no module 'integrations.yours'"),
-        ("integrations.mine:make_modle", "has no 'make_modle'; it has .*make_model"),
-        ("integrations.mine:__doc__", "expected a function or class"),
-        ("integrations.mine:fails", r"calling it with \(\) failed: KeyError: 'weights.pt'"),
-        ("integrations.mine:not_a_model", "returned a int, not an nn.Module"),
+        ("train.mine:make_modle", "has no 'make_modle'; it has .*make_model"),
+        ("train.mine:__doc__", "expected a function or class"),
+        ("train.mine:fails", r"calling it with \(\) failed: KeyError: 'weights.pt'"),
+        ("train.mine:not_a_model", "returned a int, not an nn.Module"),
     ],
 )
 def test_factories_that_do_not_work_are_named(text, words):
     with pytest.raises(ValueError, match=words):
-        options.make_model(text)
+        spec.make_model(text)
 
 
 def test_a_module_that_misses_another_says_which(tmp_path, monkeypatch):
     (tmp_path / "needs_more.py").write_text("import no_such_package")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="needs_more needs 'no_such_package'"):
-        options.resolve("needs_more:make_model", "--model")
+        spec.resolve("needs_more:make_model", "--model")
 
 
 def test_kinds_compose_and_unknown_ones_are_listed():
     model, example = mine.make_model(), torch.ones(1, 1, 6, 6)
-    kinds = [layer.kind for layer in options.make_groups(model, example, "filters").layers]
+    kinds = [layer.kind for layer in spec.make_groups(model, example, "filters").layers]
     assert set(kinds) == {"filters"}
     with pytest.raises(ValueError, match="unknown kind 'filter'; known: filters, neurons"):
-        options.make_groups(model, example, "filter")
+        spec.make_groups(model, example, "filter")
 
 
 def test_examples_are_shapes():
-    image, tokens = options.parse_example(["1,3,8,8", "1,16:int64"])
+    image, tokens = spec.parse_example(["1,3,8,8", "1,16:int64"])
     assert image.shape == (1, 3, 8, 8) and image.std() > 0.5
     assert tokens.dtype == torch.int64 and not tokens.any()
     for text in ("1x3", "1,3:int65", ""):
         with pytest.raises(ValueError, match="write a shape"):
-            options.parse_example([text])
+            spec.parse_example([text])
 
 
 def test_intervals_are_times_or_steps():
-    assert options.parse_interval("2h") == {"seconds": 7200.0}
+    assert spec.parse_interval("2h") == {"seconds": 7200.0}
     for text in ("0", "5 minutes", "-3", "1.5m"):
         with pytest.raises(ValueError, match="30s, 5m or 1h, or a number of steps"):
-            options.parse_interval(text)
+            spec.parse_interval(text)
 
 
 def test_optimizers_have_their_usual_rates():
     model = mine.make_model()
-    sgd = options.make_optimizer(model, "sgd", None, None, 0.8)
+    sgd = spec.make_optimizer(model, "sgd", None, None, 0.8)
     assert sgd.defaults["lr"] == 0.1 and sgd.defaults["momentum"] == 0.8
-    assert options.make_optimizer(model, "adamw", None, 0.3, 0.9).defaults["weight_decay"] == 0.3
+    assert spec.make_optimizer(model, "adamw", None, 0.3, 0.9).defaults["weight_decay"] == 0.3
     with pytest.raises(ValueError, match="known are sgd, adamw"):
-        options.make_optimizer(model, "lion", None, None, 0.9)
+        spec.make_optimizer(model, "lion", None, None, 0.9)
 
 
 def test_a_latency_is_given_its_runtime_and_table():
-    target = options.parse_budget(["latency=3ms"], runtime="torch", table="phone.json").latency
-    assert target == sc.budget.Target("3ms", runtime="torch", table="phone.json")
+    target = spec.parse_budget(["latency=3ms"], runtime="torch", table="phone.json").latency
+    assert target == sc.LatencyTarget("3ms", runtime="torch", table="phone.json")
     with pytest.raises(ValueError, match="go with a budget on latency="):
-        options.parse_budget(["flops=50%"], runtime="torch")
+        spec.parse_budget(["flops=50%"], runtime="torch")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from secateur.deploy.extras import require
+from secateur.utils.extras import require
 
 
 def test_what_is_there_is_imported():

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from secateur.deploy.files import write_atomically
+from secateur.utils.files import write_atomically
 
 
 def test_folders_are_made_and_old_files_replaced(tmp_path):

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from devices import DEVICE
-from secateur.measure import (
+from secateur.measurement import (
     count_flops,
     measure,
     measure_energy,
     measure_latency,
     measure_peak_memory,
 )
-from secateur.measure.running import full_precision
+from secateur.utils.forward import full_precision
 
 
 class Scaled(nn.Module):

@@ -8,8 +8,8 @@ from torch import nn
 
 import secateur as sc
 from networks import LeNet, ResNet50, Transformer, images
-from secateur.groups.reading import Row, folded, names, ranges, table, tied_to, tree
-from secateur.groups.trace import trace
+from secateur.tracing.tracer import trace
+from secateur.utils.name_trees import Row, folded, names, ranges, table, tied_to, tree
 
 
 def short(*rows: Row) -> list[tuple[str, str]]:

@@ -1,30 +1,21 @@
-"""What keeping a group costs, and how much may be kept."""
+"""How much may be kept, and which groups then stay."""
 
 from secateur.budget.allowance import Allowance
-from secateur.budget.blockwise import BlockwiseAllowance
 from secateur.budget.budget import Budget, Line, Reached
-from secateur.budget.costs import Cost
-from secateur.budget.even import EvenAllowance
-from secateur.budget.measures import MEASURES, cost
-from secateur.budget.profiling import profile
-from secateur.budget.reachable import Range, Reachable, reachable
-from secateur.budget.table import LatencyTable
-from secateur.budget.target import Target
+from secateur.budget.limits import Range, Reachable, reachable
+from secateur.budget.n_of_m import NMAllowance
+from secateur.budget.target import LatencyTarget
+from secateur.budget.uniform import UniformAllowance
 
 __all__ = [
-    "MEASURES",
     "Allowance",
-    "BlockwiseAllowance",
     "Budget",
-    "Cost",
-    "EvenAllowance",
-    "LatencyTable",
+    "LatencyTarget",
     "Line",
+    "NMAllowance",
     "Range",
     "Reachable",
     "Reached",
-    "Target",
-    "cost",
-    "profile",
+    "UniformAllowance",
     "reachable",
 ]

@@ -14,10 +14,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from secateur.budget.costs import Cost
-from secateur.budget.units import Units, least, ordered
-from secateur.envelope.firm import multipliers_at
-from secateur.envelope.solve import root
+from secateur.costs.multiples import Units, least, ordered
+from secateur.costs.terms import Cost
+from secateur.envelope.firm_operator import multipliers_at
+from secateur.envelope.root import root
 from secateur.groups import Layer
 
 ROUNDING = 1e-13  # relative: costs and limits are whole numbers, the sums of products are not
@@ -33,7 +33,7 @@ class Allowance:
         limits: measure -> the most that may be spent, absolute.
         layers: the ranges of groups in which `at_least` groups stay (or all, of a smaller one).
         at_least: how many groups stay in each layer.
-        steps: how many groups of each layer are chosen at a time (units.py); () for one by one.
+        steps: how many groups of each layer are chosen at a time (multiples.py); () for one by one.
         live: the groups that may stay, bool of shape (m,); None for all.
 
     Example:
@@ -51,7 +51,7 @@ class Allowance:
     steps: tuple[int, ...] = ()
     live: np.ndarray | None = None
 
-    even: ClassVar[bool] = False  # whether all layers keep the same share (even.py)
+    even: ClassVar[bool] = False  # whether all layers keep the same share (uniform.py)
 
     def __post_init__(self) -> None:
         if not self.steps:

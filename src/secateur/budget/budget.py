@@ -16,15 +16,15 @@ import numpy as np
 from torch import nn
 
 from secateur.budget.allowance import Allowance
-from secateur.budget.blockwise import BlockwiseAllowance
 from secateur.budget.clock import Clock, clock_for
-from secateur.budget.even import EvenAllowance
-from secateur.budget.measures import MEASURES, cost, whole
-from secateur.budget.target import Target, as_target
+from secateur.budget.n_of_m import NMAllowance
+from secateur.budget.target import LatencyTarget, as_latency_target
 from secateur.budget.trials import MemoryTrial, Trial, choose
-from secateur.budget.units import steps
+from secateur.budget.uniform import UniformAllowance
+from secateur.costs.measures import MEASURES, cost, full_costs
+from secateur.costs.multiples import steps
 from secateur.groups import Groups
-from secateur.measure import (
+from secateur.measurement import (
     count_bytes,
     count_flops,
     count_params,
@@ -114,8 +114,8 @@ class Budget:
         memory: peak bytes of one run on the example inputs: weights, inputs and all activations
             that are alive at once.
         latency: of one run on the example inputs: a fraction, a time with its unit such as "3ms",
-            or a `Target`, which also says in which runtime, on how many threads, by which table.
-            Measured on this machine; the chosen network is measured again.
+            or a `LatencyTarget`, which also says in which runtime, on how many threads, by which
+            table. Measured on this machine; the chosen network is measured again.
         per_layer: every layer keeps the same share of its groups, the largest that the amounts
             allow; by default the groups of all layers compete.
         multiple_of: widths come out as multiples of this, such as 8, 16 or 32; a layer that is
@@ -138,7 +138,7 @@ class Budget:
     params: Amount | None = None
     bytes: Amount | None = None
     memory: Amount | None = None
-    latency: float | str | Target | None = None
+    latency: float | str | LatencyTarget | None = None
     per_layer: bool = False
     multiple_of: int = 1
     at_least: int = 1
@@ -148,7 +148,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.latency is not None:
-            as_target(self.latency)
+            as_latency_target(self.latency)
         for measure, amount in self.amounts():
             if measure == "latency":
                 continue
@@ -196,7 +196,7 @@ class Budget:
         rounded = f", multiple_of={self.multiple_of}" if self.multiple_of > 1 else ""
         return f"at_least={self.at_least}{rounded}"
 
-    def on(self, groups: Groups) -> Allowance | BlockwiseAllowance:
+    def on(self, groups: Groups) -> Allowance | NMAllowance:
         """The budget in the units of one model, refused at once if it can't be reached.
 
         Raises:
@@ -207,13 +207,13 @@ class Budget:
             raise ValueError(f"{self}: there are no groups; nothing can be cut")
         everything = np.ones(len(groups))
         if self.latency is not None:
-            target = as_target(self.latency)
+            target = as_latency_target(self.latency)
             self._clocks["latency"] = clock_for(target, groups, self.multiple_of)
         clocks = self._clocks
         costs = {m: clocks[m].cost if m in clocks else cost(groups, m) for m, _ in self.amounts()}
-        full = {m: clocks[m].table.full if m in clocks else whole(groups, m) for m in costs}
+        full = {m: clocks[m].table.full if m in clocks else full_costs(groups, m) for m in costs}
         limits = {m: float(_absolute(m, amount, full[m])) for m, amount in self.amounts()}
-        kind = EvenAllowance if self.per_layer else Allowance
+        kind = UniformAllowance if self.per_layer else Allowance
         units = steps(groups, self.multiple_of)
         allowance = kind(costs, limits, groups.layers, self.at_least, units)
         for measure, amount in self.amounts():
@@ -250,7 +250,7 @@ class Budget:
         if limits.get("latency", math.inf) < full.get("latency", 0) and clocks["latency"].measured:
             self._trials["latency"] = clocks["latency"].trial
         if any(layer.blocks for layer in groups.layers):
-            return BlockwiseAllowance.of(allowance)
+            return NMAllowance.of(allowance)
         return allowance
 
     @property
@@ -258,7 +258,7 @@ class Budget:
         """What latency is counted by, once the budget was used on groups: its table and more."""
         return self._clocks.get("latency")
 
-    def choose(self, allowance: Allowance | BlockwiseAllowance, saliency: np.ndarray) -> np.ndarray:
+    def choose(self, allowance: Allowance | NMAllowance, saliency: np.ndarray) -> np.ndarray:
         """Choose the groups to keep for good, bool of shape (m,).
 
         With a budget on memory or latency the network without the others is really made and
@@ -355,7 +355,7 @@ def _words(measure: str, value: float) -> str:
 def _absolute(measure: str, amount: Any, full: float) -> float:
     """An amount as an absolute number; fractions are rounded down, but for seconds."""
     if measure == "latency":
-        return as_target(amount).limit(full)
+        return as_latency_target(amount).limit(full)
     if isinstance(amount, tuple):
         share, number = _absolute(measure, amount[0], full), int(amount[1])
         if abs(share - number) > 1:

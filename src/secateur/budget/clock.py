@@ -1,6 +1,6 @@
 """By which clock a latency budget goes: this machine's, or the table of another one.
 
-In: a `Target` and groups. Out: a `Clock`: the latency as a cost, and what a network has reached.
+In: a `LatencyTarget` and groups. Out: a `Clock`: the latency as a cost, and what was reached.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from secateur.budget.costs import Cost
-from secateur.budget.profiling import table_for
-from secateur.budget.table import LatencyTable, check_fits
-from secateur.budget.target import Target
+from secateur.budget.target import LatencyTarget
 from secateur.budget.trials import LatencyTrial, kept_in
+from secateur.costs.latency_table import LatencyTable, check_fits
+from secateur.costs.terms import Cost
+from secateur.costs.timing import table_for
 from secateur.groups import Groups
-from secateur.measure.machine import differences, machine
-from secateur.measure.runtimes import check_runtime
+from secateur.measurement.host import machine, machine_differences
+from secateur.measurement.runtimes import check_runtime
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Clock:
         return self.cost(kept.astype(float)), f"by the table of {where}"
 
 
-def clock_for(target: Target, groups: Groups, multiple_of: int) -> Clock:
+def clock_for(target: LatencyTarget, groups: Groups, multiple_of: int) -> Clock:
     """The clock that a target asks for; its table is measured now where there is none.
 
     Raises:
@@ -56,7 +56,9 @@ def clock_for(target: Target, groups: Groups, multiple_of: int) -> Clock:
     if target.table is None:
         runtime = target.runtime or "torch"
         if target.measured is False:
-            raise ValueError("Target(measured=False) goes by a table alone; say which, table=FILE")
+            raise ValueError(
+                "LatencyTarget(measured=False) goes by a table alone; say which, table=FILE"
+            )
         table = table_for(groups, runtime=runtime, threads=target.threads, multiple_of=multiple_of)
     else:
         table = LatencyTable.load(target.table)
@@ -64,9 +66,9 @@ def clock_for(target: Target, groups: Groups, multiple_of: int) -> Clock:
         check_fits(table, groups)
     measured = table.is_from_here if target.measured is None else target.measured
     if measured:
-        if apart := differences(table.machine, machine()):
+        if apart := machine_differences(table.machine, machine()):
             raise ValueError(
-                f"Target(measured=True): the table {target.table} is of another machine "
+                f"LatencyTarget(measured=True): the table {target.table} is of another machine "
                 "(table / here):\n  " + "\n  ".join(apart) + "\nleave measured= out to go by "
                 "the table alone, or table= to measure one here"
             )
@@ -75,7 +77,7 @@ def clock_for(target: Target, groups: Groups, multiple_of: int) -> Clock:
     return Clock(table, table.cost(groups), trial, measured)
 
 
-def _refuse_other_settings(table: LatencyTable, target: Target) -> None:
+def _refuse_other_settings(table: LatencyTable, target: LatencyTarget) -> None:
     asked = replace(
         target, runtime=target.runtime or table.runtime, threads=target.threads or table.threads
     )

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from secateur.budget.allowance import Allowance
-from secateur.budget.blockwise import BlockwiseAllowance
-from secateur.budget.measures import COUNTED, cost, whole
-from secateur.budget.units import steps
+from secateur.budget.n_of_m import NMAllowance
+from secateur.costs.measures import COUNTED, cost, full_costs
+from secateur.costs.multiples import steps
 from secateur.groups import Groups
 
 
@@ -74,10 +74,10 @@ def reachable(groups: Groups, *, at_least: int = 1, multiple_of: int = 1) -> Rea
     found = []
     for measure in COUNTED if groups.model is not None else ("groups",):
         costs = {measure: cost(groups, measure)}
-        full = whole(groups, measure)
+        full = full_costs(groups, measure)
         units = steps(groups, multiple_of)
         allowance = Allowance(costs, {measure: float(full)}, groups.layers, at_least, units)
-        blocks = BlockwiseAllowance(allowance, None, tuple(x for x in groups.layers if x.blocks))
+        blocks = NMAllowance(allowance, None, tuple(x for x in groups.layers if x.blocks))
         smallest, largest = (
             round(allowance.spent(blocks.patterned(kept).astype(np.float64))[measure])
             for kept in (allowance.cheapest(), allowance.most())

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from secateur.budget.allowance import Allowance, refuse_bad
-from secateur.budget.costs import Cost
-from secateur.envelope.solve import multipliers_at_root, root
+from secateur.costs.terms import Cost
+from secateur.envelope.root import multipliers_at_root, root
 from secateur.groups import Layer
 
 
 @dataclass(frozen=True, eq=False)
-class BlockwiseAllowance:
+class NMAllowance:
     """A budget in which some layers keep n of every m consecutive groups.
 
     Attributes:
@@ -31,7 +31,7 @@ class BlockwiseAllowance:
         >>> layer = Layer("fc", "1_of_2", 0, 4, blocks=(1, 2))
         >>> count = Cost.of([(1.0, (np.arange(4),))], 4)
         >>> whole = Allowance({"groups": count}, {"groups": 2.0}, (layer,), at_least=1)
-        >>> BlockwiseAllowance.of(whole).choose(np.array([4.0, 3.0, 1.0, 2.0]))
+        >>> NMAllowance.of(whole).choose(np.array([4.0, 3.0, 1.0, 2.0]))
         array([ True, False, False,  True])
     """
 
@@ -40,7 +40,7 @@ class BlockwiseAllowance:
     layers: tuple[Layer, ...]
 
     @classmethod
-    def of(cls, whole: Allowance) -> BlockwiseAllowance:
+    def of(cls, whole: Allowance) -> NMAllowance:
         """Split an allowance at the layers that have blocks.
 
         Raises:
@@ -72,7 +72,7 @@ class BlockwiseAllowance:
             limits["groups"] -= fixed
         return cls(whole, replace(whole, costs=costs, limits=limits), layers)
 
-    def restricted(self, live: np.ndarray) -> BlockwiseAllowance:
+    def restricted(self, live: np.ndarray) -> NMAllowance:
         """The same budget where only some groups, bool of shape (m,), may stay.
 
         Blocks keep what they kept: their n of every m are the same in every budget.

@@ -1,6 +1,6 @@
-"""`Target`: how fast a network is to be, where, and by whose clock.
+"""`LatencyTarget`: how fast a network is to be, where, and by whose clock.
 
-In: an amount such as 0.5 or "3ms", a runtime, threads, a table. Out: a checked `Target`.
+In: an amount such as 0.5 or "3ms", a runtime, threads, a table. Out: a checked `LatencyTarget`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
 
-from secateur.measure.runtimes import check_runtime
+from secateur.measurement.runtimes import check_runtime
 
 UNITS = {"s": 0, "ms": -3, "us": -6, "µs": -6, "ns": -9}  # powers of ten
 
 
 @dataclass(frozen=True)
-class Target:
+class LatencyTarget:
     """A latency to train to: the time of one forward on the groups' example inputs.
 
     Args:
@@ -37,9 +37,9 @@ class Target:
         ImportError: the runtime is missing.
 
     Example:
-        >>> Target("800us").seconds, Target(0.5).share
+        >>> LatencyTarget("800us").seconds, LatencyTarget(0.5).share
         (0.0008, 0.5)
-        >>> Target(3)
+        >>> LatencyTarget(3)
         Traceback (most recent call last):
         ValueError: latency=3: 3 of what? write a time with its unit, such as '3ms', or a ...
     """
@@ -56,7 +56,9 @@ class Target:
             check_runtime(self.runtime)
         wrong = isinstance(self.threads, bool) or not isinstance(self.threads, Integral)
         if self.threads is not None and (wrong or self.threads < 1):
-            raise ValueError(f"Target(threads={self.threads!r}): an integer of 1 or more, or None")
+            raise ValueError(
+                f"LatencyTarget(threads={self.threads!r}): an integer of 1 or more, or None"
+            )
 
     @property
     def share(self) -> float | None:
@@ -77,9 +79,9 @@ class Target:
         return " ".join(parts)
 
 
-def as_target(value: Any) -> Target:
-    """What `Budget(latency=)` was given, as a `Target`."""
-    return value if isinstance(value, Target) else Target(value)
+def as_latency_target(value: Any) -> LatencyTarget:
+    """What `Budget(latency=)` was given, as a `LatencyTarget`."""
+    return value if isinstance(value, LatencyTarget) else LatencyTarget(value)
 
 
 def _check(amount: Any) -> None:

@@ -16,14 +16,14 @@ import numpy as np
 from torch import nn
 
 from secateur.budget.allowance import Allowance
-from secateur.budget.blockwise import BlockwiseAllowance
-from secateur.budget.profiling import inputs, without
-from secateur.budget.target import Target
+from secateur.budget.n_of_m import NMAllowance
+from secateur.budget.target import LatencyTarget
+from secateur.costs.timing import inputs, without
 from secateur.groups import Groups
-from secateur.measure import measure_peak_memory, prepare, time_together
-from secateur.measure.latency import synchronize
-from secateur.measure.running import device_of
-from secateur.measure.runtimes import using_threads
+from secateur.measurement import measure_peak_memory, prepare, time_together
+from secateur.measurement.latency import synchronize
+from secateur.measurement.runtimes import using_threads
+from secateur.utils.forward import device_of
 
 ATTEMPTS = 12  # networks that are tried out at most
 
@@ -67,7 +67,7 @@ class LatencyTrial:
     """
 
     groups: Groups
-    target: Target
+    target: LatencyTarget
     runtime: str
     threads: int
     full: float
@@ -106,7 +106,7 @@ class LatencyTrial:
 
 
 def choose(
-    allowance: Allowance | BlockwiseAllowance,
+    allowance: Allowance | NMAllowance,
     saliency: np.ndarray,
     trials: Mapping[str, Trial],
 ) -> np.ndarray:
@@ -171,15 +171,15 @@ def _moved(
 
 
 def _limited(
-    allowance: Allowance | BlockwiseAllowance, limits: dict[str, float]
-) -> Allowance | BlockwiseAllowance:
-    if isinstance(allowance, BlockwiseAllowance):
-        return BlockwiseAllowance.of(replace(allowance.whole, limits=limits))
+    allowance: Allowance | NMAllowance, limits: dict[str, float]
+) -> Allowance | NMAllowance:
+    if isinstance(allowance, NMAllowance):
+        return NMAllowance.of(replace(allowance.whole, limits=limits))
     return replace(allowance, limits=limits)
 
 
 def _smallest(
-    allowance: Allowance | BlockwiseAllowance,
+    allowance: Allowance | NMAllowance,
     trials: Mapping[str, Trial],
     groups: Groups,
 ) -> np.ndarray:

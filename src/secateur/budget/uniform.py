@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from secateur.budget.allowance import Allowance, refuse_bad
-from secateur.envelope.solve import multipliers_by_segment
+from secateur.envelope.root import multipliers_by_segment
 
 FIRST = 1e30  # the floor's saliency over the largest one: it is whole before others begin
 NARROW = 1e-3  # relative: how far the share moves in a step, most of the time
 
 
 @dataclass(frozen=True, eq=False)
-class EvenAllowance(Allowance):
+class UniformAllowance(Allowance):
     """An `Allowance` with one level a layer, as the paper has it.
 
     The level of a layer of n groups is share * n; the share is the largest at which every limit
@@ -30,11 +30,11 @@ class EvenAllowance(Allowance):
     of the budget goes to the units that come next and still fit.
 
     Example:
-        >>> from secateur.budget import Cost
+        >>> from secateur.costs import Cost
         >>> from secateur.groups import Layer
         >>> two_layers = (Layer("a", "neurons", 0, 4), Layer("b", "neurons", 4, 6))
         >>> count = Cost.of([(1.0, (np.arange(6),))], 6)
-        >>> allowance = EvenAllowance({"groups": count}, {"groups": 3.0}, two_layers, at_least=1)
+        >>> allowance = UniformAllowance({"groups": count}, {"groups": 3.0}, two_layers, at_least=1)
         >>> allowance.choose(np.array([1.0, 9.0, 8.0, 7.0, 1.0, 2.0])).astype(int)
         array([0, 1, 1, 0, 0, 1])
     """

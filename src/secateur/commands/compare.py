@@ -11,10 +11,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from secateur.integrations.run import FACTS
-from secateur.measure import format_bytes, format_count
+from secateur.measurement import format_bytes, format_count
 from secateur.report import Network, Run, comparison_table
 from secateur.report.tables import plain_table
+from secateur.train.run import FACTS
 
 
 def compare(a: Path, b: Path) -> Any:

@@ -12,12 +12,13 @@ import numpy as np
 from torch import nn
 
 from secateur.budget import Budget
-from secateur.budget.measures import COUNTED
-from secateur.groups import Groups, Trace, trace
-from secateur.groups.reading import Row, folded, names, tree
-from secateur.integrations.options import make_groups
-from secateur.measure import format_measure
+from secateur.costs.measures import COUNTED
+from secateur.groups import Groups
+from secateur.measurement import format_measure
 from secateur.report.tables import NAMES, plain_table
+from secateur.tracing import Trace, trace
+from secateur.train.spec import make_groups
+from secateur.utils.name_trees import Row, folded, names, tree
 
 
 def inspect(

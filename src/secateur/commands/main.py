@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from secateur.integrations.run import Settings
     from secateur.report import Run
+    from secateur.train.run import Settings
 
 DATA_HELP = """\
 The data function returns (train_loader, test_loader), or an object with these attributes and,
@@ -315,7 +315,7 @@ def _add_device(
 
 
 def _demo(options: argparse.Namespace, _: list[str]) -> None:
-    from secateur.integrations.demo import demo
+    from secateur.commands.demo import demo
     from secateur.report import html
 
     folder = Path(options.out or "secateur-demo")
@@ -328,8 +328,8 @@ def _demo(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _train(options: argparse.Namespace, words: list[str]) -> int:
-    from secateur.integrations.loop import Interrupted
-    from secateur.integrations.run import train
+    from secateur.train.loop import Interrupted
+    from secateur.train.run import train
 
     settings = _settings(options, budget=tuple(options.budget), seed=options.seed)
     try:
@@ -354,10 +354,10 @@ def _train(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def _sweep(options: argparse.Namespace, words: list[str]) -> int:
-    from secateur.integrations.sweep import Resources, SweepInterrupted, parse_seeds, sweep
-    from secateur.report.sweep import Trial, sweep_table
+    from secateur.commands.sweep import Resources, SweepInterrupted, parse_seeds, sweep
+    from secateur.report.sweep import SweepTrial, sweep_table
 
-    def ended(trial: Trial) -> None:
+    def ended(trial: SweepTrial) -> None:
         print(trial, file=sys.stderr if trial.failure else sys.stdout, flush=True)
 
     try:
@@ -386,7 +386,7 @@ def _sweep(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def _inspect(options: argparse.Namespace, _: list[str]) -> None:
-    from secateur.integrations.inspect import inspect
+    from secateur.commands.inspect import inspect
 
     model = _model(options)
     with _watched() as watch:
@@ -399,13 +399,13 @@ def _measure(options: argparse.Namespace, _: list[str]) -> None:
     if options.model is None:
         if options.weights is None:
             raise ValueError("say what to measure: --model MODULE:FACTORY, --weights FILE, or both")
-        from secateur.integrations.compare import contents
+        from secateur.commands.compare import contents
 
         numbers, size = contents(Path(options.weights))
         print(f"{numbers:,} parameters and buffers, {size:,} bytes (more with --model)")
         return
-    from secateur.integrations.data import to_device
-    from secateur.measure import measure
+    from secateur.measurement import measure
+    from secateur.train.data import to_device
 
     model = _model(options).to(options.device)
     example = to_device(_example(options), options.device)
@@ -416,8 +416,8 @@ def _measure(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _profile(options: argparse.Namespace, _: list[str]) -> None:
-    from secateur.integrations.data import to_device
-    from secateur.integrations.profile import layer_table, make_table
+    from secateur.commands.profile import layer_table, make_table
+    from secateur.train.data import to_device
 
     model = _model(options).to(options.device)
     with _watched() as watch:
@@ -447,7 +447,7 @@ def _export(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _compare(options: argparse.Namespace, _: list[str]) -> None:
-    from secateur.integrations.compare import compare
+    from secateur.commands.compare import compare
 
     _print(compare(Path(options.a), Path(options.b)))
 
@@ -457,7 +457,7 @@ def _compare(options: argparse.Namespace, _: list[str]) -> None:
 
 def _settings(options: argparse.Namespace, *, budget: tuple[str, ...], seed: int) -> Settings:
     """The options that determine a run's result."""
-    from secateur.integrations.run import Settings
+    from secateur.train.run import Settings
 
     own = {"budget": budget, "seed": seed, "ignore": tuple(options.ignore)}
     names = [name for name in Settings.__dataclass_fields__ if name not in own]
@@ -476,7 +476,7 @@ def _set_threads(options: argparse.Namespace) -> None:
 def _model(options: argparse.Namespace) -> Any:
     """The model of --model, cut and filled by --weights where given."""
     from secateur.deploy import load
-    from secateur.integrations.options import make_model
+    from secateur.train.spec import make_model
 
     model = make_model(options.model)
     weights = getattr(options, "weights", None)
@@ -484,8 +484,8 @@ def _model(options: argparse.Namespace) -> Any:
 
 
 def _example(options: argparse.Namespace) -> Any:
-    from secateur.integrations.data import Data
-    from secateur.integrations.options import make_data, parse_example
+    from secateur.train.data import Data
+    from secateur.train.spec import make_data, parse_example
 
     if (options.example is None) == (options.data is None):
         raise ValueError(
@@ -506,12 +506,7 @@ def _watched() -> Iterator[Callable[[str, int, int, str], None]]:
 
 
 def _show(run: Run) -> None:
-    from secateur.report.tables import (
-        asked_table,
-        checks_table,
-        comparison_table,
-        frontier_table,
-    )
+    from secateur.report.tables import asked_table, checks_table, comparison_table, frontier_table
 
     _print(
         asked_table(run.asked),
@@ -522,7 +517,7 @@ def _show(run: Run) -> None:
 
 
 def _print(*tables: Any) -> None:
-    from secateur.deploy.extras import require
+    from secateur.utils.extras import require
 
     console = require("rich.console", extra="cli").Console()
     if not console.is_terminal:

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from secateur.budget import LatencyTable
-from secateur.budget.profiling import Watch, profile
-from secateur.integrations.options import make_groups
-from secateur.measure import format_seconds
+from secateur.costs import LatencyTable
+from secateur.costs.timing import Watch, profile
+from secateur.measurement import format_seconds
 from secateur.report.tables import plain_table
+from secateur.train.spec import make_groups
 
 
 def make_table(

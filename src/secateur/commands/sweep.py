@@ -22,14 +22,14 @@ from typing import Any
 import torch
 
 from secateur.budget import Budget
-from secateur.deploy.extras import require
-from secateur.deploy.files import write_atomically
-from secateur.integrations import checkpoint, options
-from secateur.integrations.loop import Interrupted, Signals
-from secateur.integrations.run import CHECKPOINT, FACTS, REPORT, Settings, Watch, train
 from secateur.report import Run
-from secateur.report.sweep import Sweep, Trial
+from secateur.report.sweep import Sweep, SweepTrial
 from secateur.report.sweep_page import sweep_html
+from secateur.train import checkpoint, spec
+from secateur.train.loop import Interrupted, Signals
+from secateur.train.run import CHECKPOINT, FACTS, REPORT, Settings, Watch, train
+from secateur.utils.extras import require
+from secateur.utils.files import write_atomically
 
 SWEEP, RESULTS, ERROR = "sweep.json", "results.jsonl", "error.txt"
 REACHABLE = 5.0  # seconds a cluster has to answer
@@ -85,7 +85,7 @@ def sweep(
     resources: Resources | None = None,
     checkpoint_every: str = "5m",
     watch: Watch = lambda what, done, total, words: None,
-    ended: Callable[[Trial], None] = lambda trial: None,
+    ended: Callable[[SweepTrial], None] = lambda trial: None,
 ) -> Sweep:
     """Train once for every budget and seed, in parallel, and compare.
 
@@ -115,7 +115,7 @@ def sweep(
 
     Example:
         >>> import tempfile
-        >>> net = "secateur.integrations.demo:DigitNet"
+        >>> net = "secateur.commands.demo:DigitNet"
         >>> settings = Settings(net, "my_data:digits", budget=(), epochs=10)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     sweep(settings, folder, budgets=["flops=50%", "flops=0.5"], seeds=[0, 1])
@@ -124,7 +124,7 @@ def sweep(
     """
     folder, resources = Path(folder).resolve(), resources or Resources()
     plan = _plan(settings, budgets, seeds)
-    options.parse_interval(checkpoint_every)
+    spec.parse_interval(checkpoint_every)
     _claim(folder, settings)
     trials = {name: _trial(folder, name, own) for name, own in plan.items()}
     jobs = {name: plan[name] for name, trial in trials.items() if trial.run is None}
@@ -139,8 +139,8 @@ def sweep(
         watch("training", len(facts().runs), len(trials), words)
 
     if jobs:
-        options.resolve(settings.model, "--model")
-        options.resolve(settings.data, "--data")
+        spec.resolve(settings.model, "--model")
+        spec.resolve(settings.data, "--data")
         told("starting Ray")
         for name, outcome in _outcomes(jobs, folder, address, resources, checkpoint_every):
             if isinstance(outcome, Run):
@@ -192,7 +192,7 @@ def _check_budgets(settings: Settings, budgets: Sequence[str]) -> None:
     """Refuse what is no budget, a frontier of them, or one that was given before."""
     parsed: dict[str, Budget] = {}
     for text in budgets:
-        budget, *more = options.parse_budgets([text], **settings.budgeted())
+        budget, *more = spec.parse_budgets([text], **settings.budgeted())
         if more:
             raise ValueError(
                 f"--budgets {text}: several networks of one run, which is train's; for a run each, "
@@ -236,7 +236,7 @@ def _claim(folder: Path, settings: Settings) -> None:
         )
 
 
-def _trial(folder: Path, name: str, settings: Settings) -> Trial:
+def _trial(folder: Path, name: str, settings: Settings) -> SweepTrial:
     """A run as the folder has it: with its facts where it has ended."""
     (budget,) = settings.budget
     path = folder / "runs" / name / FACTS
@@ -246,7 +246,7 @@ def _trial(folder: Path, name: str, settings: Settings) -> Trial:
         raise ValueError(
             f"{path} is of a run with other settings; choose another --out\n" + "\n".join(lines)
         )
-    return Trial(budget, settings.seed, f"runs/{name}", run)
+    return SweepTrial(budget, settings.seed, f"runs/{name}", run)
 
 
 # -- on Ray ---------------------------------------------------------------------------------------

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from secateur.budget.costs import Cost, Term, present
+from secateur.costs.terms import Cost, Term, present
 from secateur.groups import Groups
 from secateur.groups.coupling import Operation
-from secateur.measure import format_seconds
-from secateur.measure.machine import differences, machine
+from secateur.measurement import format_seconds
+from secateur.measurement.host import machine, machine_differences
 
 FORMAT, VERSION = "secateur latency table", 1
 
@@ -71,7 +71,7 @@ class LatencyTable:
         runtime: what ran it.
         threads: how many it ran on.
         multiple_of: widths that were measured are multiples of this.
-        machine: where, as `secateur.measure.machine()` describes it.
+        machine: where, as `secateur.measurement.host()` describes it.
         layers: one entry an operator that costs FLOPs.
         offset: seconds that belong to no layer.
         scales: operator -> factor; "" is that of the parts that no width changes.
@@ -122,7 +122,7 @@ class LatencyTable:
     @property
     def is_from_here(self) -> bool:
         """Whether it was made on a machine like this one."""
-        return not differences(self.machine, machine())
+        return not machine_differences(self.machine, machine())
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the table as JSON; an old file is replaced in one step."""
@@ -187,7 +187,7 @@ def cut_axes(operation: Operation) -> list[np.ndarray]:
 
 def example_words(groups: Groups) -> tuple[str, ...]:
     """The inputs that groups were traced on, such as ("float32 1x3x32x32",)."""
-    from secateur.groups.running import tensors_in
+    from secateur.utils.contexts import tensors_in
 
     return tuple(
         f"{str(tensor.dtype).removeprefix('torch.')} {'x'.join(map(str, tensor.shape))}"
@@ -213,7 +213,7 @@ def check_fits(table: LatencyTable, groups: Groups) -> None:
         raise ValueError(
             f"the latency table{where} was made for another network (table / here):\n  "
             + "\n  ".join([*different[:4], *more])
-            + "\nmake one for this network: secateur profile, or Target(...) without table="
+            + "\nmake one for this network: secateur profile, or LatencyTarget(...) without table="
         )
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from secateur.budget.costs import Cost, Term, present, state_terms
-from secateur.budget.memory import peak
+from secateur.costs.peak_memory import peak
+from secateur.costs.terms import Cost, Term, present, state_terms
 from secateur.groups import Coupling, Groups
-from secateur.measure import measure_peak_memory
+from secateur.measurement import measure_peak_memory
 
 MEASURES = ("groups", "flops", "params", "bytes", "memory", "latency")
 COUNTED = MEASURES[:-1]  # without a clock: known as soon as the groups are
@@ -52,7 +52,7 @@ def cost(groups: Groups, measure: str) -> Cost:
     return Cost.of(_terms(groups.coupling, measure), len(groups))
 
 
-def whole(groups: Groups, measure: str) -> int:
+def full_costs(groups: Groups, measure: str) -> int:
     """What the full network costs in one measure, as it stands before anything is removed."""
     if measure == "groups" or groups.coupling is None:
         return len(groups)

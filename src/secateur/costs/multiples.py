@@ -15,7 +15,7 @@ import numpy as np
 
 from secateur.groups import Groups, Layer
 
-NO_WIDTH = ("layers", "experts")  # kinds that count modules, not channels
+NO_WIDTH = ("depth", "experts")  # kinds that count modules, not channels
 
 
 def steps(groups: Groups, multiple_of: int) -> tuple[int, ...]:

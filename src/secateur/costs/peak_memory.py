@@ -3,7 +3,7 @@
 In: groups that were traced. Out: a `Peak`: the largest, over all moments of one forward, of the
 bytes of weights, inputs and activations that are alive then.
 
-What is counted is what `secateur.measure.measure_peak_memory` counts: every storage that an
+What is counted is what `secateur.measurement.measure_peak_memory` counts: every storage that an
 operator of torch returns, from then until it is freed, beside parameters, buffers and inputs. Not
 counted: the scratch space inside a kernel, and what the allocator and the process hold besides.
 """
@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.budget.costs import Cost, Term, present, state_terms
-from secateur.groups import Groups, rules
-from secateur.groups.attention import converted
-from secateur.groups.labels import Labels, entries, varied
-from secateur.groups.running import tensors_in, undisturbed
-from secateur.measure.count import distinct, tensor_bytes
-from secateur.measure.memory import Follower
-from secateur.measure.running import forward, inputs_of, state_of, unfused_attention
+from secateur.costs.terms import Cost, Term, present, state_terms
+from secateur.groups import Groups
+from secateur.measurement.count import distinct, tensor_bytes
+from secateur.measurement.memory import Follower
+from secateur.tracing import rules
+from secateur.tracing.attention import converted
+from secateur.tracing.labels import Labels, entries, varied
+from secateur.utils.contexts import preserve_state, tensors_in
+from secateur.utils.forward import forward, inputs_of, state_of, unfused_attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,7 @@ def follow(groups: Groups, way: Way) -> tuple[list[Allocation], list[tuple[int, 
     assert model is not None
     run = forward(model, example)
     resident = [*state_of(model), *inputs_of(example)]
-    with undisturbed(model), way(model), torch.no_grad(), unfused_attention():
+    with preserve_state(model), way(model), torch.no_grad(), unfused_attention():
         follower = _Historian(resident, _ride(groups, model))
         with _inside(groups, model, follower), follower:
             run()

@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from secateur.budget.table import (
+from secateur.costs.latency_table import (
     LatencyTable,
     LayerTimes,
     NetworkTime,
@@ -36,16 +36,17 @@ from secateur.budget.table import (
     example_words,
     subsets,
 )
-from secateur.budget.units import steps
-from secateur.groups import Groups, rules
-from secateur.groups.attention import converted
-from secateur.groups.removal import remove
-from secateur.groups.running import plain_kernels, separate_steps, undisturbed
-from secateur.measure import Latency, prepare, time_together
-from secateur.measure.latency import STEADY, synchronize
-from secateur.measure.machine import VERSIONS, hardware, machine
-from secateur.measure.running import device_of, forward
-from secateur.measure.runtimes import check_runtime, using_threads
+from secateur.costs.multiples import steps
+from secateur.groups import Groups
+from secateur.measurement import Latency, prepare, time_together
+from secateur.measurement.host import VERSIONS, hardware, machine
+from secateur.measurement.latency import STEADY, synchronize
+from secateur.measurement.runtimes import check_runtime, using_threads
+from secateur.surgery.removal import remove
+from secateur.tracing import rules
+from secateur.tracing.attention import converted
+from secateur.utils.contexts import preserve_state, unfused_ops, unfused_rnn
+from secateur.utils.forward import device_of, forward
 
 UNIFORM = (0.75, 0.5, 0.25, 0.125)  # shares of the thinner networks, the same in every layer
 RANDOM = 12  # and networks with shares of their own in every layer
@@ -264,8 +265,8 @@ def _lives(within: tuple[tuple[int, ...], ...], kept: np.ndarray) -> bool:
 def _segments(model: nn.Module, example: Any, wanted: list[str]) -> tuple[list[str], list[float]]:
     """The module that calls each operator that costs FLOPs, and the time until the next one."""
     run, device = forward(model, example), device_of(model, example)
-    for apart in (nullcontext, separate_steps):  # recurrent layers: one operator, or many
-        with undisturbed(model), converted(model), torch.no_grad(), plain_kernels(), apart():
+    for apart in (nullcontext, unfused_rnn):  # recurrent layers: one operator, or many
+        with preserve_state(model), converted(model), torch.no_grad(), unfused_ops(), apart():
             finder = _Finder(model)
             with finder:
                 run()

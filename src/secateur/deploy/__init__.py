@@ -1,6 +1,6 @@
 """Small networks on their way out: saving, loading, ONNX."""
 
 from secateur.deploy.onnx import export
-from secateur.deploy.save import FileError, load, save
+from secateur.deploy.saving import FileError, load, save
 
 __all__ = ["FileError", "export", "load", "save"]

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from secateur.deploy.extras import require
 from secateur.deploy.onnx_flops import count_flops
-from secateur.measure import Latency, count_bytes, time_calls, time_together
-from secateur.measure.running import (
+from secateur.measurement import Latency, count_bytes, time_calls, time_together
+from secateur.measurement.runtimes import session, translate
+from secateur.utils.extras import require
+from secateur.utils.forward import (
     Example,
     arguments,
     check_devices,
@@ -29,7 +30,6 @@ from secateur.measure.running import (
     inputs_of,
     tensors_of,
 )
-from secateur.measure.runtimes import session, translate
 
 __all__ = ["count_flops", "export", "latencies", "latency", "run"]
 

@@ -9,14 +9,14 @@ import math
 import os
 from typing import Any
 
-from secateur.deploy.extras import require
+from secateur.utils.extras import require
 
 
 def count_flops(path: str | os.PathLike[str], *, batch: int = 1) -> int:
     """Return the floating-point operations of one run of an ONNX file, two a multiply-add.
 
     Counted from the shapes in the file, without torch: an independent check of
-    `secateur.measure.count_flops`. Convolutions, matrix products and recurrent layers count.
+    `secateur.measurement.count_flops`. Convolutions, matrix products and recurrent layers count.
 
     Args:
         path: The file.

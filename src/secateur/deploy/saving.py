@@ -14,7 +14,7 @@ once; its metadata has four keys, all strings:
         groups      {kind: [groups kept, groups in all]}
         sizes       {module: {attribute that holds a size: its value}}; may be missing
         reshaped    {module whose code follows the width of its heads: size of a head}; likewise
-        absent      {module that left whole: what takes its place (groups/absent.py)}; likewise
+        absent      {module that left whole: what takes its place (module_removal.py)}; likewise
         norms       {normalisation: {attribute such as eps: its number, or a list}}; likewise
         rerouted    {module with stacked experts: [new place of each expert]}; likewise
         difference  by how much the outputs changed, where they weren't to be equal; likewise
@@ -35,10 +35,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from secateur.deploy.files import write_atomically
-from secateur.groups.depth import take_out
-from secateur.groups.plan import Plan
-from secateur.groups.surgery import cut
+from secateur.surgery.cut import cut
+from secateur.surgery.module_removal import remove_from_lists
+from secateur.surgery.plan import Plan
+from secateur.utils.files import write_atomically
 
 FORMAT = "1"
 
@@ -108,7 +108,7 @@ def load(path: str | os.PathLike[str], *, model: nn.Module) -> nn.Module:
     Example:
         >>> import tempfile, torch
         >>> import secateur as sc
-        >>> from secateur.shrink import shrink
+        >>> from secateur.shrinking import shrink
         >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
         >>> groups = sc.neurons(model, torch.ones(1, 4))
         >>> small = shrink(model, groups.scale_(torch.tensor([1.0, 0, 1, 0, 0, 1])))
@@ -129,7 +129,7 @@ def load(path: str | os.PathLike[str], *, model: nn.Module) -> nn.Module:
         with _all_or_nothing(model):
             _refuse_small(model)
             cut(model, plan)
-            take_out(model, plan.out)
+            remove_from_lists(model, plan.out)
             _check_names_and_shapes(model, tensors)
             _fill(model, tensors)
     except Exception as error:

@@ -4,11 +4,11 @@ Pure functions on tensors (..., m), one row a problem; nothing here knows of net
 `firm_` apply the factors, in place, to groups that are rows of one tensor.
 """
 
-from secateur.envelope.firm import firm
-from secateur.envelope.fused import implementation
+from secateur.envelope.firm_operator import firm
 from secateur.envelope.penalty import conjugate, value
-from secateur.envelope.proximal import multipliers, prox
+from secateur.envelope.proximal_operator import multipliers, prox
 from secateur.envelope.rows import firm_, prox_
+from secateur.kernels.cpu import implementation
 
 __all__ = [
     "conjugate",

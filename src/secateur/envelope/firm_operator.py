@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.envelope import compiled, fused
 from secateur.envelope.inputs import Problem, Scalar, read, read_between
-from secateur.envelope.solve import multipliers_at_root, root, shares
+from secateur.envelope.root import multipliers_at_root, root, shares
+from secateur.kernels import cpu, dispatch
 
 ROUNDING = 1e-12  # relative: fractions of a budget are rounded, and so is their sum
 
@@ -132,9 +132,9 @@ def soft(problem: Problem, hardness: Tensor, into: Tensor | None = None) -> Tens
 
     Where compiled loops take the problem, the factors are multiplied into `into`, if that is given.
     """
-    loops, offset = compiled.loops(problem.given), hardness / (1 - hardness)
-    if loops is fused:
-        return fused.shrunk(*problem.lines(offset), firm=True, into=into)
+    loops, offset = dispatch.loops(problem.given), hardness / (1 - hardness)
+    if loops is cpu:
+        return cpu.shrunk(*problem.lines(offset), firm=True, into=into)
     slope = problem.slope
     t = root(slope, offset, problem.costs, problem.level)
     if loops:

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from secateur.envelope import compiled
+from secateur.kernels import dispatch
 
 Scalar = float | int | Tensor
 DEVICES_WITHOUT_FLOAT64 = ("mps",)
@@ -50,7 +50,7 @@ class Problem:
     def slope(self) -> Tensor:
         """norms sqrt(weights / costs), (..., m), up to a factor that all groups share."""
         if self.weights.numel() == 1 == self.costs.numel():
-            return self.norms if compiled.loops(self.given) is None else self.given
+            return self.norms if dispatch.loops(self.given) is None else self.given
         return self.norms * (self.weights / self.costs).sqrt()
 
 

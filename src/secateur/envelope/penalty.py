@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from secateur.envelope.inputs import Scalar, read
-from secateur.envelope.proximal import optimal_multipliers
+from secateur.envelope.proximal_operator import optimal_multipliers
 
 
 def value(norms: Tensor, level: Scalar, *, weights: Scalar = 1.0, costs: Scalar = 1.0) -> Tensor:

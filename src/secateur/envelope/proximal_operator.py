@@ -11,9 +11,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from secateur.envelope import compiled, fused
 from secateur.envelope.inputs import Problem, Scalar, read, read_between
-from secateur.envelope.solve import multipliers_at_root, root, shares
+from secateur.envelope.root import multipliers_at_root, root, shares
+from secateur.kernels import cpu, dispatch
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def prox(
     """
     problem = read("prox", norms, level, weights, costs)
     step = read_between("prox", "step", step, problem.given, 0, math.inf)
-    if loops := compiled.loops(problem.given):
+    if loops := dispatch.loops(problem.given):
         return compiled_factors(loops, problem, step).to(norms.dtype)
     kept = optimal_multipliers(problem, step)
     whole = kept + step.unsqueeze(-1) * problem.weights
@@ -101,8 +101,8 @@ def compiled_factors(
     loops: ModuleType, problem: Problem, step: Tensor, into: Tensor | None = None
 ) -> Tensor:
     """The factors of a checked problem by compiled loops, multiplied into `into` if given."""
-    if loops is fused:
-        return fused.shrunk(*problem.lines(step.unsqueeze(-1)), firm=False, into=into)
+    if loops is cpu:
+        return cpu.shrunk(*problem.lines(step.unsqueeze(-1)), firm=False, into=into)
     offset = step.unsqueeze(-1) * problem.weights
     t = root(problem.slope, offset, problem.costs, problem.level)
     return loops.factors(problem.slope, offset, t, firm=False, into=into)

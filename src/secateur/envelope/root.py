@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.envelope import compiled
+from secateur.kernels import dispatch
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -49,7 +49,7 @@ def root(
         costs: broadcasts to slope, above 0.
         level: (...,), above 0.
         start: (...,), a guess of t (the last step's root), used by "fused" and "newton".
-        method: "fused" is Newton's method in compiled loops (compiled.py) where they take it.
+        method: "fused" is Newton's method in compiled loops (dispatch.py) where they take it.
             "sorted" searches the sorted breakpoints: never waits for the device, a number of
             passes fixed by m. "newton" is the faster of the two for many groups on a CPU. "auto"
             chooses the fastest.
@@ -72,7 +72,7 @@ def root(
     """
     if slope.shape[-1] == 0:
         return torch.full_like(level, torch.inf)
-    if method in ("auto", "fused") and (loops := compiled.loops(slope)):
+    if method in ("auto", "fused") and (loops := dispatch.loops(slope)):
         return loops.root(slope, offset, costs, level, start)[0].to(level)
     if method in ("auto", "fused"):
         newton = slope.device.type == "cpu" and slope.shape[-1] >= NEWTON_FROM
@@ -121,7 +121,7 @@ def multipliers_by_segment(
     """
     one = torch.ones((), dtype=slope.dtype, device=slope.device)
     sizes = bounds.diff()
-    if loops := compiled.loops(slope):
+    if loops := dispatch.loops(slope):
         t = loops.root(slope, offset, one, level, start, bounds=bounds)[0].to(level)
     else:  # a row a segment, filled up with lines that spend nothing
         inside = torch.arange(int(sizes.max()), device=slope.device) < sizes.unsqueeze(1)

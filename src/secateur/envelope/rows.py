@@ -12,10 +12,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from secateur.envelope import compiled
-from secateur.envelope.firm import firm, soft
+from secateur.envelope.firm_operator import firm, soft
 from secateur.envelope.inputs import Scalar, read, read_between
-from secateur.envelope.proximal import compiled_factors, prox
+from secateur.envelope.proximal_operator import compiled_factors, prox
+from secateur.kernels import dispatch
 
 
 @torch.no_grad()
@@ -99,7 +99,7 @@ def _own_slopes(values: Tensor, weights: Scalar, costs: Scalar) -> ModuleType | 
     single = values.ndim > 1 and values.shape[-1] == 1
     if not single or isinstance(weights, Tensor) or isinstance(costs, Tensor):
         return None
-    return compiled.loops(values)
+    return dispatch.loops(values)
 
 
 def _norms(values: Tensor) -> Tensor:
@@ -111,13 +111,13 @@ def _norms(values: Tensor) -> Tensor:
             f"values: {kind}: expected a floating tensor (..., m, size), a group a row; "
             "for single weights pass values.unsqueeze(-1)."
         )
-    if loops := compiled.loops(values):
+    if loops := dispatch.loops(values):
         return loops.norms(values)
     dtype = torch.float32 if values.device.type == "mps" else torch.float64
     return torch.linalg.vector_norm(values, dim=-1, dtype=dtype)
 
 
 def _scale_(values: Tensor, factors: Tensor) -> Tensor:
-    if loops := compiled.loops(values):
+    if loops := dispatch.loops(values):
         return loops.scale_(values, factors)
     return values.mul_(factors.unsqueeze(-1).to(values.dtype))

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from secateur.envelope import fused, gpu
-from secateur.groups.gpu import OnGpu
-from secateur.groups.layout import Layout, kind, layout
-from secateur.groups.members import Member
+from secateur.groups.batched_gpu import OnGpu
+from secateur.groups.member import Member
+from secateur.groups.memory_layout import Layout, kind, layout
+from secateur.kernels import cpu, gpu
 
 SHARE = 1 << 20  # numbers that are worth a thread of their own
 
 
-class Together:
+class MemberBatch:
     """Members of one model, ready for the compiled loops.
 
     Where a member's numbers lie is worked out once for every layout that its tensors come in, and
@@ -35,11 +35,11 @@ class Together:
         self.members = members
         self._layouts: dict[tuple, tuple[Layout, Tensor] | None] = {}
         self._seen: Sequence[tuple[tuple, tuple | None] | None] = ()
-        self._ready: tuple[np.ndarray, list[int]] = (np.empty((0, len(fused.PART)), np.int64), [])
+        self._ready: tuple[np.ndarray, list[int]] = (np.empty((0, len(cpu.PART)), np.int64), [])
 
-    def __reduce__(self) -> tuple[type[Together], tuple[Sequence[Member]]]:
+    def __reduce__(self) -> tuple[type[MemberBatch], tuple[Sequence[Member]]]:
         """A copy works out anew where its own tensors lie."""
-        return Together, (self.members,)
+        return MemberBatch, (self.members,)
 
     def add_squares_(
         self, total: Tensor, tensors: Sequence[Tensor | None] | None = None
@@ -82,11 +82,11 @@ class Together:
         parts, left = self._parts(tensors, others)
         shares = _shares(parts, most=1 + _numbers(parts) // (16 * max(len(total), 1)))
         if len(shares) == 1:
-            fused.add_squares_(total, parts)
+            cpu.add_squares_(total, parts)
         elif shares:
             sums = torch.zeros(len(shares), len(total), dtype=total.dtype)
             work = zip(sums, shares, strict=True)
-            _at_once([partial(fused.add_squares_, one, part) for one, part in work])
+            _at_once([partial(cpu.add_squares_, one, part) for one, part in work])
             total += sums.sum(0)
         return left
 
@@ -102,7 +102,7 @@ class Together:
         parts, left = self._parts(given)
         if len(parts):
             factors = factors.to("cpu", torch.float64).contiguous()
-            _at_once([partial(fused.multiply_, share, factors) for share in _shares(parts)])
+            _at_once([partial(cpu.multiply_, share, factors) for share in _shares(parts)])
             for tensor in given:
                 if tensor is not None and not tensor.is_inference():
                     increment_version(tensor)  # as any operator in place does, for autograd
@@ -128,7 +128,7 @@ class Together:
         Others, if given, are what the tensors are multiplied with; they have to lie in memory as
         the tensors do.
         """
-        if not fused.available():
+        if not cpu.available():
             return self._ready[0][:0], _there(tensors)
         pairs = list(zip(tensors, others or [None] * len(tensors), strict=True))
         seen = [
@@ -145,9 +145,9 @@ class Together:
                 left.append(position)
             elif tensor.numel():
                 layout, ids = found
-                number, second = fused.TYPES[tensor.dtype], 0 if other is None else other.data_ptr()
+                number, second = cpu.TYPES[tensor.dtype], 0 if other is None else other.data_ptr()
                 rows.append((tensor.data_ptr(), number, *layout, ids.data_ptr(), second))
-        parts = np.array(rows, np.int64).reshape(-1, len(fused.PART))
+        parts = np.array(rows, np.int64).reshape(-1, len(cpu.PART))
         self._seen, self._ready = seen, (parts, left)
         return self._ready
 
@@ -165,16 +165,16 @@ class Together:
 
 def all_finite(tensors: Iterable[Tensor]) -> bool | None:
     """Whether all numbers in these are finite; None where the compiled loops can't read them."""
-    kinds = fused.TYPES | fused.ONLY_FINITE
-    if not fused.available():
+    kinds = cpu.TYPES | cpu.ONLY_FINITE
+    if not cpu.available():
         return None
     rows = []
     for tensor in tensors:
         if not _readable(tensor, kinds) or not _dense(tensor):
             return None
         rows.append((tensor.data_ptr(), kinds[tensor.dtype], 1, 1, 1, tensor.numel(), 0, 0))
-    shares = _shares(np.array(rows, np.int64).reshape(-1, len(fused.PART)))
-    return all(_at_once([partial(fused.finite, share) for share in shares]))
+    shares = _shares(np.array(rows, np.int64).reshape(-1, len(cpu.PART)))
+    return all(_at_once([partial(cpu.finite, share) for share in shares]))
 
 
 def _there(tensors: Sequence[Tensor | None]) -> list[int]:
@@ -187,7 +187,7 @@ def _place(tensor: Tensor) -> tuple:
     return (id(tensor),) if not _readable(tensor) else (tensor.data_ptr(), *kind(tensor))
 
 
-def _readable(tensor: Tensor, kinds: dict[torch.dtype, int] = fused.TYPES) -> bool:
+def _readable(tensor: Tensor, kinds: dict[torch.dtype, int] = cpu.TYPES) -> bool:
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.device.type == "cpu"

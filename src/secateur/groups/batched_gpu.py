@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from secateur.envelope import gpu
-from secateur.groups.layout import Layout, kind, layout
-from secateur.groups.members import Member
+from secateur.groups.member import Member
+from secateur.groups.memory_layout import Layout, kind, layout
+from secateur.kernels import gpu
 
 WORK = 1 << 15  # numbers that one program looks at, about
 RUN = 1 << 13  # numbers of one entry that one program looks at, at most
@@ -27,7 +27,7 @@ REMEMBERED = 8  # sets of addresses: parameters stay where they are, gradients m
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The tiles (gpu_parts.py) of all tensors of one dtype on one device.
+    """The tiles (triton_groups.py) of all tensors of one dtype on one device.
 
     Attributes:
         positions: of the members whose tensors these are.
@@ -140,17 +140,17 @@ class OnGpu:
         *arguments: Tensor,
         **constants: bool,
     ) -> None:
-        """Run a kernel of gpu_parts.py, a program a tile."""
-        from secateur.groups import gpu_parts
+        """Run a kernel of triton_groups.py, a program a tile."""
+        from secateur.kernels import triton_groups
 
         dtype = _of(table, given)[0].dtype
         gpu.launch(
-            getattr(gpu_parts, kernel),
+            getattr(triton_groups, kernel),
             len(table.tiles),
             table.tiles,
             self._addresses_of(table, given),
             *arguments,
-            DTYPE=getattr(gpu_parts.tl, str(dtype).removeprefix("torch.")),
+            DTYPE=getattr(triton_groups.tl, str(dtype).removeprefix("torch.")),
             **constants,
         )
 
@@ -198,13 +198,15 @@ def _of(table: Table, given: list[Tensor | None]) -> list[Tensor]:
 
 
 def _add_up_(total: Tensor, table: Table, sums: Tensor) -> None:
-    from secateur.groups import gpu_parts
+    from secateur.kernels import triton_groups
 
     groups, along = len(total), min(64, 1 << (table.most - 1).bit_length())
     across = gpu.BLOCK // along
     slots = sums, table.order, table.bounds
     sizes = {"GROUPS": across, "BLOCK": along}
-    gpu.launch(gpu_parts.totals, -(-groups // across), *slots, groups, table.most, total, **sizes)
+    gpu.launch(
+        triton_groups.totals, -(-groups // across), *slots, groups, table.most, total, **sizes
+    )
 
 
 def _layout(member: Member, tensor: Tensor) -> tuple[Layout, np.ndarray] | None:
@@ -241,7 +243,7 @@ def _table(parts: list[tuple[int, Layout, np.ndarray]], groups: int, device: tor
 
 def _cut(place: int, shape: Layout, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The tiles of one tensor, the place-th, int64 (tiles, 8), and the owners of their slots."""
-    from secateur.groups import gpu_parts as kernels
+    from secateur.kernels import triton_groups as kernels
 
     outer, rows, groups, size = shape
     short = kernels.SHORT_ENTRIES if size <= kernels.SHORT.value else kernels.LONG_ENTRIES

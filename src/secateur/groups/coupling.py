@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from secateur.groups.norms import Norm
+from secateur.tracing.statistics import Recipe
 
 NO_AXIS = np.array([-1])  # stands for an axis of an operator that no group cuts
 
@@ -64,7 +64,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Absence:
-    """A module that leaves when all of some groups do, and what takes its place (absent.py)."""
+    """A module that leaves when all of some groups do, and what takes its place."""
 
     groups: tuple[int, ...]
     module: str
@@ -77,7 +77,7 @@ class Routed:
 
     module: str
     entries: np.ndarray
-    gone: int  # routing.py
+    gone: int  # forward_wrappers.py
 
 
 @dataclass(frozen=True)
@@ -183,3 +183,24 @@ def _join(a: np.ndarray | None, b: np.ndarray | None, offset: int) -> np.ndarray
         return a
     b = np.where(b >= 0, b + offset, -1)
     return b if a is None else np.where(a >= 0, a, b)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation over an axis of which groups may leave.
+
+    Attributes:
+        module: its name.
+        dim: the axis in its input, counted from the end (-1 is the last).
+        entries: the group of every index along the axis (-1: none).
+        recipe: how it follows.
+    """
+
+    module: str
+    dim: int
+    entries: np.ndarray
+    recipe: Recipe
+
+    def kept(self, dead: np.ndarray) -> tuple[int, ...]:
+        """The indices that stay."""
+        return tuple(np.flatnonzero(~np.append(dead, False)[self.entries]).tolist())

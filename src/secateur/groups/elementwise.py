@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from secateur.groups.members import PIECE, Member
+from secateur.groups.member import PIECE, Member
 
 
 class Elements(Member):

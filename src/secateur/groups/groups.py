@@ -6,7 +6,7 @@ In: members (what must be zero for a group to be dead) and, where the model was 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.groups.batched import MemberBatch
 from secateur.groups.coupling import Coupling
 from secateur.groups.layer import Layer, Names
-from secateur.groups.members import Member
-from secateur.groups.reading import Row, folded, reasons, table, tied_to, tree
-from secateur.groups.sharded import added_up, is_split, placed
-from secateur.groups.together import Together
-from secateur.measure.running import unwrapped
+from secateur.groups.member import Member
+from secateur.groups.sharded import shard_member
+from secateur.utils.distributed import all_reduce_sum, is_dtensor
+from secateur.utils.forward import unwrapped
+from secateur.utils.name_trees import Row, folded, reasons, table, tied_to, tree
 
 
 def _joined(first: Coupling | None, second: Coupling | None, offset: int) -> Coupling | None:
@@ -97,7 +98,7 @@ def _fitting(coupling: Coupling, model: nn.Module) -> Coupling:
 
 def _refuse_split(groups: Groups) -> None:
     """What was found on the meta device is tried out on a model that this process holds."""
-    if any(is_split(member.parameter) for member in groups.members):
+    if any(is_dtensor(member.parameter) for member in groups.members):
         raise ValueError(
             "these groups were found on the meta device, and have to be tried out on values before "
             "the model is split over processes: groups = groups.on(model) on an ordinary copy of "
@@ -120,6 +121,7 @@ class Groups:
         example: the inputs that the model was traced on, or None.
         coarse: traced groups made of these finer ones, which are removed where all of it is zero.
         model: the model that was traced, so that a budget can try out what a smaller one takes.
+        untried: tries the removal of traced groups out, which waits for values on the meta device.
 
     Example:
         >>> import secateur as sc
@@ -136,6 +138,7 @@ class Groups:
     example: Any = field(default=None, repr=False)
     coarse: Groups | None = field(default=None, repr=False)
     model: nn.Module | None = field(default=None, repr=False)
+    untried: Callable[[Groups, nn.Module], Groups] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         sharing: dict[int, list[Member]] = {}
@@ -172,7 +175,14 @@ class Groups:
         coarse = self.coarse or other.coarse
         model = self.model if other.model is None else other.model
         both = Groups(
-            self.members + moved, self.layers + layers, coupling, refused, example, coarse, model
+            self.members + moved,
+            self.layers + layers,
+            coupling,
+            refused,
+            example,
+            coarse,
+            model,
+            self.untried or other.untried,
         )
         if self.coupling is not None and other.coupling is not None:
             _refuse_twice(self.coupling, other.coupling)
@@ -233,7 +243,7 @@ class Groups:
             (member.parameter, partial(member.add_squares_, tensor=chosen.get(at)))
             for at, member in ((at, self.members[at]) for at in left)
         )
-        return added_up(parts, total)
+        return all_reduce_sum(parts, total)
 
     def products(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """The sum over every group of (parameter x tensor)^2, shape (m,), in the dtype of `norms`.
@@ -249,12 +259,12 @@ class Groups:
             for member, tensor in ((self.members[at], tensors[at]) for at in left)
             if tensor is not None
         )
-        return added_up(parts, total)
+        return all_reduce_sum(parts, total)
 
     def alive(self) -> Tensor:
         """Whether any element of the group is non-zero, bool of shape (m,)."""
         parts = ((member.parameter, member.raise_) for member in self.members)
-        return added_up(parts, self._zeros()) != 0
+        return all_reduce_sum(parts, self._zeros()) != 0
 
     def _zeros(self) -> Tensor:
         self._refuse_meta()
@@ -292,9 +302,9 @@ class Groups:
         return self
 
     @cached_property
-    def together(self) -> Together:
+    def together(self) -> MemberBatch:
         """The members, for what is done to all of them at once."""
-        return Together(self.members)
+        return MemberBatch(self.members)
 
     def pad(self, factors: Tensor) -> Tensor:
         """`factors` with a 1 behind them: the factor of elements in no group (id -1)."""
@@ -327,7 +337,7 @@ class Groups:
         for member in self.members:
             _refuse_misfit(model, tensors, member.name, tuple(member.parameter.shape))
             same = tensors[member.name] is member.parameter
-            members.append(member if same else placed(member.of(tensors[member.name])))
+            members.append(member if same else shard_member(member.of(tensors[member.name])))
         groups = replace(
             self,
             members=tuple(members),
@@ -336,11 +346,9 @@ class Groups:
             example=self.example if example is None else example,
             model=model,
         )
-        if self.on_meta and not groups.on_meta and self.coupling is not None:
-            from secateur.groups.select import verified  # which makes Groups itself
-
+        if self.untried is not None and self.on_meta and not groups.on_meta:
             _refuse_split(groups)
-            return verified(groups, model)
+            return self.untried(groups, model)
         return groups
 
     @property

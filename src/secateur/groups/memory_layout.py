@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from secateur.groups.members import Member
+from secateur.groups.member import Member
 
 Layout = tuple[int, int, int, int]  # outer, rows, groups, size: what they are, _parts.c says
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from secateur.budget import Budget
 from secateur.groups import Groups
-from secateur.integrations.trainers import (
+from secateur.integrations.shared import (
     catch_up_,
     facts,
     missed,

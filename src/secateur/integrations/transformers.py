@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from secateur.budget import Budget
 from secateur.groups import Groups
-from secateur.integrations.trainers import (
+from secateur.integrations.shared import (
     catch_up_,
     facts,
     missed,
@@ -23,7 +23,7 @@ from secateur.integrations.trainers import (
     refuse_other_start,
 )
 from secateur.optim import Proximal
-from secateur.optim.options import check_parts
+from secateur.optim.compatibility import check_parts
 
 try:
     from transformers import Trainer, TrainerCallback, TrainingArguments

@@ -1,4 +1,4 @@
-/* The scalar root and the passes around it, each in one sweep over memory (fused.py calls them).
+/* The scalar root and the passes around it, each in one sweep over memory (cpu.py calls them).
 
    In: plain arrays, float or double. Out: what the last argument points to. C99, without Python's or
    torch's headers; all arithmetic is in double, but for one division of float by float. */

@@ -1,5 +1,5 @@
 /* Norms and scaling of groups spread over many tensors, and a look for NaN: one call each, every
-   number read once, nothing allocated (fused.py calls them).
+   number read once, nothing allocated (cpu.py calls them).
 
    A part is the piece of some groups that lies in one tensor. In the order of memory its numbers are
    [outer][rows][groups][size]: those at [o][.][g][.] are in the group whose number is ids[o][g], or

@@ -1,6 +1,6 @@
 """Inner loops in one sweep each, compiled from the C files here when secateur was installed.
 
-In and out: the same tensors as the plain code (solve.py, rows.py), which runs where no compiler was
+In and out: the same tensors as the plain code (root.py, rows.py), which runs where no compiler was
 there, on other devices and for other dtypes; `takes` says which. Calls don't hold Python's lock.
 """
 

@@ -1,4 +1,4 @@
-"""Who runs this room's inner loops: C on a CPU (fused.py), Triton on a GPU (gpu.py), or neither.
+"""Who runs this room's inner loops: C on a CPU (cpu.py), Triton on a GPU (gpu.py), or neither.
 
 In: tensors. Out: the module whose `root`, `factors`, `norms` and `scale_` can read them.
 """
@@ -9,7 +9,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from secateur.envelope import fused, gpu
+from secateur.kernels import cpu, gpu
 
 
 def loops(*tensors: Tensor) -> ModuleType | None:
@@ -20,4 +20,4 @@ def loops(*tensors: Tensor) -> ModuleType | None:
         >>> loops(torch.ones(3, dtype=torch.int32)) is None
         True
     """
-    return next((module for module in (fused, gpu) if module.takes(*tensors)), None)
+    return next((module for module in (cpu, gpu) if module.takes(*tensors)), None)

@@ -1,6 +1,6 @@
-"""The room's inner loops on a GPU, in Triton: what fused.py is on a CPU.
+"""The room's inner loops on a GPU, in Triton: what cpu.py is on a CPU.
 
-In and out: the same tensors as the plain code (solve.py, rows.py), which runs where Triton is not
+In and out: the same tensors as the plain code (root.py, rows.py), which runs where Triton is not
 installed; `takes` says which. Nothing here waits for the device, and how many kernels are launched
 depends on shapes only, so that CUDA graphs can capture it.
 """
@@ -95,7 +95,7 @@ def root(
 
     Source: as _fused.c; the sample and the chunks are our own.
     """
-    from secateur.envelope import gpu_root as kernels
+    from secateur.kernels import triton_root as kernels
 
     longest, rows = slope.shape[-1], level.numel()
     if bounds is None:
@@ -124,7 +124,7 @@ def factors(
     slope: Tensor, offset: Tensor, t: Tensor, *, firm: bool, into: Tensor | None = None
 ) -> Tensor:
     """Evaluate each line at its row's root, as `fused.factors` does, in one launch."""
-    from secateur.envelope import gpu_rows as kernels
+    from secateur.kernels import triton_rows as kernels
 
     out = torch.empty_like(slope) if into is None else into
     lines, root = slope.numel(), t.double().contiguous()
@@ -140,7 +140,7 @@ def factors(
 
 def norms(values: Tensor) -> Tensor:
     """The Euclidean norms of `values` (..., m, size) along its last dimension, float64 (..., m)."""
-    from secateur.envelope import gpu_rows as kernels
+    from secateur.kernels import triton_rows as kernels
 
     out = torch.empty(values.shape[:-1], dtype=torch.float64, device=values.device)
     _over_rows(kernels.norms, values, out)
@@ -149,7 +149,7 @@ def norms(values: Tensor) -> Tensor:
 
 def scale_(values: Tensor, factors: Tensor) -> Tensor:
     """Multiply `values` (..., m, size) by `factors` (..., m) in place; not where that is 1."""
-    from secateur.envelope import gpu_rows as kernels
+    from secateur.kernels import triton_rows as kernels
 
     _over_rows(kernels.scale, values, factors.double().contiguous())
     if not values.is_inference():

@@ -8,7 +8,7 @@ which lie a `stride` apart and have `length` numbers each, repeated `repeats` ti
 import triton
 import triton.language as tl
 
-from secateur.envelope.gpu_rows import narrowed, times
+from secateur.kernels.triton_rows import narrowed, times
 
 # A tile's row in the table: tensor, offset, entries, stride, length, repeats, step, slot.
 COLUMNS = tl.constexpr(8)

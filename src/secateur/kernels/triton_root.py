@@ -1,4 +1,4 @@
-"""Kernels of the scalar root: solve.py's equation for many rows of lines, all of it on a GPU.
+"""Kernels of the scalar root: root.py's equation for many rows of lines, all of it on a GPU.
 
 In and out: pointers (gpu.py gives them). A row is solved by `few` where it fits in one program's
 registers, else `few` guesses from a sample, `sweep` improves on it, one launch a pass over all

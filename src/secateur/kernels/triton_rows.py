@@ -1,6 +1,6 @@
 """Kernels over the rows of one tensor, on a GPU: factors, norms and scaling, a sweep each.
 
-In and out: pointers (gpu.py gives them); they do what fused.py's functions of these names do.
+In and out: pointers (gpu.py gives them); they do what cpu.py's functions of these names do.
 """
 # Triton reads annotations as they are: without `from __future__ import annotations`.
 

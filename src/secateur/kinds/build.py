@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from secateur.groups.admission import admitted
-from secateur.groups.attributes import groups_along
-from secateur.groups.coupling import NO_AXIS, Coupling, Operation, Size, Slot
+from secateur.groups.coupling import NO_AXIS, Coupling, Norm, Operation, Size, Slot
 from secateur.groups.groups import Groups
-from secateur.groups.labels import Operator, compress, entries, varied
 from secateur.groups.layer import Layer
-from secateur.groups.members import Member
-from secateur.groups.norms import Norm
-from secateur.groups.reading import reasons
-from secateur.groups.running import tensors_in
-from secateur.groups.trace import Axis, Trace, trace
-from secateur.groups.trial import try_removal
+from secateur.groups.member import Member
+from secateur.surgery.trial import try_removal
+from secateur.tracing.axes import Axis, Trace
+from secateur.tracing.labels import Operator, compress, entries, varied
+from secateur.tracing.model_checks import check_model
+from secateur.tracing.size_attributes import groups_along
+from secateur.tracing.tracer import trace
+from secateur.utils.contexts import tensors_in
+from secateur.utils.name_trees import reasons
 
 Ignore = Sequence[str | nn.Module | type[nn.Module]]
 
@@ -45,7 +45,7 @@ def select(
 
     `view` turns the trace before it is read (to the side of what reads the axes).
     """
-    model = admitted(model)
+    model = check_model(model)
     ignored = ignored_names(model, ignore)
     found = view(trace(model, example, keep=keep))
     refused: list[tuple[str, int, str]] = []
@@ -264,4 +264,4 @@ def build(
     )
     norms = tuple(_norms(found, lookup))
     coupling = Coupling(tuple(slots), tuple(operations), sizes=sizes, norms=norms)
-    return Groups(tuple(members), tuple(layers), coupling, refused, example)
+    return Groups(tuple(members), tuple(layers), coupling, refused, example, untried=verified)

@@ -17,13 +17,13 @@ from torch import nn
 from secateur.groups.coupling import Coupling, Routed, Size
 from secateur.groups.groups import Groups
 from secateur.groups.layer import Layer
-from secateur.groups.members import Member
-from secateur.groups.record import Record
-from secateur.groups.routing import AT_FIRST, PAST, Rerouted, is_choice
-from secateur.groups.running import plain_kernels, undisturbed
-from secateur.groups.select import kept_by
-from secateur.groups.trial import try_removal
-from secateur.measure.running import arguments
+from secateur.groups.member import Member
+from secateur.kinds.build import kept_by
+from secateur.surgery.forward_wrappers import AT_FIRST, PAST, Rerouted, is_choice
+from secateur.surgery.trial import try_removal
+from secateur.tracing.graph import Graph
+from secateur.utils.contexts import preserve_state, unfused_ops
+from secateur.utils.forward import arguments
 
 _VIEWS = {"t", "transpose", "permute", "view", "split", "slice", "detach", "alias", "_to_copy"}
 _TAKING = {*_VIEWS, "select", "index", "index_select", "unsqueeze", "expand", "clone"}
@@ -52,7 +52,7 @@ class Stack:
     reason: str = ""
 
 
-def find_stacks(model: nn.Module, run: Record, example: Any) -> Iterator[Stack]:
+def find_stacks(model: nn.Module, run: Graph, example: Any) -> Iterator[Stack]:
     """The modules that hold stacked experts and are given the indices of those to use."""
     stacked = dict(_stacked(model))
     chosen = _choices(model, example, list(stacked))
@@ -110,7 +110,7 @@ def _choices(
     ]
     args, kwargs = arguments(example)
     try:
-        with undisturbed(model), plain_kernels():
+        with preserve_state(model), unfused_ops():
             model(*args, **kwargs)
     finally:
         for hook in hooks:
@@ -118,7 +118,7 @@ def _choices(
     return found
 
 
-def _uses(run: Record) -> dict[str, int]:
+def _uses(run: Graph) -> dict[str, int]:
     """For each parameter the last step that computes with it, or with what was taken out of it."""
     source: dict[int, str] = {}
     last: dict[str, int] = {}
@@ -131,7 +131,7 @@ def _uses(run: Record) -> dict[str, int]:
     return last
 
 
-def _own_operators(run: Record, parameters: Sequence[str]) -> dict[int, int]:
+def _own_operators(run: Graph, parameters: Sequence[str]) -> dict[int, int]:
     """Operators that read the slice of one expert, where the model takes them one by one."""
     expert: dict[int, int] = {}
     operators: dict[int, int] = {}
@@ -229,4 +229,12 @@ def _grouped(model: nn.Module, found: Sequence[tuple[Stack, int]], blank: Groups
         for n, operation in enumerate(blank.coupling.operations)
     )
     coupling = Coupling(slots, operations, sizes=tuple(sizes), routed=tuple(routed))
-    return Groups(tuple(members), tuple(layers), coupling, (), blank.example, model=model)
+    return Groups(
+        tuple(members),
+        tuple(layers),
+        coupling,
+        (),
+        blank.example,
+        model=model,
+        untried=blank.untried,
+    )

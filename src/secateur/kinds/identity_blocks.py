@@ -16,21 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.groups.absent import Recipe, is_inside
-from secateur.groups.branches import Branch
-from secateur.groups.depth import is_in_list
 from secateur.groups.groups import Groups
-from secateur.groups.record import Record
-from secateur.groups.running import plain_kernels, undisturbed
-from secateur.groups.trial import try_removal
-from secateur.measure.running import arguments
+from secateur.kinds.residual import Branch
+from secateur.surgery.module_removal import Replacement, is_in_list, is_inside
+from secateur.surgery.trial import try_removal
+from secateur.tracing.graph import Graph
+from secateur.utils.contexts import preserve_state, unfused_ops
+from secateur.utils.forward import arguments
 
-OUT: Recipe = {"kind": "out"}
+OUT: Replacement = {"kind": "out"}
 MOST = 6  # branches of one block: what they share costs a sum over all subsets of them
 
 
 @dataclass(frozen=True)
-class Shell:
+class IdentityBlock:
     """A module that does nothing once some branches are dead.
 
     Attributes:
@@ -43,15 +42,15 @@ class Shell:
     module: str
     groups: tuple[int, ...]
     operators: frozenset[int]
-    recipes: tuple[Recipe, ...]
+    recipes: tuple[Replacement, ...]
 
 
-def find_shells(
+def find_identity_blocks(
     model: nn.Module,
-    run: Record,
+    run: Graph,
     branches: Sequence[Branch],
-    grouped: Callable[[Sequence[Shell]], Groups],
-) -> tuple[list[Shell], list[tuple[str, int, str]]]:
+    grouped: Callable[[Sequence[IdentityBlock]], Groups],
+) -> tuple[list[IdentityBlock], list[tuple[str, int, str]]]:
     """The modules that leave with their last branch, and those that don't although they could.
 
     Args:
@@ -63,7 +62,7 @@ def find_shells(
     Returns:
         Shells with one recipe each, found right by trial removals; and (module, 1, reason).
     """
-    good: list[Shell] = []
+    good: list[IdentityBlock] = []
     places = _places(run, branches)
     passing = _passing(model, grouped([]), places.keys())
     found = list(_candidates(model, run, places, passing))
@@ -83,10 +82,10 @@ def find_shells(
     return sorted(good, key=lambda shell: shell.groups), refused
 
 
-def _from_the_inside(shells: Sequence[Shell]) -> list[list[Shell]]:
+def _from_the_inside(shells: Sequence[IdentityBlock]) -> list[list[IdentityBlock]]:
     """Shells by how deep others are nested in them, those with none first."""
 
-    def height(shell: Shell) -> int:
+    def height(shell: IdentityBlock) -> int:
         inner = [x for x in shells if x is not shell and is_inside(x.module, [shell.module])]
         return max((1 + height(other) for other in inner), default=0)
 
@@ -94,7 +93,7 @@ def _from_the_inside(shells: Sequence[Shell]) -> list[list[Shell]]:
     return [[x for x, h in zip(shells, heights, strict=True) if h == n] for n in sorted({*heights})]
 
 
-def _failing(model: nn.Module, groups: Groups, shells: Sequence[Shell]) -> dict[int, str]:
+def _failing(model: nn.Module, groups: Groups, shells: Sequence[IdentityBlock]) -> dict[int, str]:
     """Which shells can't be removed: every other one, among living neighbours, and all of them."""
     parts = [np.isin(np.arange(len(groups)), shell.groups) for shell in shells]
     failed: dict[int, str] = {}
@@ -107,7 +106,7 @@ def _failing(model: nn.Module, groups: Groups, shells: Sequence[Shell]) -> dict[
     return failed
 
 
-def _places(run: Record, branches: Sequence[Branch]) -> dict[str, set[int]]:
+def _places(run: Graph, branches: Sequence[Branch]) -> dict[str, set[int]]:
     """The modules that hold branches as a whole, and which."""
     places: dict[str, set[int]] = {}
     for name in dict.fromkeys(call.module for call in run.calls if call.module):
@@ -136,8 +135,11 @@ def _doing_more(
 
 
 def _candidates(
-    model: nn.Module, run: Record, places: dict[str, set[int]], passing: dict[str, Recipe | None]
-) -> Iterator[Shell]:
+    model: nn.Module,
+    run: Graph,
+    places: dict[str, set[int]],
+    passing: dict[str, Replacement | None],
+) -> Iterator[IdentityBlock]:
     """What may leave of the modules that pass their inputs on when all branches are dead."""
     in_lists = [name for name in passing if is_in_list(model, name)]
     for name, recipe in passing.items():
@@ -153,7 +155,7 @@ def _candidates(
         if recipes:
             steps = [run.steps[n] for call in run.calls if call.module == name for n in call.steps]
             operators = frozenset(number for step in steps for number in step.operators)
-            yield Shell(name, tuple(sorted(places[name])), operators, tuple(recipes))
+            yield IdentityBlock(name, tuple(sorted(places[name])), operators, tuple(recipes))
 
 
 def _has_equals(model: nn.Module, name: str) -> bool:
@@ -163,11 +165,13 @@ def _has_equals(model: nn.Module, name: str) -> bool:
 
 
 @torch.no_grad()
-def _passing(model: nn.Module, groups: Groups, names: Collection[str]) -> dict[str, Recipe | None]:
+def _passing(
+    model: nn.Module, groups: Groups, names: Collection[str]
+) -> dict[str, Replacement | None]:
     """Of the modules that `names` names, those that pass an input on, with their recipes if any."""
     zeroed = copy.deepcopy(model)
     groups.on(zeroed).scale_(torch.zeros(len(groups)))
-    found: dict[str, list[Recipe | bool]] = {}
+    found: dict[str, list[Replacement | bool]] = {}
     given: dict[str, list[list[Tensor]]] = {name: [] for name in names}
 
     def enter(_: nn.Module, args: Any, kwargs: Any, name: str) -> None:
@@ -187,7 +191,7 @@ def _passing(model: nn.Module, groups: Groups, names: Collection[str]) -> dict[s
             lambda module, args, output, name=name: leave(module, args, output, name)
         )
     args, kwargs = arguments(groups.example)
-    with undisturbed(zeroed), plain_kernels():
+    with preserve_state(zeroed), unfused_ops():
         zeroed(*args, **kwargs)
     return {
         name: None if calls[0] is True else calls[0]
@@ -196,7 +200,7 @@ def _passing(model: nn.Module, groups: Groups, names: Collection[str]) -> dict[s
     }
 
 
-def _identity(inputs: Sequence[Tensor], output: Any) -> Recipe | bool:
+def _identity(inputs: Sequence[Tensor], output: Any) -> Replacement | bool:
     """The recipe of what only passes its inputs on, or whether its first result is an input."""
     items = [output] if isinstance(output, Tensor) else output
     if type(items) not in (tuple, list):

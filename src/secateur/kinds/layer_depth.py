@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from secateur.groups.admission import admitted
-from secateur.groups.branches import find_branches
 from secateur.groups.groups import Groups
-from secateur.groups.leaving import from_branches
-from secateur.groups.record import record
-from secateur.groups.select import Ignore
+from secateur.kinds.build import Ignore
+from secateur.kinds.residual import find_branches
+from secateur.kinds.whole_modules import from_branches
+from secateur.tracing.graph import record_graph
+from secateur.tracing.model_checks import check_model
 
 
-def layers(
+def depth(
     model: nn.Module, example: Any, *, ignore: Ignore | str | nn.Module | type[nn.Module] = ()
 ) -> Groups:
     """Group the residual branches of a model: its depth.
@@ -55,10 +55,10 @@ def layers(
         >>> import torch
         >>> import secateur as sc
         >>> model = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, norm_first=True)
-        >>> list(sc.layers(model, torch.ones(1, 5, 16)).names)
+        >>> list(sc.depth(model, torch.ones(1, 5, 16)).names)
         ['self_attn', 'linear2']
     """
-    model = admitted(model, seen="layers")
-    trace, run = record(model, example)
-    found = [("layers", branch) for branch in find_branches(model, run)]
-    return from_branches(model, example, trace, found, kind="layers", ignore=ignore, run=run)
+    model = check_model(model, seen="depth")
+    trace, run = record_graph(model, example)
+    found = [("depth", branch) for branch in find_branches(model, run)]
+    return from_branches(model, example, trace, found, kind="depth", ignore=ignore, run=run)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from secateur.groups.admission import admitted
 from secateur.groups.groups import Groups
 from secateur.groups.layer import Layer
-from secateur.groups.members import Member
+from secateur.groups.member import Member
+from secateur.tracing.model_checks import check_model
 
 
 def custom(model: nn.Module, ids: Mapping[str, Tensor]) -> Groups:
@@ -36,7 +36,7 @@ def custom(model: nn.Module, ids: Mapping[str, Tensor]) -> Groups:
         >>> groups.norms().shape
         torch.Size([2])
     """
-    model = admitted(model)
+    model = check_model(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     members = []
     for name, tensor in ids.items():

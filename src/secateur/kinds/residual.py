@@ -11,10 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from secateur.groups.absent import known_by_class
-from secateur.groups.ancestors import WEIGHED, Ancestors
-from secateur.groups.record import Origin, Record, Step
-from secateur.groups.vanishing import NORMS, PASSING, Zero, made_zero, unneeded
+from secateur.surgery.module_removal import known_by_class
+from secateur.tracing.dead_code import NORMS, PASSING, Zero, made_zero, unneeded
+from secateur.tracing.graph import WEIGHED, Ancestors, Graph, Node, Origin
 
 _SHORT = {*PASSING, *NORMS, *WEIGHED, "add", "cat"}  # what a shortcut may be made of
 
@@ -26,7 +25,7 @@ class Branch:
     Attributes:
         name: a module that the branch is computed by.
         zeros: the parameters that make it zero.
-        absent: modules that go with it -> how their zeros look (absent.py).
+        absent: modules that go with it -> how their zeros look (module_removal.py).
         operators: which of the trace's operators are inside them.
         reason: why it can't be removed, or "".
     """
@@ -38,7 +37,7 @@ class Branch:
     reason: str = ""
 
 
-def find_branches(model: nn.Module, run: Record) -> Iterator[Branch]:
+def find_branches(model: nn.Module, run: Graph) -> Iterator[Branch]:
     """The residual branches of a recorded run, in its order."""
     consumers, readers = run.consumers(), run.readers()
     ancestors = Ancestors(run)
@@ -64,11 +63,11 @@ def find_branches(model: nn.Module, run: Record) -> Iterator[Branch]:
             break
 
 
-def _is_sum(step: Step) -> bool:
+def _is_sum(step: Node) -> bool:
     return step.name == "add" and len(step.inputs) == 2 and step.shapes[0] == step.shapes[1]
 
 
-def _feeds(run: Record, ancestors: Ancestors, stream: Origin, branch: int) -> bool:
+def _feeds(run: Graph, ancestors: Ancestors, stream: Origin, branch: int) -> bool:
     """Whether a branch is computed from a stream, or from one without its latest branches."""
     if not isinstance(stream, int) or ancestors.has(branch, stream):
         return isinstance(stream, int)
@@ -76,7 +75,7 @@ def _feeds(run: Record, ancestors: Ancestors, stream: Origin, branch: int) -> bo
     return _is_sum(step) and any(_feeds(run, ancestors, part, branch) for part in step.inputs)
 
 
-def _is_shortcut(run: Record, ancestors: Ancestors, origin: Origin, branch: int) -> bool:
+def _is_shortcut(run: Graph, ancestors: Ancestors, origin: Origin, branch: int) -> bool:
     """Whether a summand is a projection of what `branch` reads, too, which is more than that."""
     products = 0
     while isinstance(origin, int) and not ancestors.has(branch, origin):
@@ -91,7 +90,7 @@ def _is_shortcut(run: Record, ancestors: Ancestors, origin: Origin, branch: int)
     return ancestors.products_between(origin, branch) > 1
 
 
-def _summands(run: Record, ancestors: Ancestors, origin: int) -> Iterator[int]:
+def _summands(run: Graph, ancestors: Ancestors, origin: int) -> Iterator[int]:
     """Parallel branches that are summed before they meet the stream."""
     step = run.steps[origin]
     a, b = step.inputs if step.name == "add" and len(step.inputs) == 2 else (None, None)
@@ -104,7 +103,7 @@ def _summands(run: Record, ancestors: Ancestors, origin: int) -> Iterator[int]:
         yield from _summands(run, ancestors, b)
 
 
-def branch_of(model: nn.Module, run: Record, zero: Zero, dead: set[int], freed: set[int]) -> Branch:
+def branch_of(model: nn.Module, run: Graph, zero: Zero, dead: set[int], freed: set[int]) -> Branch:
     """The branch that `zero` ends: of the `dead` steps, those `freed` had readers before."""
     owners = {name.rpartition(".")[0] for name in zero.parameters}
     absent: dict[str, dict[str, Any]] = {}

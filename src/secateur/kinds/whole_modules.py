@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from secateur.groups.absent import Recipe, is_inside
-from secateur.groups.branches import Branch
 from secateur.groups.coupling import Absence, Coupling
 from secateur.groups.groups import Groups
 from secateur.groups.layer import Layer
-from secateur.groups.members import Member
-from secateur.groups.record import Record
-from secateur.groups.select import build, ignored_names, kept_by, nothing_found
-from secateur.groups.shells import Shell, find_shells
-from secateur.groups.trace import Trace
-from secateur.groups.trial import try_removal
+from secateur.groups.member import Member
+from secateur.kinds.build import build, ignored_names, kept_by, nothing_found
+from secateur.kinds.identity_blocks import IdentityBlock, find_identity_blocks
+from secateur.kinds.residual import Branch
+from secateur.surgery.module_removal import Replacement, is_inside
+from secateur.surgery.trial import try_removal
+from secateur.tracing.axes import Trace
+from secateur.tracing.graph import Graph
 
 Sets = tuple[tuple[int, ...], ...]
 Found = Sequence[tuple[str, Branch]]  # the layer that a branch belongs to, and the branch
@@ -40,11 +40,11 @@ def from_branches(
     *,
     kind: str,
     ignore: Any,
-    run: Record | None = None,
+    run: Graph | None = None,
 ) -> Groups:
     """One group a branch; those of one layer come one after the other.
 
-    With `run`, the blocks around them leave with their last branch (shells.py).
+    With `run`, the blocks around them leave with their last branch (identity_blocks.py).
 
     Raises:
         ValueError: an unknown name in `ignore`, or no branch can leave (the reasons are listed).
@@ -67,19 +67,19 @@ def from_branches(
         kept = [pair for n, pair in enumerate(kept) if n not in failed]
     if not kept:
         raise ValueError(nothing_found(model, kind, refused, trace))
-    shells: list[Shell] = []
+    shells: list[IdentityBlock] = []
     if run is not None:
 
-        def grouped(shells: Sequence[Shell]) -> Groups:
+        def grouped(shells: Sequence[IdentityBlock]) -> Groups:
             return _grouped(model, blank, kept, kind, shells)
 
-        shells, staying = find_shells(model, run, [branch for _, branch in kept], grouped)
+        shells, staying = find_identity_blocks(model, run, [branch for _, branch in kept], grouped)
         refused += staying
     return replace(_grouped(model, blank, kept, kind, shells), refused=tuple(refused))
 
 
 def _grouped(
-    model: nn.Module, blank: Groups, found: Found, kind: str, shells: Sequence[Shell] = ()
+    model: nn.Module, blank: Groups, found: Found, kind: str, shells: Sequence[IdentityBlock] = ()
 ) -> Groups:
     branches = [branch for _, branch in found]
     members = []
@@ -99,10 +99,18 @@ def _grouped(
         layers.append(Layer(name, kind, numbers[0], numbers[-1] + 1, producers, parts=parts))
     assert blank.coupling is not None
     coupling = _coupled(blank.coupling, leaving)
-    return Groups(tuple(members), tuple(layers), coupling, (), blank.example, model=model)
+    return Groups(
+        tuple(members),
+        tuple(layers),
+        coupling,
+        (),
+        blank.example,
+        model=model,
+        untried=blank.untried,
+    )
 
 
-Leaving = tuple[tuple[int, ...], Mapping[str, Recipe], frozenset[int]]
+Leaving = tuple[tuple[int, ...], Mapping[str, Replacement], frozenset[int]]
 
 
 def _coupled(blank: Coupling, leaving: Sequence[Leaving]) -> Coupling:

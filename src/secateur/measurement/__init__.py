@@ -3,14 +3,14 @@
 A model and an example input flow in; figures flow out.
 """
 
-from secateur.measure.count import count_bytes, count_flops, count_params
-from secateur.measure.energy import measure_energy
-from secateur.measure.footprint import Footprint, measure, measure_together
-from secateur.measure.latency import Latency, measure_latency, time_calls, time_together
-from secateur.measure.machine import machine
-from secateur.measure.memory import measure_peak_memory
-from secateur.measure.runtimes import RUNTIMES, prepare
-from secateur.measure.units import (
+from secateur.measurement.count import count_bytes, count_flops, count_params
+from secateur.measurement.energy import measure_energy
+from secateur.measurement.footprint import Footprint, measure, measure_together
+from secateur.measurement.host import machine
+from secateur.measurement.latency import Latency, measure_latency, time_calls, time_together
+from secateur.measurement.memory import measure_peak_memory
+from secateur.measurement.runtimes import RUNTIMES, prepare
+from secateur.measurement.units import (
     UNAVAILABLE,
     format_bytes,
     format_count,

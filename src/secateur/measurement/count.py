@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.measure.running import Example, evaluating, forward, state_of, unfused_attention
+from secateur.utils.forward import Example, evaluating, forward, state_of, unfused_attention
 
 aten = torch.ops.aten
 

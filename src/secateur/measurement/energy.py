@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from secateur.measure.latency import synchronize
-from secateur.measure.running import Example, device_of, evaluating, forward
+from secateur.measurement.latency import synchronize
+from secateur.utils.forward import Example, device_of, evaluating, forward
 
 POWERCAP = Path("/sys/class/powercap")
 

@@ -12,18 +12,18 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import nn
 
-from secateur.measure.count import count_bytes, count_flops, count_params
-from secateur.measure.energy import measure_energy
-from secateur.measure.latency import measure_latency, synchronize, time_together
-from secateur.measure.memory import measure_peak_memory
-from secateur.measure.running import Example, device_of, evaluating, forward
-from secateur.measure.units import (
+from secateur.measurement.count import count_bytes, count_flops, count_params
+from secateur.measurement.energy import measure_energy
+from secateur.measurement.latency import measure_latency, synchronize, time_together
+from secateur.measurement.memory import measure_peak_memory
+from secateur.measurement.units import (
     format_bytes,
     format_count,
     format_flops,
     format_joules,
     format_seconds,
 )
+from secateur.utils.forward import Example, device_of, evaluating, forward
 
 
 @dataclass(frozen=True)

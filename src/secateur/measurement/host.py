@@ -50,11 +50,11 @@ def hardware(facts: Mapping[str, str]) -> dict[str, str]:
     return {name: facts[name] for name in HARDWARE if name in facts}
 
 
-def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+def machine_differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     """What two machines differ in, in words; the versions of what ran there don't count.
 
     Example:
-        >>> differences({"processor": "A, 2 cores"}, {"processor": "B, 8 cores"})
+        >>> machine_differences({"processor": "A, 2 cores"}, {"processor": "B, 8 cores"})
         ['processor: A, 2 cores / B, 8 cores']
     """
     mine, theirs = hardware(one), hardware(other)

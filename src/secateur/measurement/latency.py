@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from secateur.measure.running import Example, device_of, evaluating, forward
+from secateur.utils.forward import Example, device_of, evaluating, forward
 
 
 class Latency(NamedTuple):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.measure.count import distinct, parts, tensor_bytes
-from secateur.measure.running import (
+from secateur.measurement.count import distinct, parts, tensor_bytes
+from secateur.utils.forward import (
     Example,
     device_of,
     evaluating,

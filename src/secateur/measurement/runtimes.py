@@ -19,14 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.measure.running import (
-    Example,
-    arguments,
-    device_of,
-    evaluating,
-    forward,
-    inputs_of,
-)
+from secateur.utils.forward import Example, arguments, device_of, evaluating, forward, inputs_of
 
 RUNTIMES = ("torch", "torch.compile", "onnxruntime")
 

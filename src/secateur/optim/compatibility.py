@@ -13,11 +13,11 @@ from typing import Any
 
 from torch.optim import Optimizer, SparseAdam
 
-from secateur.budget import Allowance, BlockwiseAllowance, Budget
+from secateur.budget import Allowance, Budget, NMAllowance
 from secateur.groups import Groups
-from secateur.groups.sharded import is_split
 from secateur.optim.chained import parts_of
 from secateur.optim.schedules import Constant, Homotopy
+from secateur.utils.distributed import is_dtensor
 
 CONVEX = ("envelope", "lasso")  # penalties with a lambda
 FEW = 24  # groups, such as the layers of a network
@@ -44,7 +44,7 @@ def check_parts(
     _check_flags(optimizer)
     optimized = {id(p): p for group in optimizer.param_groups for p in group["params"]}
     missing = [m.name for m in groups.members if id(m.parameter) not in optimized]
-    if missing and any(is_split(p) for p in optimized.values()):
+    if missing and any(is_dtensor(p) for p in optimized.values()):
         raise ValueError(
             f"{', '.join(missing[:5])}: these groups were made before the model was split over "
             "processes, and its parameters are others now; take them along: "
@@ -80,9 +80,7 @@ def _check_flags(optimizer: Optimizer) -> None:
         )
 
 
-def descending(
-    budgets: Sequence[Budget], groups: Groups
-) -> tuple[Allowance | BlockwiseAllowance, ...]:
+def descending(budgets: Sequence[Budget], groups: Groups) -> tuple[Allowance | NMAllowance, ...]:
     """The budgets in the units of the groups; each must be smaller than the one before."""
     found = tuple(budget.on(groups) for budget in budgets)
     for (one, before), (other, after) in itertools.pairwise(zip(budgets, found, strict=True)):
@@ -96,7 +94,7 @@ def descending(
     return found
 
 
-def felt_share(allowance: Allowance | BlockwiseAllowance, groups: Groups) -> float:
+def felt_share(allowance: Allowance | NMAllowance, groups: Groups) -> float:
     """How much of the network a budget keeps, for `Homotopy`; 0 where there are only `FEW` groups.
 
     Each of these is a large part of the network, which needs time to recover from losing one.

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.optim import Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 from secateur.groups import Groups, Member
-from secateur.groups.sharded import added_up
-from secateur.optim.weights import above_zero
+from secateur.optim.importance import above_zero
+from secateur.utils.distributed import all_reduce_sum
 
 Reader = Callable[[dict[str, Any], dict[str, Any]], Tensor]
 
@@ -113,4 +113,4 @@ def _summed(groups: Groups, values_of: Callable[[Member], Tensor | None]) -> Ten
             member.add_squares_(total, values)
 
     parts = ((member.parameter, partial(add_, member)) for member in groups.members)
-    return added_up(parts, torch.zeros(len(groups), dtype=torch.float64, device="cpu"))
+    return all_reduce_sum(parts, torch.zeros(len(groups), dtype=torch.float64, device="cpu"))

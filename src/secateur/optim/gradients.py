@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.groups.sharded import anywhere, local, sum_gradient_
-from secateur.groups.together import all_finite
+from secateur.groups.batched import all_finite
+from secateur.utils.distributed import any_rank, local, sum_gradient_
 
 
 def refuse_bad(
@@ -36,7 +36,7 @@ def refuse_bad(
     everything = [p for group in param_groups for p in group["params"]]
     parameters = [p for p in everything if p.grad is not None]
     unknown = [_values(p.grad) for p in parameters if id(p) not in good]
-    if not anywhere(_looks_bad(unknown), everything):
+    if not any_rank(_looks_bad(unknown), everything):
         return  # the usual case; a norm may overflow where no gradient does, so look closer now
     names = {id(parameter): name for name, parameter in named}
     bad = [
@@ -44,7 +44,7 @@ def refuse_bad(
         for p in parameters
         if not bool(torch.isfinite(_values(p.grad)).all())
     ]
-    if anywhere(bool(bad), everything):
+    if any_rank(bool(bad), everything):
         bad = bad or ["a part that another process holds"]
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise FloatingPointError(
@@ -57,7 +57,7 @@ def any_gradient(param_groups: Iterable[Mapping[str, Any]]) -> bool:
     """Whether any gradient is other than 0, on any process."""
     parameters = [p for group in param_groups for p in group["params"]]
     grads = (local(p.grad) for p in parameters if p.grad is not None)
-    return anywhere(any(bool(grad.any()) for grad in grads), parameters)
+    return any_rank(any(bool(grad.any()) for grad in grads), parameters)
 
 
 def sum_up_(param_groups: Iterable[Mapping[str, Any]]) -> None:

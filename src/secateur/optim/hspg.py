@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 
 from secateur.groups import Groups
 from secateur.optim.gradients import refuse_bad, refuse_sparse
+from secateur.optim.importance import Fixed
 from secateur.optim.penalties import lasso
-from secateur.optim.weights import Fixed
 
 Closure = Callable[[], Any]
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from secateur import envelope
-from secateur.budget import Allowance, BlockwiseAllowance, EvenAllowance
-from secateur.envelope.firm import factors
-from secateur.envelope.solve import multipliers_by_segment, shares
-from secateur.optim.weights import above_zero
+from secateur.budget import Allowance, NMAllowance, UniformAllowance
+from secateur.envelope.firm_operator import factors
+from secateur.envelope.root import multipliers_by_segment, shares
+from secateur.optim.importance import above_zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Kept:
 
 
 def saliency(
-    allowance: Allowance | BlockwiseAllowance,
+    allowance: Allowance | NMAllowance,
     norms: np.ndarray,
     weights: np.ndarray,
     multipliers: np.ndarray,
@@ -38,7 +38,7 @@ def saliency(
 
 
 def firm(
-    allowance: Allowance | BlockwiseAllowance,
+    allowance: Allowance | NMAllowance,
     norms: np.ndarray,
     weights: np.ndarray,
     hardness: float,
@@ -66,7 +66,7 @@ def firm(
 
 
 def convex(
-    allowance: Allowance | BlockwiseAllowance,
+    allowance: Allowance | NMAllowance,
     norms: np.ndarray,
     weights: np.ndarray,
     step: float,
@@ -89,7 +89,7 @@ def convex(
     Source: arXiv 2212.12921; `secateur.envelope.prox`.
     """
     values, strength = torch.from_numpy(norms), torch.from_numpy(np.array(weights))
-    if isinstance(allowance, EvenAllowance):
+    if isinstance(allowance, UniformAllowance):
         return _convex_by_layer(allowance, values, strength, step)
     now = last.multipliers
     shares = {m: spent / allowance.limits[m] for m, spent in allowance.spent(now).items()}
@@ -103,7 +103,7 @@ def convex(
 
 
 def _convex_by_layer(
-    allowance: EvenAllowance, norms: Tensor, weights: Tensor, step: float
+    allowance: UniformAllowance, norms: Tensor, weights: Tensor, step: float
 ) -> tuple[np.ndarray, Kept]:
     """The sum of one envelope a layer, each with a level of its own, as the paper has it."""
     slope, offset = norms * weights.sqrt(), (step * weights).expand_as(norms)

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from secateur.budget import BlockwiseAllowance, Budget
+from secateur.budget import Budget, NMAllowance
 from secateur.groups import Groups
-from secateur.groups.sharded import added_up, local
 from secateur.optim.chained import Chained, parts_of
-from secateur.optim.entry import joined, ours_in, theirs_in
+from secateur.optim.compatibility import check_parts, descending, felt_share, schedule_for
+from secateur.optim.geometry import metric_of
 from secateur.optim.gradients import any_gradient, refuse_bad, refuse_sparse, sum_up_
-from secateur.optim.metric import metric_of
-from secateur.optim.options import check_parts, descending, felt_share, schedule_for
+from secateur.optim.importance import weighting
 from secateur.optim.penalties import Kept, convex, firm, lasso, saliency
 from secateur.optim.schedules import Constant, Homotopy
+from secateur.optim.state import joined, ours_in, theirs_in
 from secateur.optim.support import Support
-from secateur.optim.weights import weighting
+from secateur.utils.distributed import all_reduce_sum, local
 
 Closure = Callable[[], Any]
 
@@ -146,7 +146,7 @@ class Proximal(Optimizer):
         share = felt_share(self._allowances[-1], groups)
         self.schedule = schedule_for(penalty, steps, schedule, lam, len(self.budgets), share)
         self.allowance = self._allowances[0]
-        if penalty != "firm" and isinstance(self.allowance, BlockwiseAllowance):
+        if penalty != "firm" and isinstance(self.allowance, NMAllowance):
             raise ValueError(
                 f"penalty={penalty!r} has one level for all; n of every m needs the firm penalty"
             )
@@ -247,7 +247,7 @@ class Proximal(Optimizer):
             step = _wide(parameter).sub_(moved[parameter]).div_(rates[parameter])
             total += step.square().sum().to(total)
 
-        squares = added_up(((p, partial(add_, p)) for p in rates), torch.zeros(()).double())
+        squares = all_reduce_sum(((p, partial(add_, p)) for p in rates), torch.zeros(()).double())
         return float(squares) ** 0.5
 
     # -- one step ----------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from secateur.groups import Groups, Member
-from secateur.groups.sharded import local
-from secateur.groups.together import Together
+from secateur.groups.batched import MemberBatch
+from secateur.utils.distributed import local
 
 
 class Support:
@@ -29,7 +29,7 @@ class Support:
         self.kept = kept
         self._factors = groups.pad(torch.from_numpy(kept.astype(float)))
         self._members = [member for member in groups.members if self._loses(member)]
-        self._parameters, self._gradients = Together(self._members), Together(self._members)
+        self._parameters, self._gradients = MemberBatch(self._members), MemberBatch(self._members)
         self._masks: dict[int, Tensor] = {}
 
     @torch.no_grad()
@@ -50,13 +50,13 @@ class Support:
             values = (values.get(name) for values in owned)
             pairs = zip(values, self._members, strict=True)
             tensors = [value if _fits(value, member) else None for value, member in pairs]
-            self._clear_(Together(self._members), tensors)
+            self._clear_(MemberBatch(self._members), tensors)
 
     def _loses(self, member: Member) -> bool:
         mask = member.spread(self._factors.to(member.parameter.device))
         return not bool(mask.all())
 
-    def _clear_(self, together: Together, tensors: list[Tensor | None]) -> None:
+    def _clear_(self, together: MemberBatch, tensors: list[Tensor | None]) -> None:
         left = together.scale_(self._factors[:-1], tensors)
         pairs = [(tensor, self._mask(i)) for i in left if (tensor := tensors[i]) is not None]
         if pairs:

@@ -1,10 +1,10 @@
 """What a run came to, for people: terminal tables, drawings, the one-file HTML report."""
 
-from secateur.measure.machine import machine
+from secateur.measurement.host import machine
 from secateur.report.page import html
 from secateur.report.run import Check, Network, Point, Run, Width, widths
 from secateur.report.tables import asked_table, comparison_table, frontier_table
-from secateur.report.widths import widths_svg
+from secateur.report.width_bars import widths_svg
 
 __all__ = [
     "Check",

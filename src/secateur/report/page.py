@@ -11,20 +11,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from secateur.deploy.files import write_atomically
-from secateur.measure import format_seconds
+from secateur.measurement import format_seconds
 from secateur.report.charts import Series, bars, curves
 from secateur.report.markup import definitions, figure, good, page, section, table, words_table
 from secateur.report.run import Run
-from secateur.report.tables import (
-    NAMES,
-    asked_rows,
-    comparison_rows,
-    format_score,
-    frontier_rows,
-)
+from secateur.report.tables import NAMES, asked_rows, comparison_rows, format_score, frontier_rows
 from secateur.report.timeline import timeline_svg
-from secateur.report.widths import widths_svg
+from secateur.report.width_bars import widths_svg
+from secateur.utils.files import write_atomically
 
 
 def html(run: Run, path: str | os.PathLike[str]) -> Path:
@@ -39,7 +33,7 @@ def html(run: Run, path: str | os.PathLike[str]) -> Path:
 
     Example:
         >>> import tempfile
-        >>> from secateur.measure import Footprint
+        >>> from secateur.measurement import Footprint
         >>> from secateur.report import Network, Run, Width
         >>> dense = Network("dense", Footprint(params=9, flops=90, bytes=36))
         >>> small = Network("small", Footprint(params=3, flops=30, bytes=12))

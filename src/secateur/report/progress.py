@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from secateur.deploy.extras import require
+from secateur.utils.extras import require
 
 WARNING = "warning"  # in the place of what is being done: words that stay on the screen
 

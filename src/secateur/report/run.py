@@ -17,9 +17,9 @@ from typing import Any
 from torch import nn
 
 from secateur.budget.budget import Line
-from secateur.deploy.files import write_atomically
 from secateur.groups import Groups, Layer
-from secateur.measure import Footprint
+from secateur.measurement import Footprint
+from secateur.utils.files import write_atomically
 
 FORMAT = 1
 
@@ -40,7 +40,7 @@ class Network:
 
     Attributes:
         name: such as "dense" or "small".
-        footprint: its costs, by `secateur.measure`.
+        footprint: its costs, by `secateur.measurement`.
         onnx_latency: median seconds of one run in ONNX Runtime, or None.
         score: the metric on the test data, or None where it was not trained.
     """
@@ -95,7 +95,7 @@ class Run:
         metric: what `score` is, such as "accuracy".
         checks: what was verified.
         settings: option -> value, as text.
-        machine: from `secateur.measure.machine`.
+        machine: from `secateur.measurement.host`.
         files: what lies beside the report: name -> what it is.
         frontier: the networks that the run gave on the way, largest first, and this one.
     """

@@ -13,7 +13,7 @@ from functools import partial
 from statistics import mean, stdev
 from typing import Any
 
-from secateur.measure import format_measure
+from secateur.measurement import format_measure
 from secateur.report.run import Run
 from secateur.report.tables import NAMES, format_score, plain_table
 
@@ -21,7 +21,7 @@ HEAD = ("budget", "runs", "{metric}", "measure", "asked", "reached")
 
 
 @dataclass(frozen=True)
-class Trial:
+class SweepTrial:
     """One run of a sweep.
 
     Attributes:
@@ -84,13 +84,13 @@ class Sweep:
         settings: what all runs share: option -> value, as text.
 
     Example:
-        >>> sweep = Sweep("A net", (Trial("flops=25%", 0, "runs/0", failure="out of memory"),))
+        >>> sweep = Sweep("A net", (SweepTrial("flops=25%", 0, "runs/0", failure="out of memory"),))
         >>> print(sweep.lines().strip())
         {"budget": "flops=25%", "seed": 0, "folder": "runs/0", "failed": "out of memory"}
     """
 
     title: str
-    trials: tuple[Trial, ...]
+    trials: tuple[SweepTrial, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -99,7 +99,7 @@ class Sweep:
         return tuple(trial.run for trial in self.trials if trial.run is not None)
 
     @property
-    def failed(self) -> tuple[Trial, ...]:
+    def failed(self) -> tuple[SweepTrial, ...]:
         """The runs that did not."""
         return tuple(trial for trial in self.trials if trial.run is None)
 
@@ -108,9 +108,9 @@ class Sweep:
         """What `score` is, such as "accuracy"."""
         return self.runs[0].metric if self.runs else "score"
 
-    def budgets(self) -> dict[str, tuple[Trial, ...]]:
+    def budgets(self) -> dict[str, tuple[SweepTrial, ...]]:
         """Budget -> its trials, in the order given."""
-        found: dict[str, tuple[Trial, ...]] = {}
+        found: dict[str, tuple[SweepTrial, ...]] = {}
         for trial in self.trials:
             found[trial.budget] = (*found.get(trial.budget, ()), trial)
         return found

@@ -11,21 +11,13 @@ from pathlib import Path
 from statistics import mean
 from urllib.parse import quote
 
-from secateur.deploy.files import write_atomically
-from secateur.measure import format_measure
+from secateur.measurement import format_measure
 from secateur.report.charts import Series, curves
-from secateur.report.markup import (
-    Markup,
-    definitions,
-    good,
-    page,
-    section,
-    table,
-    words_table,
-)
+from secateur.report.markup import Markup, definitions, good, page, section, table, words_table
 from secateur.report.run import Run
-from secateur.report.sweep import Sweep, Trial, head, holds, rows
+from secateur.report.sweep import Sweep, SweepTrial, head, holds, rows
 from secateur.report.tables import NAMES, format_score
+from secateur.utils.files import write_atomically
 
 REPORT = "report.html"  # of each run, in its folder
 
@@ -43,8 +35,8 @@ def sweep_html(sweep: Sweep, path: str | os.PathLike[str]) -> Path:
 
     Example:
         >>> import tempfile
-        >>> from secateur.report.sweep import Trial
-        >>> sweep = Sweep("A net", (Trial("flops=25%", 0, "runs/0", failure="out of memory"),))
+        >>> from secateur.report.sweep import SweepTrial
+        >>> sweep = Sweep("A net", (SweepTrial("flops=25%", 0, "runs/0", failure="out of memory"),))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     "out of memory" in sweep_html(sweep, f"{folder}/report.html").read_text()
         True
@@ -107,7 +99,7 @@ def _name(measure: str) -> str:
     return NAMES.get(measure, measure)
 
 
-def _dots(trials: tuple[Trial, ...], measure: str) -> list[tuple[float, float]]:
+def _dots(trials: tuple[SweepTrial, ...], measure: str) -> list[tuple[float, float]]:
     """Cost in percent and score of every run that has both."""
     found = []
     for trial in trials:
@@ -163,7 +155,7 @@ def _every_run(sweep: Sweep) -> str:
     return section("Every run", lead, table(("budget", "seed", sweep.metric, "reached"), found))
 
 
-def _link(trial: Trial) -> Markup:
+def _link(trial: SweepTrial) -> Markup:
     return Markup(f'<a href="{quote(trial.folder)}/{REPORT}">{escape(trial.budget)}</a>')
 
 

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from secateur.budget.budget import Line
-from secateur.deploy.extras import require
-from secateur.measure import (
+from secateur.measurement import (
     UNAVAILABLE,
     format_bytes,
     format_count,
@@ -20,6 +19,7 @@ from secateur.measure import (
     format_seconds,
 )
 from secateur.report.run import Check, Network, Point
+from secateur.utils.extras import require
 
 NAMES = {"flops": "FLOPs", "params": "parameters", "bytes": "bytes", "groups": "groups"}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from secateur.report.run import Width, labels
 from secateur.report.svg import drawing, number, text
-from secateur.report.widths import ROW, short
+from secateur.report.width_bars import ROW, short
 
 STRIP, FOOT = 20, 26  # pixels
 

@@ -1,6 +1,6 @@
 """From zeros to a smaller network, and how training goes on with it."""
 
-from secateur.shrink.refit import refit
-from secateur.shrink.shrink import ShrinkError, shrink
+from secateur.shrinking.optimizer_refit import refit
+from secateur.shrinking.small_network import ShrinkError, shrink
 
 __all__ = ["ShrinkError", "refit", "shrink"]

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from secateur.groups.absent import is_inside
-from secateur.groups.depth import name_before
-from secateur.groups.plan import Plan
-from secateur.measure.running import unwrapped
 from secateur.optim import Proximal
 from secateur.optim.chained import parts_of
-from secateur.shrink.narrow import ISSUE, trained_wrongly
+from secateur.shrinking.narrow_convolutions import ISSUE, trained_wrongly
+from secateur.surgery.module_removal import is_inside, name_before
+from secateur.surgery.plan import Plan
+from secateur.utils.forward import unwrapped
 
 Kept = dict[int, Tensor]  # dimension -> the indices that the small network still has
 
@@ -54,7 +53,7 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
 
     Example:
         >>> import secateur as sc
-        >>> from secateur.shrink import shrink
+        >>> from secateur.shrinking import shrink
         >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
         >>> adam = torch.optim.Adam(model.parameters())
         >>> model(torch.ones(1, 4)).sum().backward()
@@ -135,7 +134,7 @@ def _plan_of(small: nn.Module) -> Plan:
     plan = getattr(small, "secateur", None)
     if plan is None:
         raise ValueError(
-            f"refit: this {type(small).__name__} has no plan; pass what secateur.shrink returned"
+            f"refit: this {type(small).__name__} has no plan; pass what secateur.shrinking returned"
         )
     return plan
 

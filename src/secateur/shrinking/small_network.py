@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from secateur.groups import Groups, Layer
-from secateur.groups.in_place import tied
-from secateur.groups.norms import whole
-from secateur.groups.removal import Removal, remove
-from secateur.groups.sharded import is_split
-from secateur.groups.trial import agree, difference, tolerance
-from secateur.measure.running import unwrapped
+from secateur.surgery.equivalence import agree, difference, tolerance
+from secateur.surgery.leftover_zeros import tied
+from secateur.surgery.norms import full_size_norms
+from secateur.surgery.removal import Removal, remove
+from secateur.utils.distributed import is_dtensor
+from secateur.utils.forward import unwrapped
 
 
 class ShrinkError(RuntimeError):
@@ -120,7 +120,7 @@ def _warn_of_other_parameters(given: Groups, here: Groups) -> None:
 
 
 def _refuse_what_is_split(model: nn.Module) -> None:
-    split = [name for name, parameter in model.named_parameters() if is_split(parameter)]
+    split = [name for name, parameter in model.named_parameters() if is_dtensor(parameter)]
     if split:
         raise ValueError(
             f"{type(model).__name__} is split over processes ({split[0]} is a DTensor), and can't "
@@ -134,7 +134,7 @@ def _refuse_what_cannot_be_cut(groups: Groups, dead: np.ndarray) -> None:
     empty = [
         layer.name
         for layer in groups.layers
-        if layer.kind != "layers"  # the stream goes on without any branch
+        if layer.kind != "depth"  # the stream goes on without any branch
         and (dead & removable)[layer.start : layer.stop].all()
     ]
     if empty:
@@ -171,7 +171,7 @@ def _checked_removal(model: nn.Module, groups: Groups, dead: np.ndarray) -> Remo
         if groups.example is None:
             return removal  # made without running the model: an equal copy
         norms = groups.coupling.norms if groups.coupling else ()
-        with whole(removal.model, model, norms, removal.dead, removal.plan.out):
+        with full_size_norms(removal.model, model, norms, removal.dead, removal.plan.out):
             found = difference(model, removal.model, groups.example)
     except Exception as error:
         raise ShrinkError(

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.groups.coupling import Coupling
-from secateur.groups.kernels import padding, pads_with_zeros
-from secateur.groups.plan import Plan
-from secateur.groups.running import plain_kernels, undisturbed
-from secateur.measure.running import arguments, full_precision
+from secateur.surgery.conv_kernels import padding, pads_with_zeros
+from secateur.surgery.plan import Plan
+from secateur.utils.contexts import preserve_state, unfused_ops
+from secateur.utils.forward import arguments, full_precision
 
 
 @dataclass
@@ -66,7 +66,7 @@ def constants(
     ]
     args, kwargs = arguments(example)
     try:
-        with undisturbed(model), torch.no_grad(), plain_kernels(), full_precision():
+        with preserve_state(model), torch.no_grad(), unfused_ops(), full_precision():
             model(*args, **kwargs)
     finally:
         for hook in hooks:
@@ -113,7 +113,7 @@ def _watch(seen: dict[str, _Seen], name: str, module: nn.Module) -> Any:
     return hook
 
 
-def fold(
+def fold_constants(
     small: nn.Module, model: nn.Module, constants: dict[str, Tensor], plan: Plan, dead: np.ndarray
 ) -> Iterator[str]:
     """Add what removed inputs contributed to each layer's bias; yields the biases that are new."""

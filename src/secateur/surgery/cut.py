@@ -10,22 +10,20 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from secateur.groups.absent import leave_out
-from secateur.groups.attention import convert, without_fast_path
-from secateur.groups.depth import is_in_list
-from secateur.groups.kernels import shrink_kernel
-from secateur.groups.norms import has_number
-from secateur.groups.plan import Plan
-from secateur.groups.reshaping import follow
-from secateur.groups.routing import reroute
-from secateur.groups.sizes import has_size, set_sizes
+from secateur.surgery.conv_kernels import shrink_kernel
+from secateur.surgery.forward_wrappers import follow, reroute
+from secateur.surgery.head_sizes import has_size, set_sizes
+from secateur.surgery.module_removal import is_in_list, leave_out
+from secateur.surgery.norms import has_number
+from secateur.surgery.plan import Plan
+from secateur.tracing.attention import convert, without_fast_path
 
 
 def cut(model: nn.Module, plan: Plan) -> None:
     """Follow a plan on `model`, in place: slice tensors, add biases, correct the modules' sizes.
 
     Only the blocks that leave their lists are still there: taking them out, which changes the names
-    of others, is the last step (depth.py).
+    of others, is the last step (module_removal.py).
 
     Raises:
         ValueError: the plan does not fit the model; nothing has been changed then.

@@ -47,7 +47,7 @@ def ways(
     """What may make the modules around attention run with fewer heads, the likeliest way first.
 
     Yields sizes, and the modules whose code is to follow the width of its heads, with the size of a
-    head (reshaping.py). `found` are sizes that the trace found: an attribute may hold a number of
+    head (forward_wrappers.py). `found` are sizes that were traced: one may hold a number of
     heads by coincidence. Nothing is yielded where no head leaves.
     """
     leaving = [x for x in layers if x.kind == "heads" and dead[x.start : x.stop].any()]

@@ -12,14 +12,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.groups.depth import name_after
+from secateur.groups.coupling import Norm
+from secateur.surgery.module_removal import name_after
 
 EPSILONS = (  # attributes that hold the number a normalisation adds to its statistic
     "eps", "variance_epsilon", "epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_eps",
@@ -28,48 +28,6 @@ EPSILONS = (  # attributes that hold the number a normalisation adds to its stat
 SHAPES = ("normalized_shape",)  # attributes that hold sizes of the tensor that is normalised
 
 Numbers = dict[str, dict[str, float | tuple[int, ...]]]  # module -> attribute -> value
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What makes up for channels that leave a normalisation: numbers times powers of r = d/d'.
-
-    Attributes:
-        exact: whether the rest then comes out as before; if not, it does for inputs of mean zero.
-        scale: the parameter that takes up r ** power, or "".
-        offset: the channels are scaled by offset + parameter.
-        power: of r.
-        epsilon: the attribute that takes up r ** epsilon_power, or "".
-        epsilon_power: of r.
-    """
-
-    exact: bool
-    scale: str = ""
-    offset: float = 0.0
-    power: float = 0.0
-    epsilon: str = ""
-    epsilon_power: float = 0.0
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A normalisation over an axis of which groups may leave.
-
-    Attributes:
-        module: its name.
-        dim: the axis in its input, counted from the end (-1 is the last).
-        entries: the group of every index along the axis (-1: none).
-        recipe: how it follows.
-    """
-
-    module: str
-    dim: int
-    entries: np.ndarray
-    recipe: Recipe
-
-    def kept(self, dead: np.ndarray) -> tuple[int, ...]:
-        """The indices that stay."""
-        return tuple(np.flatnonzero(~np.append(dead, False)[self.entries]).tolist())
 
 
 def numbers(model: nn.Module, norms: Iterable[Norm], dead: np.ndarray) -> Numbers:
@@ -138,7 +96,7 @@ def rescale_(small: nn.Module, norms: Iterable[Norm], dead: np.ndarray) -> None:
                 parameter.copy_((old + recipe.offset) * factor - recipe.offset)
 
 
-class Whole:
+class FullSizeNorm:
     """A normalisation's forward at full size, in which the missing channels are zeros.
 
     Args:
@@ -161,7 +119,7 @@ class Whole:
 
 
 @contextmanager
-def whole(
+def full_size_norms(
     small: nn.Module,
     model: nn.Module,
     norms: Iterable[Norm],
@@ -180,7 +138,7 @@ def whole(
             module = modules.get(name_after(norm.module, out) or "")
             if module is not None and not norm.recipe.exact:
                 full = copy.deepcopy(model.get_submodule(norm.module))
-                forward: Any = Whole(full, norm.dim, norm.kept(dead), len(norm.entries))
+                forward: Any = FullSizeNorm(full, norm.dim, norm.kept(dead), len(norm.entries))
                 module.forward = forward
                 replaced.append(module)
         yield

@@ -1,7 +1,7 @@
 """How a small model is cut out of a full-size one: which indices stay, which sizes change.
 
 In: a coupling and which groups are dead. Out: a `Plan`, which knows no tensor: it can be stored,
-and followed on any model of the full size (surgery.py).
+and followed on any model of the full size (cut.py).
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from secateur.groups.absent import Recipe
 from secateur.groups.coupling import Coupling
-from secateur.groups.depth import name_before
 from secateur.groups.layer import Layer
-from secateur.groups.norms import Numbers
-from secateur.groups.routing import Places, combined, new_places
-from secateur.groups.sizes import Sizes
+from secateur.surgery.forward_wrappers import Places, combined, new_places
+from secateur.surgery.head_sizes import Sizes
+from secateur.surgery.module_removal import Replacement, name_before
+from secateur.surgery.norms import Numbers
 
 T = TypeVar("T")
 
@@ -33,10 +32,10 @@ class Plan:
         groups: kind of group -> (groups kept, groups in all).
         sizes: module -> the attributes of it that hold a size, with their new values.
         reshaped: modules whose code has to follow the width of its heads, and the size of a head
-            (reshaping.py).
-        absent: modules that leave whole, and what takes their place (absent.py).
+            (forward_wrappers.py).
+        absent: modules that leave whole, and what takes their place (module_removal.py).
         norms: normalisation -> its attributes that have another value, such as eps (norms.py).
-        rerouted: modules with stacked experts -> the new place of each expert (routing.py).
+        rerouted: modules with stacked experts -> new places of experts (forward_wrappers.py).
         difference: by how much the small network's outputs differ, relative to their scale, where
             it was not to be exact; the largest of several cuts.
     """
@@ -46,7 +45,7 @@ class Plan:
     groups: dict[str, tuple[int, int]] = field(default_factory=dict)
     sizes: Sizes = field(default_factory=dict)
     reshaped: dict[str, int] = field(default_factory=dict)
-    absent: dict[str, Recipe] = field(default_factory=dict)
+    absent: dict[str, Replacement] = field(default_factory=dict)
     norms: Numbers = field(default_factory=dict)
     difference: float = 0.0
     rerouted: dict[str, Places] = field(default_factory=dict)

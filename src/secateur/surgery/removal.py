@@ -19,19 +19,19 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList
 
-from secateur.groups.absent import is_inside
-from secateur.groups.constants import constants as find_constants
-from secateur.groups.constants import fold
-from secateur.groups.depth import take_out
+from secateur.groups.coupling import Norm
 from secateur.groups.groups import Groups
-from secateur.groups.in_place import all_zero, borders, staying
-from secateur.groups.norms import Norm, numbers, rescale_, whole
-from secateur.groups.plan import Plan, planned
-from secateur.groups.reshaping import only_needed
-from secateur.groups.running import plain_kernels, tensors_in, undisturbed
-from secateur.groups.sizes import ways
-from secateur.groups.surgery import cut
-from secateur.measure.running import arguments, full_precision
+from secateur.surgery.bias_folding import constants as find_constants
+from secateur.surgery.bias_folding import fold_constants
+from secateur.surgery.cut import cut
+from secateur.surgery.forward_wrappers import only_needed
+from secateur.surgery.head_sizes import ways
+from secateur.surgery.leftover_zeros import all_zero, borders, staying
+from secateur.surgery.module_removal import is_inside, remove_from_lists
+from secateur.surgery.norms import full_size_norms, numbers, rescale_
+from secateur.surgery.plan import Plan, planned
+from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops
+from secateur.utils.forward import arguments, full_precision
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
     small, plan = _cut_out(model, groups, plan, dead, norms)
     _keep_weight_norms(small, model, plan)
     constants = {name: x for name, x in constants.items() if not is_inside(name, plan.absent)}
-    plan = replace(plan, biases=tuple(fold(small, model, constants, plan, dead)))
-    take_out(small, plan.out)
+    plan = replace(plan, biases=tuple(fold_constants(small, model, constants, plan, dead)))
+    remove_from_lists(small, plan.out)
     layer_ids = groups.layer_ids
     report = Counter(
         (groups.layers[layer_ids[group]].name, reason) for group, reason in refused.items()
@@ -103,7 +103,7 @@ def _cut_out(
     tried = []
     for attempt in attempts:
         small = _cut(model, attempt, norms, dead)
-        with whole(small, model, norms, dead):
+        with full_size_norms(small, model, norms, dead):
             gap = _gap(small, groups.example, expected)
         tried.append((gap, small, attempt))
         if gap <= 1e-4:  # not only does it run; what else changed, the caller corrects
@@ -138,7 +138,7 @@ def _gap(small: nn.Module, example: Any, expected: list[Tensor]) -> float:
 
 def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
     args, kwargs = arguments(example)
-    with undisturbed(model), torch.no_grad(), plain_kernels(), full_precision():
+    with preserve_state(model), torch.no_grad(), unfused_ops(), full_precision():
         torch.manual_seed(0)
         found = tensors_in(model(*args, **kwargs))
         return [x.float() for x in found if x.is_floating_point() and x.numel()]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.groups.record import Origin, Record, Step
+from secateur.tracing.graph import Graph, Node, Origin
 
 PASSING = {  # zero where the first argument is zero
     "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand",
@@ -43,7 +43,7 @@ class Zero:
     steps: frozenset[int]
 
 
-def made_zero(run: Record, origin: Origin) -> Zero | None:
+def made_zero(run: Graph, origin: Origin) -> Zero | None:
     """The nearest parameters that make a tensor zero, and the steps from them on."""
     if isinstance(origin, str):
         return Zero(frozenset([origin]), frozenset())
@@ -54,7 +54,7 @@ def made_zero(run: Record, origin: Origin) -> Zero | None:
     return found and Zero(found.parameters, found.steps | {origin})
 
 
-def _zero_of(run: Record, step: Step) -> Zero | None:
+def _zero_of(run: Graph, step: Node) -> Zero | None:
     given = step.given
     if step.name in PASSING and step.inputs:
         return made_zero(run, step.inputs[0])
@@ -76,7 +76,7 @@ def _zero_of(run: Record, step: Step) -> Zero | None:
     return None
 
 
-def _all(run: Record, origins: Any) -> Zero | None:
+def _all(run: Graph, origins: Any) -> Zero | None:
     found = [made_zero(run, origin) for origin in origins]
     if any(zero is None for zero in found):
         return None
@@ -84,7 +84,7 @@ def _all(run: Record, origins: Any) -> Zero | None:
     return Zero(parameters, frozenset().union(*(zero.steps for zero in found if zero)))
 
 
-def unneeded(run: Record, consumers: list[list[int]], zeros: Iterable[int]) -> set[int]:
+def unneeded(run: Graph, consumers: list[list[int]], zeros: Iterable[int]) -> set[int]:
     """The steps that are `zeros`, and those whose result nobody but such steps reads."""
     dead = set(zeros)
     for number in range(len(run.steps) - 1, -1, -1):

@@ -1,6 +1,7 @@
-"""A recorded run: which operator read what, and during which module's call.
+"""A recorded run: which operator read what, during which module's call, and what depends on what.
 
-In: a model and example inputs, traced as always. Out: the trace, and the `Record` of the same run.
+In: a model and an example. Out: a `Graph`: every operator in order, the calls of modules, labels;
+and, for each step, the steps and weights that it depends on.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.groups import rules
-from secateur.groups.running import tensors_in
-from secateur.groups.trace import Trace, Tracer, trace
+from secateur.tracing import rules
+from secateur.tracing.axes import Trace
+from secateur.tracing.tracer import Tracer, trace
+from secateur.utils.contexts import tensors_in
 
 Origin = int | str | None  # the step that made a tensor, a parameter's name, or anything else
 
 
 @dataclass(frozen=True)
-class Step:
+class Node:
     """One operator call, or an input of the model.
 
     Attributes:
@@ -54,10 +56,10 @@ class ModuleCall:
 
 
 @dataclass
-class Record:
+class Graph:
     """A run: its steps in order, the modules' calls, and where the outputs came from."""
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Node] = field(default_factory=list)
     calls: list[ModuleCall] = field(default_factory=list)
     outputs: set[int] = field(default_factory=set)
 
@@ -80,7 +82,7 @@ class Record:
         return found
 
 
-def record(model: nn.Module, example: Any) -> tuple[Trace, Record]:
+def record_graph(model: nn.Module, example: Any) -> tuple[Trace, Graph]:
     """Trace a model, and record the run.
 
     Raises:
@@ -95,10 +97,10 @@ def record(model: nn.Module, example: Any) -> tuple[Trace, Record]:
     with _watched(model, recorders):
         found = trace(model, example, tracer=make)
     last = recorders[-1]
-    last.record.outputs = {
+    last.record_graph.outputs = {
         origin for tensor in last.results if isinstance(origin := last.origins.get(id(tensor)), int)
     }
-    return found, last.record
+    return found, last.record_graph
 
 
 class _Recorder(Tracer):
@@ -106,7 +108,7 @@ class _Recorder(Tracer):
 
     def __init__(self, *args: Any, model: nn.Module) -> None:
         super().__init__(*args)
-        self.record = Record()
+        self.record_graph = Graph()
         self.origins: dict[int, Origin] = {id(p): name for name, p in model.named_parameters()}
         self.alive: list[Any] = []
         self.results: list[Tensor] = []
@@ -115,8 +117,8 @@ class _Recorder(Tracer):
     def start(self, args: Any, kwargs: Any) -> None:
         """The model's inputs are the first steps."""
         for tensor in tensors_in((args, kwargs)):
-            self.origins[id(tensor)] = len(self.record.steps)
-            self.record.steps.append(Step("input", (), {}, (), range(0)))
+            self.origins[id(tensor)] = len(self.record_graph.steps)
+            self.record_graph.steps.append(Node("input", (), {}, (), range(0)))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         before = len(self.labels.operators)
@@ -129,14 +131,14 @@ class _Recorder(Tracer):
         }
         shapes = tuple(tensor.shape for tensor in call.inputs)
         out = super().__torch_dispatch__(func, types, args, kwargs)
-        number = len(self.record.steps)
+        number = len(self.record_graph.steps)
         operators = range(before, len(self.labels.operators))
         name = call.name.removesuffix("_") if not call.name.startswith("_") else call.name
         writes = bool(call.written)
         index = None
         if name == "select" and call.argument("dim") == 0:
             index = call.argument("index") % shapes[0][0]
-        self.record.steps.append(Step(name, inputs, given, shapes, operators, writes, index))
+        self.record_graph.steps.append(Node(name, inputs, given, shapes, operators, writes, index))
         for tensor in tensors_in(out):
             self.origins[id(tensor)] = number
         self.alive.append((args, kwargs, out))
@@ -152,14 +154,14 @@ def _watched(model: nn.Module, recorders: list[_Recorder]) -> Iterator[None]:
         def enter(_: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
             if not name:
                 recorders[-1].start(args, kwargs)
-            recorders[-1].open.append(len(recorders[-1].record.steps))
+            recorders[-1].open.append(len(recorders[-1].record_graph.steps))
 
         def leave(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
             now = recorders[-1]
-            steps = range(now.open.pop(), len(now.record.steps))
+            steps = range(now.open.pop(), len(now.record_graph.steps))
             inputs = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
             result = now.origins.get(id(output)) if isinstance(output, Tensor) else None
-            now.record.calls.append(ModuleCall(name, steps, _recipe(inputs, output), result))
+            now.record_graph.calls.append(ModuleCall(name, steps, _recipe(inputs, output), result))
             if not name:
                 now.results = list(tensors_in(output))
 
@@ -200,3 +202,37 @@ def _like(inputs: list[Tensor], output: Tensor) -> list[Any] | None:
         if len(other) == 1 and other[0] in (1, x.ndim - 1) and found is None:
             found = [position, other[0], output.shape[other[0]]]
     return found
+
+
+WEIGHED = {"mm", "addmm", "bmm", "baddbmm", "convolution", "_grouped_mm"}  # products
+
+
+class Ancestors:
+    """Which steps a step depends on, as bits of one integer each."""
+
+    def __init__(self, run: Graph) -> None:
+        self._masks: list[int] = []
+        self._inputs = self._products = 0
+        for number, step in enumerate(run.steps):
+            mask = 0
+            for origin in step.inputs:
+                if isinstance(origin, int):
+                    mask |= self._masks[origin] | (1 << origin)
+            self._masks.append(mask)
+            self._inputs |= (step.name == "input") << number
+            self._products |= (step.name in WEIGHED) << number
+
+    def has(self, step: int, origin: Origin) -> bool:
+        """Whether a step depends on what another one made."""
+        return isinstance(origin, int) and bool(self._masks[step] >> origin & 1)
+
+    def reads_input(self, origin: Origin) -> bool:
+        """Whether a tensor is one of the model's inputs, or computed from them."""
+        return isinstance(origin, int) and bool(self._with(origin) & self._inputs)
+
+    def products_between(self, origin: int, step: int) -> int:
+        """How many products a step depends on, itself included, that `origin` does not."""
+        return (self._with(step) & ~self._with(origin) & self._products).bit_count()
+
+    def _with(self, step: int) -> int:
+        return self._masks[step] | (1 << step)

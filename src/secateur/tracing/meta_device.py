@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from secateur.groups.admission import is_on_meta
+from secateur.tracing.model_checks import is_on_meta
 
 
 def without_values(func: Any, args: Any, kwargs: Any) -> Any:

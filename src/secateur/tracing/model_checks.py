@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from secateur.measure.running import state_of, unwrapped
+from secateur.utils.forward import state_of, unwrapped
 
 
-def admitted(model: nn.Module, *, seen: str = "") -> nn.Module:
+def check_model(model: nn.Module, *, seen: str = "") -> nn.Module:
     """The model inside its shells, if its code can be followed and its parameters can be cut.
 
     Args:

@@ -21,8 +21,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves
 
-from secateur.groups.labels import Labels, varied
-from secateur.groups.rules.call import Call
+from secateur.tracing.labels import Labels, varied
+from secateur.tracing.rules.call import Call
 
 TAKE_SIZES = {
     "view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "split", "unsafe_split",

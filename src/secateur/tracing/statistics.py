@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.groups.labels import Labels, varied
-from secateur.groups.norms import Recipe
+from secateur.tracing.labels import Labels, varied
 
 
 @dataclass(frozen=True)
@@ -72,3 +71,24 @@ def _axis(labels: Labels, x: Tensor, atoms: np.ndarray) -> tuple[int, np.ndarray
         if len(varied(plane)) == 1 and bool(torch.isin(plane, wanted).any()):
             return varied(plane)[0], plane.reshape(-1).numpy()
     return None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes up for channels that leave a normalisation: numbers times powers of r = d/d'.
+
+    Attributes:
+        exact: whether the rest then comes out as before; if not, it does for inputs of mean zero.
+        scale: the parameter that takes up r ** power, or "".
+        offset: the channels are scaled by offset + parameter.
+        power: of r.
+        epsilon: the attribute that takes up r ** epsilon_power, or "".
+        epsilon_power: of r.
+    """
+
+    exact: bool
+    scale: str = ""
+    offset: float = 0.0
+    power: float = 0.0
+    epsilon: str = ""
+    epsilon_power: float = 0.0

@@ -19,10 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
-from secateur.deploy.extras import require
-from secateur.integrations.engine import Engine
-from secateur.integrations.rng import part_ways
 from secateur.optim import Proximal
+from secateur.train.engine import Engine
+from secateur.train.rng import part_ways
+from secateur.utils.extras import require
 
 PRECISIONS = ("no", "bf16", "fp16")
 # What a loader is made with, besides its data and the order of it.

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from secateur.deploy.files import write_atomically
+from secateur.utils.files import write_atomically
 
 MAGIC = b"secateur checkpoint 1\n"
 

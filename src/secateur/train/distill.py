@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.deploy import load
-from secateur.integrations.alarm import LEARNT
-from secateur.integrations.data import Data, logits
-from secateur.integrations.engine import Engine
-from secateur.integrations.loop import test
-from secateur.integrations.options import called, make_model
-from secateur.integrations.records import zeros_like
-from secateur.measure.running import evaluating
+from secateur.train.data import Data, logits
+from secateur.train.engine import Engine
+from secateur.train.loop import test
+from secateur.train.monitor import LEARNT
+from secateur.train.records import zeros_like
+from secateur.train.spec import called, make_model
+from secateur.utils.forward import evaluating
 
 START = "start"  # the teacher that is the model as the run finds it
 TEMPERATURE, WEIGHT = 2.0, 0.5

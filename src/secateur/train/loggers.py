@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
-from secateur.integrations.options import called
+from secateur.train.spec import called
 
 METHODS = ("log_hyperparams", "log_metrics", "finalize")
 

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from secateur.integrations import checkpoint
-from secateur.integrations.data import Data, call, split, to_device
-from secateur.integrations.engine import Engine
-from secateur.integrations.loggers import JsonLines, Logger
-from secateur.integrations.records import blank_loss, due, record
-from secateur.integrations.rng import rng_state, seed_all, set_rng_state
-from secateur.integrations.watching import Watching, warn
 from secateur.optim import Proximal
+from secateur.train import checkpoint
+from secateur.train.data import Data, call, split, to_device
+from secateur.train.engine import Engine
+from secateur.train.loggers import JsonLines, Logger
+from secateur.train.monitor import Watching, warn
+from secateur.train.records import baseline_loss, due, record
+from secateur.train.rng import rng_state, seed_all, set_rng_state
 
 
 class Interrupted(Exception):
@@ -190,14 +190,14 @@ class Loop:
             return call(partial(self.distill, loss, output), inputs)
 
         if self.step == 0 and isinstance(self.optimizer, Proximal):
-            self._note_blank_loss(loss_of, output)
+            self._note_baseline_loss(loss_of, output)
         return loss_of(output)
 
-    def _note_blank_loss(self, loss_of: Callable[[Any], Tensor], output: Any) -> None:
+    def _note_baseline_loss(self, loss_of: Callable[[Any], Tensor], output: Any) -> None:
         """Begin the history with the scale of the loss, which the alarm needs."""
-        blank = None if self.history else blank_loss(loss_of, output)
+        blank = None if self.history else baseline_loss(loss_of, output)
         if blank is not None:
-            self._watching.add({"step": 0, "blank_loss": blank})
+            self._watching.add({"step": 0, "baseline_loss": blank})
 
     def _train_on(self, window: list[Any]) -> None:
         """One optimizer step, on some batches."""

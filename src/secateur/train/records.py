@@ -99,7 +99,7 @@ def _has_rates(optimizer: Proximal) -> bool:
 
 
 @torch.no_grad()
-def blank_loss(loss_of: Callable[[Any], Tensor], output: Any) -> float | None:
+def baseline_loss(loss_of: Callable[[Any], Tensor], output: Any) -> float | None:
     """The loss of outputs that are all zero: of a network that knows nothing.
 
     Args:
@@ -111,7 +111,7 @@ def blank_loss(loss_of: Callable[[Any], Tensor], output: Any) -> float | None:
 
     Example:
         >>> loss_of = lambda output: torch.nn.functional.cross_entropy(output, torch.arange(8))
-        >>> round(blank_loss(loss_of, torch.randn(8, 10)), 4)
+        >>> round(baseline_loss(loss_of, torch.randn(8, 10)), 4)
         2.3026
     """
     try:

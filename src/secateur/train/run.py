@@ -18,19 +18,19 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from secateur.budget import Budget
-from secateur.integrations import options
-from secateur.integrations.accelerated import Accelerated
-from secateur.integrations.data import Data
-from secateur.integrations.distill import Distill, examine, fingerprint, make_teacher
-from secateur.integrations.engine import Engine
-from secateur.integrations.finish import finish
-from secateur.integrations.loggers import make_loggers
-from secateur.integrations.loop import Loop, steps_in_epoch
-from secateur.integrations.rng import seed_all
 from secateur.optim import Homotopy, Proximal
 from secateur.report import Check, Point, Run, html
 from secateur.report.progress import WARNING
 from secateur.report.tables import format_score
+from secateur.train import spec
+from secateur.train.accelerated import Accelerated
+from secateur.train.data import Data
+from secateur.train.distill import Distill, examine, fingerprint, make_teacher
+from secateur.train.engine import Engine
+from secateur.train.finishing import finish
+from secateur.train.loggers import make_loggers
+from secateur.train.loop import Loop, steps_in_epoch
+from secateur.train.rng import seed_all
 
 CHECKPOINT, FACTS, REPORT = "checkpoint", "run.json", "report.html"
 STAGE = "network-{}"  # the folder of a network on the way to the last one
@@ -123,8 +123,8 @@ def train(
         Interrupted: a signal asked to stop; the checkpoint has been written.
         ValueError: settings that don't fit, or a folder that already holds a run.
     """
-    budgets = options.parse_budgets(settings.budget, **settings.budgeted())
-    interval = options.parse_interval(checkpoint_every)
+    budgets = spec.parse_budgets(settings.budget, **settings.budgeted())
+    interval = spec.parse_interval(checkpoint_every)
     path = folder / CHECKPOINT
     if resume and not path.exists():
         raise FileNotFoundError(f"{path}: nothing to resume; start the run without --resume")
@@ -197,13 +197,13 @@ def _make(
 ) -> tuple[nn.Module, Data, Proximal, LambdaLR]:
     """The model on its device, its data, optimizer and scheduler, alike for equal settings."""
     seed_all(settings.seed, -1)
-    model = options.make_model(settings.model).to(device)
-    data = Data.of(options.make_data(settings.data, settings.batch_size))
+    model = spec.make_model(settings.model).to(device)
+    data = Data.of(spec.make_data(settings.data, settings.batch_size))
     watch("tracing the model", 0, 0, "")
-    groups = options.make_groups(model, data.example(device), settings.kind, settings.ignore)
+    groups = spec.make_groups(model, data.example(device), settings.kind, settings.ignore)
     steps = settings.epochs * steps_in_epoch(data, settings.accumulate)
     schedule = Homotopy(steps, freeze=settings.freeze, power=settings.power, stages=len(budgets))
-    inner = options.make_optimizer(
+    inner = spec.make_optimizer(
         model, settings.optimizer, settings.lr, settings.weight_decay, settings.momentum
     )
     optimizer = Proximal(
@@ -211,7 +211,7 @@ def _make(
         groups,
         budgets,
         schedule=schedule,
-        weights=options.parse_weights(settings.weights),
+        weights=spec.parse_weights(settings.weights),
         metric=settings.metric,
         every=settings.every,
     )

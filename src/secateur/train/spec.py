@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur import groups
-from secateur.budget import Budget, Target
-from secateur.budget.measures import MEASURES
+from secateur import kinds
+from secateur.budget import Budget, LatencyTarget
+from secateur.costs.measures import MEASURES
 from secateur.groups import Groups
 
 THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -31,19 +31,19 @@ KINDS: dict[str, Kind] = {
     **{
         kind.__name__: lambda model, example, ignore, kind=kind: kind(model, example, ignore=ignore)
         for kind in (
-            groups.filters,
-            groups.neurons,
-            groups.channels,
-            groups.shapes,
-            groups.heads,
-            groups.layers,
-            groups.experts,
-            groups.width,
+            kinds.filters,
+            kinds.neurons,
+            kinds.channels,
+            kinds.shapes,
+            kinds.heads,
+            kinds.depth,
+            kinds.experts,
+            kinds.width,
         )
     },
     **{
         kind.__name__: lambda model, example, ignore, kind=kind: kind(model, ignore=ignore)
-        for kind in (groups.blocks, groups.n_of_m, groups.weights)
+        for kind in (kinds.blocks, kinds.n_of_m, kinds.weights)
     },
 }
 DEFAULTS = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.01)}  # learning rate, weight decay
@@ -117,7 +117,7 @@ def parse_budgets(
         )
     if "latency" in stages:
         stages["latency"] = [
-            [Target(amount, runtime=runtime, table=table) for amount in given]
+            [LatencyTarget(amount, runtime=runtime, table=table) for amount in given]
             for given in stages["latency"]
         ]
     elif runtime or table:
@@ -181,7 +181,7 @@ def _latency(amount: str, text: str) -> float | str:
     except ValueError:
         share = None
     try:
-        return Target(amount if share is None else share).amount
+        return LatencyTarget(amount if share is None else share).amount
     except ValueError as error:
         raise ValueError(
             f"--budget {text}: can't read {amount!r}; write a share such as 50% or 0.5, or a time "

@@ -1,6 +1,6 @@
 """How a model is run to be understood: in eval mode, without a trace of the run left on it.
 
-measure/running.py runs a model as its user would; here, attention and recurrence also take the
+utils/forward.py runs a model as its user would; here, attention and recurrence also take the
 plain kernels, which show every product.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from secateur.measure.running import evaluating, unfused_attention, without_cudnn
+from secateur.utils.forward import evaluating, unfused_attention, without_cudnn
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -46,7 +46,7 @@ def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def preserve_state(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards modes, buffers and random numbers are as they were before.
 
     Inside, the model's own Python runs, not what torch.compile made of it; inference mode is off,
@@ -88,14 +88,14 @@ def _without_autocast_s_memory() -> Iterator[None]:
 
 
 @contextmanager
-def plain_kernels() -> Iterator[None]:
+def unfused_ops() -> Iterator[None]:
     """Attention as matrix products, modules without fused fast paths: labels can follow."""
     with unfused_attention(), sdpa_kernel(SDPBackend.MATH):
         yield
 
 
 @contextmanager
-def separate_steps() -> Iterator[None]:
+def unfused_rnn() -> Iterator[None]:
     """Recurrent networks as matrix products, one after another: labels can follow."""
     with warnings.catch_warnings():  # CPUs without TF32 are told that they have none
         warnings.simplefilter("ignore")

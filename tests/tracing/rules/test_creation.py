@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from groups.cuts import Apply, axes, cut_out, some_dead
+from cuts import Apply, axes, cut_out, some_dead
 from networks import images
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import secateur as sc
-from groups.cuts import counted, cut_out, predicted, some_dead
+from cuts import counted, cut_out, predicted, some_dead
 from networks import images
-from secateur.groups.trace import trace
+from secateur.tracing.tracer import trace
 
 grouped_mm = getattr(torch, "_grouped_mm", None)
 

@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import networks
 import secateur as sc
-from groups.cuts import axes, cut_out, some_dead
+from cuts import axes, cut_out, some_dead
 from networks import images
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from groups.cuts import Apply, axes
+from cuts import Apply, axes
 from networks import images
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateur as sc
-from groups.cuts import Apply, axes, cut_out, some_dead
+from cuts import Apply, axes, cut_out, some_dead
 from networks import images
 
 

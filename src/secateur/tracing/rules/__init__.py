@@ -9,25 +9,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.groups.labels import Labels, Operator
-from secateur.groups.rules import (
+from secateur.tracing.labels import Labels, Operator
+from secateur.tracing.rules import (
     contraction,
     creation,
-    experts,
+    expert_products,
     movement,
     normalisation,
     pointwise,
     reduction,
     writing,
 )
-from secateur.groups.rules.call import RULES, Call, Rule, unknown
+from secateur.tracing.rules.call import RULES, Call, Rule, unknown
 
 __all__ = [
     "Call",
     "apply",
     "contraction",
     "creation",
-    "experts",
+    "expert_products",
     "movement",
     "normalisation",
     "pointwise",

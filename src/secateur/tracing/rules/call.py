@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
-from secateur.groups.labels import Labels
-from secateur.measure.count import LEFT_OUT
+from secateur.measurement.count import LEFT_OUT
+from secateur.tracing.labels import Labels
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Call:
         return [leaf for leaf in flat if isinstance(leaf, Tensor)]
 
     def flops(self) -> int:
-        """What `secateur.measure.count_flops` counts for this call."""
+        """What `secateur.measurement.count_flops` counts for this call."""
         packet = self.func.overloadpacket
         count = shape_wrapper(LEFT_OUT[packet]) if packet in LEFT_OUT else flop_registry.get(packet)
         return 0 if count is None else int(count(*self.args, **self.kwargs, out_val=self.out))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.groups.labels import Labels, Operator, varied
-from secateur.groups.rules.call import Call, rule
-from secateur.groups.rules.pointwise import merge
+from secateur.tracing.labels import Labels, Operator, varied
+from secateur.tracing.rules.call import Call, rule
+from secateur.tracing.rules.pointwise import merge
 
 
 def contract(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from secateur.groups.labels import Labels
-from secateur.groups.rules.call import Call
+from secateur.tracing.labels import Labels
+from secateur.tracing.rules.call import Call
 
 ZEROS = ("zeros", "new_zeros")
 CONSTANTS = ("ones", "full", "empty", "empty_strided", "new_ones", "new_full", "new_empty",

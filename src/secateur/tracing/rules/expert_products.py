@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from secateur.groups.labels import Labels
-from secateur.groups.rules.call import Call, rule
-from secateur.groups.rules.contraction import CONTRACTIONS, contract
+from secateur.tracing.labels import Labels
+from secateur.tracing.rules.call import Call, rule
+from secateur.tracing.rules.contraction import CONTRACTIONS, contract
 
 CONTRACTIONS.add("_grouped_mm")
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from secateur.groups.labels import Labels, compress, varied
-from secateur.groups.rules.call import Call, rule
-from secateur.groups.rules.pointwise import merge
+from secateur.tracing.labels import Labels, compress, varied
+from secateur.tracing.rules.call import Call, rule
+from secateur.tracing.rules.pointwise import merge
 
 
 def _run_on_plane(call: Call, source: Tensor, plane: Tensor) -> list[Tensor]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from secateur.groups.labels import Labels, varied
-from secateur.groups.rules.call import Call, rule
-from secateur.groups.rules.pointwise import merge
+from secateur.tracing.labels import Labels, varied
+from secateur.tracing.rules.call import Call, rule
+from secateur.tracing.rules.pointwise import merge
 
 
 def _along(labels: Labels, x: Tensor, dim: int, vectors: Sequence[Tensor | None]) -> list[Tensor]:

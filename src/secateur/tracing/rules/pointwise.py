@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from secateur.groups.labels import Labels, varied
-from secateur.groups.rules.call import Call, rule
+from secateur.tracing.labels import Labels, varied
+from secateur.tracing.rules.call import Call, rule
 
 
 def merge(

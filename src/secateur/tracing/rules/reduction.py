@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from secateur.groups.labels import Labels, varied
-from secateur.groups.rules.call import Call, rule
-from secateur.groups.rules.pointwise import pointwise
+from secateur.tracing.labels import Labels, varied
+from secateur.tracing.rules.call import Call, rule
+from secateur.tracing.rules.pointwise import pointwise
 
 
 @rule("sum", "mean", "amax", "amin", "max", "min", "var", "std", "var_mean", "linalg_vector_norm",

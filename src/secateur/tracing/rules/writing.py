@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.groups.labels import Labels, entries, varied
-from secateur.groups.rules.call import Call
-from secateur.groups.rules.pointwise import merge
+from secateur.tracing.labels import Labels, entries, varied
+from secateur.tracing.rules.call import Call
+from secateur.tracing.rules.pointwise import merge
 
 
 def fills_buffer(labels: Labels, call: Call) -> bool:

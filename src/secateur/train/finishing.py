@@ -21,13 +21,13 @@ from secateur.deploy import export, save
 from secateur.deploy.onnx import latencies as onnx_latencies
 from secateur.deploy.onnx import run as run_onnx
 from secateur.groups import Groups
-from secateur.groups.trial import tolerance
-from secateur.integrations.data import Data, call, split, to_device
-from secateur.integrations.loop import test
-from secateur.measure import measure_together
-from secateur.measure.running import arguments, evaluating, tensors_of
-from secateur.report import Check, Network, Run, machine, widths
-from secateur.shrink import shrink
+from secateur.measurement import machine, measure_together
+from secateur.report import Check, Network, Run, widths
+from secateur.shrinking import shrink
+from secateur.surgery.equivalence import tolerance
+from secateur.train.data import Data, call, split, to_device
+from secateur.train.loop import test
+from secateur.utils.forward import arguments, evaluating, tensors_of
 
 
 def finish(

@@ -1,0 +1,1 @@
+"""What is compiled: C on a CPU, Triton on a GPU, and who runs which."""

@@ -1,0 +1,1 @@
+"""The ground floor: files, optional packages, forward passes, contexts, names and sums for all."""
