@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
@@ -23,6 +22,7 @@ from secateur.groups import Groups
 from secateur.groups.coupling import Operation
 from secateur.measurement import format_seconds
 from secateur.measurement.host import machine, machine_differences
+from secateur.utils.files import write_atomically
 
 FORMAT, VERSION = "secateur latency table", 1
 
@@ -125,17 +125,11 @@ class LatencyTable:
         return not machine_differences(self.machine, machine())
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the table as JSON; an old file is replaced in one step."""
-        path = Path(path)
+        """Write the table as JSON; an old file is replaced in one step, and folders are made."""
         facts = asdict(self)
         del facts["path"]
         text = json.dumps({"format": FORMAT, "version": VERSION, **facts}, indent=1)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            file.write(_compact(text) + "\n")
-        os.replace(file.name, path)
-        return path
+        return write_atomically(path, _compact(text) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LatencyTable:
