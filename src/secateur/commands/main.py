@@ -315,7 +315,7 @@ def _add_device(
 
 
 def _demo(options: argparse.Namespace, _: list[str]) -> None:
-    from secateur.commands.demo import demo
+    from secateur.commands.digits import demo
     from secateur.report import html
 
     folder = Path(options.out or "secateur-demo")
@@ -354,8 +354,8 @@ def _train(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def _sweep(options: argparse.Namespace, words: list[str]) -> int:
-    from secateur.commands.sweep import Resources, SweepInterrupted, parse_seeds, sweep
     from secateur.report.sweep import SweepTrial, sweep_table
+    from secateur.train.sweep import Resources, SweepInterrupted, parse_seeds, sweep
 
     def ended(trial: SweepTrial) -> None:
         print(trial, file=sys.stderr if trial.failure else sys.stdout, flush=True)
@@ -386,12 +386,15 @@ def _sweep(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def _inspect(options: argparse.Namespace, _: list[str]) -> None:
-    from secateur.commands.inspect import inspect
+    from secateur.report.inspection import inspect
+    from secateur.train.spec import make_groups
 
     model = _model(options)
     with _watched() as watch:
         watch("tracing the model", 0, 0, "")
-        tables = inspect(model, _example(options), options.kind, options.ignore)
+        example = _example(options)
+        groups = make_groups(model, example, options.kind, options.ignore)
+        tables = inspect(model, example, groups)
     _print(*tables)
 
 
@@ -399,7 +402,7 @@ def _measure(options: argparse.Namespace, _: list[str]) -> None:
     if options.model is None:
         if options.weights is None:
             raise ValueError("say what to measure: --model MODULE:FACTORY, --weights FILE, or both")
-        from secateur.commands.compare import contents
+        from secateur.report.comparison import contents
 
         numbers, size = contents(Path(options.weights))
         print(f"{numbers:,} parameters and buffers, {size:,} bytes (more with --model)")
@@ -447,7 +450,7 @@ def _export(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _compare(options: argparse.Namespace, _: list[str]) -> None:
-    from secateur.commands.compare import compare
+    from secateur.report.comparison import compare
 
     _print(compare(Path(options.a), Path(options.b)))
 

@@ -21,6 +21,7 @@ from secateur.budget import Budget
 from secateur.optim import Homotopy, Proximal
 from secateur.report import Check, Point, Run, html
 from secateur.report.progress import WARNING
+from secateur.report.run import FACTS
 from secateur.report.tables import format_score
 from secateur.train import spec
 from secateur.train.accelerated import Accelerated
@@ -30,9 +31,9 @@ from secateur.train.engine import Engine
 from secateur.train.finishing import finish
 from secateur.train.loggers import make_loggers
 from secateur.train.loop import Loop, steps_in_epoch
-from secateur.train.rng import seed_all
+from secateur.utils.rng import seed_all
 
-CHECKPOINT, FACTS, REPORT = "checkpoint", "run.json", "report.html"
+CHECKPOINT, REPORT = "checkpoint", "report.html"
 STAGE = "network-{}"  # the folder of a network on the way to the last one
 AGAIN = 0.5  # of the learning rate: where each stage after the first begins
 

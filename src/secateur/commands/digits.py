@@ -23,8 +23,8 @@ from secateur.report import Check, Run
 from secateur.train.data import Data
 from secateur.train.finishing import finish
 from secateur.train.loop import Loop
-from secateur.train.rng import seed_all
 from secateur.utils.extras import require
+from secateur.utils.rng import seed_all
 
 EPOCHS, BATCH, RATE, SEED = 25, 64, 0.05, 0
 FLOPS = 0.25  # of the dense network's
@@ -32,7 +32,7 @@ FLOPS = 0.25  # of the dense network's
 RELOAD = """
 import sys, torch, secateur
 from safetensors.torch import load_file, save_file
-from secateur.commands.demo import DigitNet
+from secateur.commands.digits import DigitNet
 torch.set_num_threads(int(sys.argv[3]))
 small = secateur.load(sys.argv[1], model=DigitNet()).eval()
 with torch.no_grad():
@@ -127,7 +127,7 @@ def demo(folder: Path, watch: Callable[[str, int, int, str], None] = lambda *_: 
         dense=dense,
         history=tuple(loop.history),
         settings={
-            "network": "residual, 7 convolutions, BatchNorm (secateur.commands.demo.DigitNet)",
+            "network": "residual, 7 convolutions, BatchNorm (secateur.commands.digits.DigitNet)",
             "data": "scikit-learn digits, 8x8: 1,097 to train on, 200 held out for the curves, "
             "500 for the final test",
             "training": f"SGD, momentum 0.9, learning rate {RATE} to 0 by a cosine, "

@@ -22,12 +22,12 @@ from typing import Any
 import torch
 
 from secateur.budget import Budget
-from secateur.report import Run
+from secateur.report.run import FACTS, Run
 from secateur.report.sweep import Sweep, SweepTrial
 from secateur.report.sweep_page import sweep_html
 from secateur.train import checkpoint, spec
 from secateur.train.loop import Interrupted, Signals
-from secateur.train.run import CHECKPOINT, FACTS, REPORT, Settings, Watch, train
+from secateur.train.run import CHECKPOINT, REPORT, Settings, Watch, train
 from secateur.utils.extras import require
 from secateur.utils.files import write_atomically
 
@@ -115,8 +115,7 @@ def sweep(
 
     Example:
         >>> import tempfile
-        >>> net = "secateur.commands.demo:DigitNet"
-        >>> settings = Settings(net, "my_data:digits", budget=(), epochs=10)
+        >>> settings = Settings("my_models:net", "my_data:loaders", budget=(), epochs=10)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     sweep(settings, folder, budgets=["flops=50%", "flops=0.5"], seeds=[0, 1])
         Traceback (most recent call last):

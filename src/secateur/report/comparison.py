@@ -12,9 +12,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from secateur.measurement import format_bytes, format_count
-from secateur.report import Network, Run, comparison_table
-from secateur.report.tables import plain_table
-from secateur.train.run import FACTS
+from secateur.report.run import FACTS, Network, Run
+from secateur.report.tables import comparison_table, plain_table
 
 
 def compare(a: Path, b: Path) -> Any:

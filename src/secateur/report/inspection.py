@@ -1,6 +1,6 @@
 """What can be removed from a model, what can't and why, and how small it can get.
 
-A model, an example and a kind of groups flow in; tables for the terminal flow out.
+A model, an example and its groups flow in; tables for the terminal flow out.
 """
 
 from __future__ import annotations
@@ -17,20 +17,16 @@ from secateur.groups import Groups
 from secateur.measurement import format_measure
 from secateur.report.tables import NAMES, plain_table
 from secateur.tracing import Trace, trace
-from secateur.train.spec import make_groups
 from secateur.utils.name_trees import Row, folded, names, tree
 
 
-def inspect(
-    model: nn.Module, example: Any, kinds: str = "filters", ignore: Sequence[str] = ()
-) -> list[Any]:
-    """Find a model's groups and tabulate them.
+def inspect(model: nn.Module, example: Any, groups: Groups) -> list[Any]:
+    """Tabulate a model's groups.
 
     Args:
         model: at full size.
         example: its inputs.
-        kinds: such as "filters" or "filters,neurons".
-        ignore: names of modules that stay.
+        groups: what was found in it.
 
     Returns:
         rich tables: the groups as a tree, the smallest reachable cost in each measure, and what
@@ -38,10 +34,8 @@ def inspect(
         rule and on parameters that the example never reaches (where there are such).
 
     Raises:
-        ValueError: an unknown kind, or nothing can be removed.
         ImportError: rich is missing.
     """
-    groups = make_groups(model, example, kinds, ignore)
     tables = [_layers(groups)]
     if all(layer.blocks is None for layer in groups.layers):  # else the kind itself is the budget
         tables.append(_reachable(groups))
