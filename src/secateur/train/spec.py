@@ -26,26 +26,23 @@ THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 SIZES = {"B": 1, **{f"{p}B": n for p, n in THOUSANDS.items() if p}}
 SIZES |= {f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")} | {"KB": 1000}
 
-Kind = Callable[[nn.Module, Any, list[str]], Groups]
-KINDS: dict[str, Kind] = {
-    **{
-        kind.__name__: lambda model, example, ignore, kind=kind: kind(model, example, ignore=ignore)
-        for kind in (
-            kinds.filters,
-            kinds.neurons,
-            kinds.channels,
-            kinds.shapes,
-            kinds.heads,
-            kinds.depth,
-            kinds.experts,
-            kinds.width,
-        )
-    },
-    **{
-        kind.__name__: lambda model, example, ignore, kind=kind: kind(model, ignore=ignore)
-        for kind in (kinds.blocks, kinds.n_of_m, kinds.weights)
-    },
+KINDS: dict[str, Callable[..., Groups]] = {
+    kind.__name__: kind
+    for kind in (
+        kinds.filters,
+        kinds.neurons,
+        kinds.channels,
+        kinds.shapes,
+        kinds.heads,
+        kinds.depth,
+        kinds.experts,
+        kinds.width,
+        kinds.blocks,
+        kinds.n_of_m,
+        kinds.weights,
+    )
 }
+NO_EXAMPLE = {"blocks", "n_of_m", "weights"}  # kinds that are found without a run of the model
 DEFAULTS = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.01)}  # learning rate, weight decay
 
 
@@ -128,18 +125,6 @@ def parse_budgets(
         amounts = {m: _pair(m, given[min(stage, len(given) - 1)]) for m, given in stages.items()}
         budgets.append(Budget(**amounts, **options))
     return tuple(budgets)
-
-
-def parse_budget(texts: Sequence[str], **options: Any) -> Budget:
-    """Read one budget; see `parse_budgets`.
-
-    Raises:
-        ValueError: also where there are several.
-    """
-    budget, *more = parse_budgets(texts, **options)
-    if more:
-        raise ValueError(f"--budget {', '.join(texts)}: several budgets where one is expected")
-    return budget
 
 
 def _amount(measure: str, amount: str, text: str) -> Any:
@@ -316,14 +301,15 @@ def make_groups(model: nn.Module, example: Any, kinds: str, ignore: Sequence[str
     for kind in (name.strip() for name in kinds.split(",")):
         if kind not in KINDS:
             raise ValueError(f"--kind {kinds}: unknown kind {kind!r}; known: {', '.join(KINDS)}")
-        more = KINDS[kind](model, example, list(ignore))
+        given = () if kind in NO_EXAMPLE else (example,)
+        more = KINDS[kind](model, *given, ignore=list(ignore))
         found = more if found is None else found + more
     assert found is not None  # split gives one word at least
     return found
 
 
-def parse_weights(text: str) -> str | float:
-    """The weighting of `Proximal`: "auto", "curvature", "layer" or a number."""
+def parse_importance(text: str) -> str | float:
+    """How `Proximal` weighs groups: "auto", "curvature", "layer" or a number."""
     try:
         return float(text)
     except ValueError:
@@ -348,6 +334,21 @@ def parse_interval(text: str) -> dict[str, float | int]:
     if not found[2]:
         return {"steps_between": int(found[1])}
     return {"seconds": float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]}
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read seeds: integers of 0 or more, with commas between them.
+
+    Raises:
+        ValueError: something else.
+
+    Example:
+        >>> parse_seeds("0,1,2")
+        (0, 1, 2)
+    """
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise ValueError(f"--seeds {text}: write integers with commas between them, such as 0,1,2")
+    return tuple(int(part) for part in text.split(","))
 
 
 def make_optimizer(

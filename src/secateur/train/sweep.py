@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from secateur.report.sweep import Sweep, SweepTrial
 from secateur.report.sweep_page import sweep_html
 from secateur.train import checkpoint, spec
 from secateur.train.loop import Interrupted, Signals
-from secateur.train.run import CHECKPOINT, REPORT, Settings, Watch, train
+from secateur.train.run import CHECKPOINT, REPORT, Watch, train
+from secateur.train.settings import Resources, Settings
 from secateur.utils.extras import require
 from secateur.utils.files import write_atomically
 
@@ -44,35 +45,6 @@ class SweepInterrupted(Exception):
         super().__init__(
             f"stopped with {missing} runs missing; what they have trained is in their checkpoints"
         )
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What each run gets.
-
-    Attributes:
-        cpus: cores, and threads of torch.
-        gpus: GPUs; 0.5 lets two runs share one.
-        device: such as "cpu" or "cuda".
-
-    Raises:
-        ValueError: they don't fit together.
-    """
-
-    cpus: int = 1
-    gpus: float = 0.0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if self.cpus < 1:
-            raise ValueError(f"--cpus {self.cpus}: cores of each run, 1 or more")
-        if self.gpus < 0:
-            raise ValueError(f"--gpus {self.gpus:g}: GPUs of each run, 0 or more")
-        if self.device.startswith("cuda") != (self.gpus > 0):
-            raise ValueError(
-                f"--gpus {self.gpus:g} with --device {self.device}: a run sees the GPUs that it "
-                "reserves; give both (--gpus 1 --device cuda) or neither"
-            )
 
 
 def sweep(
@@ -152,21 +124,6 @@ def sweep(
     write_atomically(folder / RESULTS, facts().lines())
     sweep_html(facts(), folder / REPORT)
     return facts()
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Read seeds: integers of 0 or more, with commas between them.
-
-    Raises:
-        ValueError: something else.
-
-    Example:
-        >>> parse_seeds("0,1,2")
-        (0, 1, 2)
-    """
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise ValueError(f"--seeds {text}: write integers with commas between them, such as 0,1,2")
-    return tuple(int(part) for part in text.split(","))
 
 
 # -- what is to be done ---------------------------------------------------------------------------
