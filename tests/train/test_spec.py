@@ -56,6 +56,7 @@ def test_budgets_are_read(texts, amounts):
         ("flops=130%", "up to 100%"),
         ("flops=-3", "can't read '-3'; write a share"),
         ("flops=", "can't read ''"),
+        ("flops=1e9999999999", "can't read '1e9999999999'; write a share"),
         ("flops=25%,flops=30%", "given 2 times"),
     ],
 )
