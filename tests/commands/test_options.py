@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-import pytest
-
-from secateur.commands.main import COMMANDS, parser
+from secateur.commands.main import parser
 from secateur.commands.options import fill
 from secateur.train.settings import Resources, Settings
 
@@ -55,11 +53,3 @@ def test_a_sweep_has_all_but_budget_and_seed_and_what_each_run_gets() -> None:
     assert {f.name for f in fields(Settings)} - set(vars(options)) == {"budget", "seed"}
     assert fill(Settings, options, budget=(), seed=0) == Settings("m:f", "d:f", (), 3)
     assert fill(Resources, options) == Resources(4, 0.5, "cuda")
-
-
-@pytest.mark.parametrize("name", [file.__name__.rpartition(".")[2] for file in COMMANDS])
-def test_every_option_is_explained(name, capsys) -> None:
-    with pytest.raises(SystemExit):
-        parser().parse_args([name, "--help"])
-    told = capsys.readouterr().out
-    assert told.startswith(f"usage: secateur {name}") and "show where an error comes from" in told
