@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from secateur.commands.options import add_example, add_fields, add_weights, example, model
+from secateur.commands.options import add_network, example, model
 from secateur.commands.terminal import watched
-from secateur.train.settings import Settings
 
 HELP = "write a network as ONNX, checked"
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """A model, its small network's file, inputs, and the file to write."""
-    add_fields(command, Settings, "model")
-    add_weights(command)
-    add_example(command)
+    add_network(command)
     command.add_argument("--out", required=True, metavar="FILE", help="such as small.onnx")
 
 

@@ -5,25 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from secateur.commands.options import (
-    add_device,
-    add_example,
-    add_fields,
-    add_weights,
-    example,
-    model,
-)
+from secateur.commands.options import add_device, add_network, example, model
 from secateur.commands.terminal import watched
-from secateur.train.settings import Settings
 
 HELP = "parameters, FLOPs, bytes, latency, memory"
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """A model, a file or both, inputs, and a device."""
-    add_fields(command, Settings, "model", required=False)
-    add_weights(command)
-    add_example(command)
+    add_network(command, required=False)
     add_device(command)
 
 

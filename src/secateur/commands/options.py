@@ -37,15 +37,7 @@ def add_fields(
     without: tuple[str, ...] = (),
     **changes: Any,
 ) -> None:
-    """Make options of a dataclass's fields.
-
-    Args:
-        command: gets the options.
-        form: the dataclass; its fields are annotated with an `Option`.
-        names: of the fields; by default all.
-        without: names of fields that get none.
-        changes: what is to be said otherwise than the fields do, as `add_argument` takes it.
-    """
+    """Make options of a dataclass's fields, all or those named; changes go to `add_argument`."""
     hints = get_type_hints(form, include_extras=True)
     for field in fields(form):
         if field.name in without or (names and field.name not in names):
@@ -102,9 +94,11 @@ def add_example(command: argparse.ArgumentParser) -> None:
     add_fields(command, Settings, "data", required=False, help=words)
 
 
-def add_weights(command: argparse.ArgumentParser) -> None:
-    """A small network's file."""
+def add_network(command: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """A model at full size, or the small network that a file makes of it, and its inputs."""
+    add_fields(command, Settings, "model", required=required)
     command.add_argument("--weights", metavar="FILE", help="a small network, from secateur.save")
+    add_example(command)
 
 
 def add_device(

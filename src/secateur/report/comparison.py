@@ -48,15 +48,10 @@ def _small(folder: Path) -> tuple[Network, str]:
 
 
 def _files(a: Path, b: Path) -> Any:
-    (tensors_a, bytes_a), (tensors_b, bytes_b) = contents(a), contents(b)
+    numbers, sizes = zip(contents(a), contents(b), strict=True)
     rows = [
-        (
-            "numbers",
-            format_count(tensors_a),
-            format_count(tensors_b),
-            f"{tensors_b / tensors_a:.1%}",
-        ),
-        ("size", format_bytes(bytes_a), format_bytes(bytes_b), f"{bytes_b / bytes_a:.1%}"),
+        (name, *map(form, pair), f"{pair[1] / pair[0]:.1%}")
+        for name, form, pair in (("numbers", format_count, numbers), ("size", format_bytes, sizes))
     ]
     return plain_table("Saved tensors", ["", str(a), str(b), "ratio"], rows)
 
