@@ -22,6 +22,7 @@ from secateur.measurement import Footprint
 from secateur.utils.files import write_atomically
 
 FORMAT = 1
+FACTS = "run.json"  # the name of its file in a run's folder
 
 
 @dataclass(frozen=True)
