@@ -211,8 +211,8 @@ def _make(
         groups,
         budgets,
         schedule=schedule,
-        weights=spec.parse_weights(settings.weights),
-        metric=settings.metric,
+        importance=spec.parse_weights(settings.weights),
+        geometry=settings.metric,
         every=settings.every,
     )
     return model, data, optimizer, LambdaLR(optimizer, cosine(schedule))
