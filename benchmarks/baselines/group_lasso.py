@@ -21,10 +21,10 @@ class GroupLasso(Penalty):
 
     name = "group lasso"
 
-    def prox(self, problem: Problem, pull: float, steps: float) -> tuple[np.ndarray, Relaxation]:
+    def prox(self, problem: Problem, pull: float, length: float) -> tuple[np.ndarray, Relaxation]:
         """What is kept is all that is not zero, with no threshold."""
         norms = problem.norms * np.sqrt(problem.geometry)
-        found = shrink(norms, problem.importance / problem.geometry, pull * steps)
+        found = shrink(norms, problem.importance / problem.geometry, pull * length)
         return found, Relaxation((found > 0).astype(float))
 
 

@@ -97,8 +97,8 @@ class Curvature(Importance):
         return products / torch.where(squares > 0, squares, 1)
 
     def learn(self, seen: Tensor, steps: int = 1) -> None:
-        kept = self.memory**steps
-        self.mean.mul_(kept).add_(seen.cpu().double(), alpha=1 - kept)
+        old = self.memory**steps
+        self.mean.mul_(old).add_(seen.cpu().double(), alpha=1 - old)
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
         mean = self.mean.numpy()

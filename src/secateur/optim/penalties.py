@@ -67,18 +67,30 @@ class Penalty:
         has_lambda: whether its strength is a lambda, of `Constant`, rather than a hardness, of
             `Homotopy`. It is then taken times the learning rate, of which there can be one only,
             and nothing is chosen in the end.
+
+    Example:
+        >>> class Ridge(Penalty):
+        ...     name = "ridge"
+        ...     def prox(self, problem, pull, length):
+        ...         step = pull * length * problem.importance / problem.geometry
+        ...         return 1 / (1 + step), problem.last
+        >>> import secateur as sc
+        >>> model = torch.nn.Linear(4, 1)
+        >>> groups, sgd = sc.weights(model), torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> sc.Proximal(sgd, groups, sc.Budget(groups=2), penalty=Ridge(), lam=1.0).penalty.name
+        'ridge'
     """
 
     name: ClassVar[str]
     has_lambda: ClassVar[bool] = True
 
-    def prox(self, problem: Problem, pull: float, steps: float) -> tuple[np.ndarray, Relaxation]:
+    def prox(self, problem: Problem, pull: float, length: float) -> tuple[np.ndarray, Relaxation]:
         """The factors of a proximal step, (m,), in [0, 1], and how much of each group they keep.
 
         Args:
             problem: the groups.
             pull: lambda or the hardness, by the schedule.
-            steps: how many steps it stands for; with a lambda times the learning rate.
+            length: how many steps it stands for; with a lambda times the learning rate.
         """
         raise NotImplementedError
 
@@ -100,11 +112,11 @@ class Firm(Penalty):
     name = "firm"
     has_lambda = False
 
-    def prox(self, problem: Problem, pull: float, steps: float) -> tuple[np.ndarray, Relaxation]:
+    def prox(self, problem: Problem, pull: float, length: float) -> tuple[np.ndarray, Relaxation]:
         if pull == 0:
             return np.ones_like(problem.norms), problem.last
-        if steps > 1:  # 1 - (1 - r) ** steps: what a group that loses r a step has lost by now
-            pull = -math.expm1(steps * math.log1p(-pull))
+        if length > 1:  # 1 - (1 - r) ** length: what a group that loses r a step has lost by now
+            pull = -math.expm1(length * math.log1p(-pull))
         start = problem.last.threshold
         found = Relaxation(*problem.allowance.relax(problem.saliency(), pull, start=start))
         return factors(found.multipliers, pull), found
@@ -126,15 +138,15 @@ class Envelope(Penalty):
 
     name = "envelope"
 
-    def prox(self, problem: Problem, pull: float, steps: float) -> tuple[np.ndarray, Relaxation]:
-        allowance, step = problem.allowance, pull * steps
+    def prox(self, problem: Problem, pull: float, length: float) -> tuple[np.ndarray, Relaxation]:
+        allowance, step = problem.allowance, pull * length
         norms = torch.from_numpy(problem.norms * np.sqrt(problem.geometry))
         weights = torch.from_numpy(problem.importance / problem.geometry)
         if isinstance(allowance, UniformAllowance):
             slope, offset = norms * weights.sqrt(), (step * weights).expand_as(norms)
             levels, bounds = torch.from_numpy(allowance.levels), torch.from_numpy(allowance.bounds)
-            kept, _ = multipliers_by_segment(slope, offset, levels, bounds)
-            return shares(kept, kept + offset).numpy(), Relaxation(kept.numpy())
+            u, _ = multipliers_by_segment(slope, offset, levels, bounds)
+            return shares(u, u + offset).numpy(), Relaxation(u.numpy())
         now = problem.last.multipliers
         spent = {m: cost / allowance.limits[m] for m, cost in allowance.spent(now).items()}
         tightest = max(spent, key=lambda measure: spent[measure])

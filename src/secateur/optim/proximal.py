@@ -199,9 +199,8 @@ class Proximal(Wrapper):
 
     def _look(self, evaluation: int = 1) -> None:
         """Refuse bad gradients, let the importance see good ones, keep the dead from moving."""
-        where = f"step {self.steps_taken + 1}"
-        if evaluation > 1:
-            where += f", evaluation {evaluation} of the closure"
+        again = f", evaluation {evaluation} of the closure" if evaluation > 1 else ""
+        where = f"step {self.steps_taken + 1}{again}"
         learns = evaluation == 1 and self._will_press()
         seen = look(self.param_groups, self.groups, where, self.importance if learns else None)
         if evaluation == 1:
@@ -230,10 +229,7 @@ class Proximal(Wrapper):
     def _thaw(self) -> None:
         """Begin the next stage: what is dead stays dead, what is left competes again."""
         self.frozen = False
-        self._restrict(self._relaxation.multipliers > 0)
-
-    def _restrict(self, live: np.ndarray) -> None:
-        """Let only some groups, bool of shape (m,), compete for the budget of this stage."""
+        live = self._relaxation.multipliers > 0
         self.allowance = self._allowances[self.stage].restricted(live)
 
     # -- the proximal step -------------------------------------------------------------------------
@@ -372,9 +368,9 @@ class Proximal(Wrapper):
         self.frozen = ours["frozen"]
         live = ours["live"].cpu().numpy()
         self._support = None if live.all() else Support(self.groups, live)
-        self.allowance = self._allowances[self.stage]
-        if not (live.all() or self.frozen):
-            self._restrict(live)
+        allowance = self._allowances[self.stage]
+        competing = not (self.frozen or live.all())
+        self.allowance = allowance.restricted(live) if competing else allowance
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: not hooks, nor the `step` that a scheduler puts in place."""
