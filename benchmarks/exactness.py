@@ -33,7 +33,7 @@ import secateur as sc
 from secateur.budget import Allowance
 from secateur.deploy import onnx_flops
 from secateur.measurement import count_bytes, count_flops, count_params, machine
-from secateur.optim.penalties import saliency
+from secateur.optim.penalties import Problem, Relaxation
 from secateur.utils.forward import inputs_of
 from zoo import check
 from zoo.entry import Entry, everything
@@ -89,7 +89,8 @@ def case(
         return found | {"refused": str(error)}
     assert isinstance(allowance, Allowance)
     ones = np.ones(len(groups))
-    kept = allowance.choose(saliency(allowance, groups.norms().numpy(), ones, ones))
+    problem = Problem(allowance, groups.norms().numpy(), ones, Relaxation(ones))
+    kept = allowance.choose(problem.saliency())
     key = kept.tobytes()
     if key not in seen:
         seen[key] = shrunk(entry, model, groups, kept)

@@ -39,7 +39,7 @@ def trained(model: nn.Module, groups: sc.Groups, budget: sc.Budget) -> tuple[sc.
     pictures, labels = digits()
     adam = torch.optim.Adam(model.parameters(), lr=1e-2)
     # Fan-in makes plain magnitudes of single weights incomparable between layers.
-    optimizer = sc.Proximal(adam, groups, budget, steps=STEPS, weights="curvature")
+    optimizer = sc.Proximal(adam, groups, budget, steps=STEPS, importance="curvature")
     draw = torch.Generator().manual_seed(0)
     loss = torch.tensor(0.0)
     for _ in range(STEPS):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,24 @@ from secateur.groups import Layer
 
 ROUNDING = 1e-13  # relative: costs and limits are whole numbers, the sums of products are not
 MET = 1e-12  # relative: a limit is met while the hardness is below 1 (at 1, to the last unit)
+
+
+class AllowanceLike(Protocol):
+    """What training asks of a budget in the units of one model, whatever kind of budget it is."""
+
+    @property
+    def costs(self) -> Mapping[str, Cost]: ...
+    @property
+    def limits(self) -> Mapping[str, float]: ...
+    @property
+    def share(self) -> float: ...
+    def restricted(self, live: np.ndarray) -> AllowanceLike: ...
+    def spent(self, multipliers: np.ndarray) -> dict[str, float]: ...
+    def slopes(self, multipliers: np.ndarray) -> np.ndarray: ...
+    def relax(
+        self, saliency: np.ndarray, hardness: float, *, start: float | None = None
+    ) -> tuple[np.ndarray, float]: ...
+    def choose(self, saliency: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False)
