@@ -72,7 +72,7 @@ def test_at_least_is_kept_in_every_layer() -> None:
     _, _, groups = network("ResNet")
     _, kept = trained_down("ResNet", sc.Budget(groups=20, at_least=3), 1)
     assert kept.sum() == 20
-    assert min(kept[layer.start : layer.stop].sum() for layer in groups.layers) >= 3
+    assert min(kept[layer.span].sum() for layer in groups.layers) >= 3
 
 
 def test_the_whole_network_may_be_asked_for() -> None:

@@ -266,7 +266,7 @@ def test_freezing_by_hand() -> None:
     assert optimizer.hardness == 1
     alive = optimizer.groups.alive().numpy()
     assert alive.sum() == 9
-    floor = [int(norms[la.start : la.stop].argmax()) + la.start for la in optimizer.groups.layers]
+    floor = [int(norms[la.span].argmax()) + la.start for la in optimizer.groups.layers]
     rest = [int(j) for j in np.argsort(-norms) if j not in floor][:6]
     assert set(np.flatnonzero(alive)) == {*floor, *rest}
     train(model, optimizer, 3)
@@ -579,7 +579,7 @@ def test_one_convex_step_is_the_prox_after_the_plain_step(weights: Any) -> None:
     norms = groups.norms()
     d: Any = 1.0
     if weights == "layer":
-        parts = [slice(layer.start, layer.stop) for layer in groups.layers]
+        parts = [layer.span for layer in groups.layers]
         d = torch.cat([(1 / norms[p].square().mean()).expand(len(norms[p])) for p in parts])
     groups.scale_(sc.envelope.prox(norms, 9.0, step=lr * lam, weights=d))
     for name, value in by_hand.state_dict().items():

@@ -223,8 +223,7 @@ class Allowance:
             return strong
         cheap = self.cheapest()
         for layer in self.layers:
-            part = slice(layer.start, layer.stop)
-            strong[part] = cheap[part]
+            strong[layer.span] = cheap[layer.span]
             if self.fits(strong.astype(float)):
                 break
         return strong
@@ -240,10 +239,10 @@ class Allowance:
             sizes = [len(layer) for layer in self.layers]
         else:
             values = np.where(self.live, values, -np.inf)
-            sizes = [int(self.live[layer.start : layer.stop].sum()) for layer in self.layers]
+            sizes = [int(self.live[layer.span].sum()) for layer in self.layers]
         counts = least(sizes, self.steps, self.at_least)
         for layer, count in zip(self.layers, counts, strict=True):
-            part = values[layer.start : layer.stop]
+            part = values[layer.span]
             best = np.argsort(-part, kind="stable")[:count] if count > 1 else part.argmax()
             first[layer.start + best] = True
         return first

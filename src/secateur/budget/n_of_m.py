@@ -173,17 +173,17 @@ class NMAllowance:
         """Each layer of blocks, with its part of the vectors as (blocks, m) views."""
         for layer in self.layers:
             assert layer.blocks is not None
-            part = slice(layer.start, layer.stop)
-            yield layer, [vector[part].reshape(-1, layer.blocks[1]) for vector in vectors]
+            size = layer.blocks[1]
+            yield layer, [vector[layer.span].reshape(-1, size) for vector in vectors]
 
     def _outside(self, saliency: np.ndarray) -> np.ndarray:
         """The saliency as `rest` sees it: what is in a block is free there and comes first."""
         seen = saliency.copy()
         for layer in self.layers:
-            seen[layer.start : layer.stop] = 0
+            seen[layer.span] = 0
         strongest = seen.max()
         for layer in self.layers:
-            seen[layer.start : layer.stop] = strongest
+            seen[layer.span] = strongest
         return seen
 
 

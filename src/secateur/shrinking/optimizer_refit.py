@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 from secateur.optim import Proximal
 from secateur.optim.chained import parts_of
 from secateur.shrinking.narrow_convolutions import ISSUE, trained_wrongly
-from secateur.surgery.module_removal import is_inside, name_before
+from secateur.surgery.module_removal import name_before
 from secateur.surgery.plan import Plan
 from secateur.utils.forward import unwrapped
+from secateur.utils.name_trees import is_inside
 
 Kept = dict[int, Tensor]  # dimension -> the indices that the small network still has
 

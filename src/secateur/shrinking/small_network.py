@@ -135,7 +135,7 @@ def _refuse_what_cannot_be_cut(groups: Groups, dead: np.ndarray) -> None:
         layer.name
         for layer in groups.layers
         if layer.kind != "depth"  # the stream goes on without any branch
-        and (dead & removable)[layer.start : layer.stop].all()
+        and (dead & removable)[layer.span].all()
     ]
     if empty:
         more = f" and {len(empty) - 3} more layers" if len(empty) > 3 else ""
@@ -147,12 +147,12 @@ def _refuse_what_cannot_be_cut(groups: Groups, dead: np.ndarray) -> None:
 
 def _inexact(groups: Groups, dead: np.ndarray) -> list[Layer]:
     """The layers that lose groups which can't be removed exactly."""
-    return [x for x in groups.layers if x.inexact and dead[x.start : x.stop].any()]
+    return [x for x in groups.layers if x.inexact and dead[x.span].any()]
 
 
 def _refuse_what_is_inexact(groups: Groups, dead: np.ndarray) -> None:
     for layer in _inexact(groups, dead):
-        count = int(dead[layer.start : layer.stop].sum())
+        count = int(dead[layer.span].sum())
         raise ShrinkError(
             f"{count} dead groups of {layer.name} can't be removed exactly: {layer.inexact}\n"
             "  shrink(model, groups, exact=False) removes them and measures the difference; with "

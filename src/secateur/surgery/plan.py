@@ -128,7 +128,7 @@ def planned(coupling: Coupling | None, layers: Sequence[Layer], dead: np.ndarray
     counts: dict[str, tuple[int, int]] = {}
     for layer in layers:
         alive, total = counts.get(layer.kind, (0, 0))
-        left = int((~dead[layer.start : layer.stop]).sum())
+        left = int((~dead[layer.span]).sum())
         counts[layer.kind] = (alive + left, total + len(layer))
     sizes: dict[str, dict[str, int]] = {}
     for size in coupling.sizes if coupling else ():
