@@ -14,7 +14,7 @@ from secateur.budget.target import LatencyTarget
 from secateur.budget.trials import LatencyTrial, kept_in
 from secateur.costs.latency_table import LatencyTable, check_fits
 from secateur.costs.terms import Cost
-from secateur.costs.timing import table_for
+from secateur.costs.table_cache import table_for
 from secateur.groups import Groups
 from secateur.measurement.host import machine, machine_differences
 from secateur.measurement.runtimes import check_runtime
