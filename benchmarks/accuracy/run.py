@@ -195,7 +195,7 @@ class Run:
         whole = all(alive[part.span].any() for part in self.groups.layers)
         if not whole or not np.isfinite(worth).all():
             raise Collapsed
-        self.keep(self.budget.choose(self.allowance, worth))
+        self.keep(self.allowance.choose(worth))
         small = self.small()
         self.train(self.optimizer(small), small, first=first)
         return small

@@ -183,6 +183,25 @@ def test_the_shrunk_network_meets_the_budget(name: str, measure: str) -> None:
     assert budget.reached(small, example).holds
 
 
+def test_two_runs_can_share_a_budget_on_memory() -> None:
+    budget, x = sc.Budget(memory=0.6), torch.randn(8, 6)
+    runs = []
+    for width in (20, 40):
+        layers = torch.nn.Linear(6, width), torch.nn.ReLU(), torch.nn.Linear(width, 3)
+        model = torch.nn.Sequential(*layers)
+        sgd = torch.optim.SGD(model.parameters(), lr=0.01)
+        runs.append((model, sc.Proximal(sgd, sc.neurons(model, x), budget, steps=3)))
+    for _ in range(3):
+        for model, optimizer in runs:
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+    for model, optimizer in runs:
+        reached = budget.reached(sc.shrink(model, optimizer.groups), x)
+        assert reached["memory"].full == sc.measure(model, x, latency=False).peak_memory
+        assert reached.holds
+
+
 def test_it_learns() -> None:
     """On 20 of 30 groups, after 100 steps, far better than chance, which has a loss of 2.3."""
     model = network()

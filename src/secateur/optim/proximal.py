@@ -329,7 +329,7 @@ class Proximal(Optimizer):
         norms = self._norms()
         weights = self.weighting(norms) * self.metric(self.optimizer, self.groups)
         worth = saliency(self.allowance, norms, weights, self._last.multipliers)
-        self._keep(self.budget.choose(self.allowance, worth))
+        self._keep(self.allowance.choose(worth))
 
     def _keep(self, kept: np.ndarray) -> None:
         self.frozen = True

@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from secateur.costs.measures import all_full_costs
 from secateur.groups import Groups, Layer
 from secateur.surgery.equivalence import agree, difference, tolerance
 from secateur.surgery.leftover_zeros import tied
 from secateur.surgery.norms import full_size_norms
+from secateur.surgery.plan import plan_of
 from secateur.surgery.removal import Removal, remove
+from secateur.utils.contexts import preserve_state
 from secateur.utils.distributed import is_dtensor
 from secateur.utils.forward import unwrapped
 
@@ -52,10 +55,10 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
 
     Returns:
         A smaller module of the same class, in the same mode and on the same device, without
-        gradients. Its attribute `secateur` holds the plan that `save` writes down. With no dead
-        group it is an equal copy. Its parameters are new: training goes on with a new optimizer, or
-        with the old one after `refit`. `small.secateur.difference` is the measured difference, 0
-        where the removal was exact.
+        gradients. Its attribute `secateur` holds the plan that `save` writes down, with what the
+        full network cost. With no dead group it is an equal copy. Its parameters are new: training
+        goes on with a new optimizer, or with the old one after `refit`. The measured difference is
+        `small.secateur.difference`, 0 where the removal was exact.
 
     Raises:
         ShrinkError: the outputs differ by more than rounding explains, the small network does not
@@ -101,7 +104,11 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
             stacklevel=2,
         )
         plan = replace(plan, difference=found)
-    small.secateur = plan.after(getattr(model, "secateur", None))  # pyright: ignore
+    earlier = plan_of(model)
+    if earlier is None or dead.any():
+        with preserve_state(model):
+            plan = replace(plan, full=all_full_costs(groups))
+    small.secateur = plan.after(earlier)  # pyright: ignore
     return small
 
 

@@ -96,7 +96,7 @@ def finish(
     )
     return small, Run(
         title=title,
-        asked=budget.reached(small, example).lines,
+        asked=budget.reached(small, example, groups=groups).lines,
         widths=widths(model, groups),
         networks=networks,
         history=history,
