@@ -131,7 +131,7 @@ def cheapest(allowance: Allowance, kept: np.ndarray, what: str) -> float | None:
     now, added = allowance.spent(kept.astype(float))[what], []
     slopes = allowance.slopes(kept.astype(float))
     for layer, step in zip(allowance.layers, allowance.steps, strict=True):
-        out = layer.start + np.flatnonzero(~kept[layer.start : layer.stop])
+        out = layer.start + np.flatnonzero(~kept[layer.span])
         if len(out) >= step:
             more = kept.astype(float)
             more[out[np.argsort(slopes[out], kind="stable")][:step]] = 1

@@ -91,7 +91,7 @@ class EnvelopeHSPG(HSPG):
 
     def _layers(self, norms: np.ndarray) -> Iterator[tuple[Tensor, float]]:
         for layer, level in zip(self.allowance.layers, self.allowance.levels, strict=True):
-            yield torch.from_numpy(norms[layer.start : layer.stop].copy()), float(level)
+            yield torch.from_numpy(norms[layer.span].copy()), float(level)
 
 
 @method("group lasso", knobs=[{"lam": lam} for lam in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)])

@@ -193,10 +193,10 @@ class Run:
         """Choose within the budget, shrink, train the rest of the run."""
         alive = self.groups.alive()
         worth = self.worth(importance)
-        whole = all(alive[part.start : part.stop].any() for part in self.groups.layers)
+        whole = all(alive[part.span].any() for part in self.groups.layers)
         if not whole or not np.isfinite(worth).all():
             raise Collapsed
-        self.keep(self.budget.choose(self.allowance, worth))
+        self.keep(self.allowance.choose(worth))
         small = self.small()
         self.train(self.optimizer(small), small, first=first)
         return small

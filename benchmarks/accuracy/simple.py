@@ -17,7 +17,7 @@ def hard(run: Run, *, importance: Any) -> nn.Module:
     """Iterative hard thresholding: after every step, all but the best groups are set to zero."""
 
     def threshold(step: int) -> None:
-        run.keep(run.budget.choose(run.allowance, run.worth(importance)))
+        run.keep(run.allowance.choose(run.worth(importance)))
 
     run.train(run.optimizer(), last=run.choice, after=threshold)
     return run.cut(run.choice, importance)
@@ -52,4 +52,4 @@ def _drawn(run: Run, budget: sc.Budget) -> np.ndarray:
     worth = np.random.default_rng(run.seed).random(len(run.groups))
     if run.task.pretrained and budget.per_layer:
         worth = run.worth()
-    return budget.choose(budget.on(run.groups), worth)
+    return budget.on(run.groups).choose(worth)

@@ -101,7 +101,7 @@ def test_training_ends_on_the_budget_and_shrinks_to_an_equal_network(name):
     assert left <= full if name == "shapes" else (left < full) == name.startswith(REMOVED)
     stays = sum(int(str(w.message).partition(" dead groups")[0]) for w in caught)
     in_place = [la for la in groups.layers if la.kind not in REMOVED]
-    dead_in_place = sum(int((~alive[la.start : la.stop]).sum()) for la in in_place)
+    dead_in_place = sum(int((~alive[la.span]).sum()) for la in in_place)
     assert 0 < stays <= dead_in_place if in_place else stays == 0
 
 

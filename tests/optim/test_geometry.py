@@ -110,7 +110,7 @@ def test_firm_counts_what_the_optimizer_s_geometry_counts() -> None:
     h = np.asarray(optimizer.geometry(optimizer.optimizer, optimizer.groups))
     plain = np.array([float(v.norm()) for v in before])
     worth = h * plain**2
-    floor = [int(worth[la.start : la.stop].argmax()) + la.start for la in optimizer.groups.layers]
+    floor = [int(worth[la.span].argmax()) + la.start for la in optimizer.groups.layers]
     rest = [int(j) for j in np.argsort(-worth) if j not in floor][:6]
     assert set(np.flatnonzero(optimizer.groups.alive().numpy())) == {*floor, *rest}
     by_norm = [int(j) for j in np.argsort(-plain) if j not in floor][:6]

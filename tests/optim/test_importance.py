@@ -31,7 +31,7 @@ def test_layer_importance_makes_every_layer_s_mean_square_one() -> None:
     norms[:6] = 0  # a layer of zeros has no scale to divide by
     weights = importance_of("layer", groups)(norms)
     squares = norms**2 * weights
-    means = [squares[layer.start : layer.stop].mean() for layer in groups.layers]
+    means = [squares[layer.span].mean() for layer in groups.layers]
     assert means == pytest.approx([0, 1, 1])
     np.testing.assert_array_equal(weights[:6], 1)
 

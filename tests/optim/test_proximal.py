@@ -183,6 +183,25 @@ def test_the_shrunk_network_meets_the_budget(name: str, measure: str) -> None:
     assert budget.reached(small, example).holds
 
 
+def test_two_runs_can_share_a_budget_on_memory() -> None:
+    budget, x = sc.Budget(memory=0.6), torch.randn(8, 6)
+    runs = []
+    for width in (20, 40):
+        layers = torch.nn.Linear(6, width), torch.nn.ReLU(), torch.nn.Linear(width, 3)
+        model = torch.nn.Sequential(*layers)
+        sgd = torch.optim.SGD(model.parameters(), lr=0.01)
+        runs.append((model, sc.Proximal(sgd, sc.neurons(model, x), budget, steps=3)))
+    for _ in range(3):
+        for model, optimizer in runs:
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+    for model, optimizer in runs:
+        reached = budget.reached(sc.shrink(model, optimizer.groups), x)
+        assert reached["memory"].full == sc.measure(model, x, latency=False).peak_memory
+        assert reached.holds
+
+
 def test_it_learns() -> None:
     """On 20 of 30 groups, after 100 steps, far better than chance, which has a loss of 2.3."""
     model = network()
@@ -266,7 +285,7 @@ def test_freezing_by_hand() -> None:
     assert optimizer.hardness == 1
     alive = optimizer.groups.alive().numpy()
     assert alive.sum() == 9
-    floor = [int(norms[la.start : la.stop].argmax()) + la.start for la in optimizer.groups.layers]
+    floor = [int(norms[la.span].argmax()) + la.start for la in optimizer.groups.layers]
     rest = [int(j) for j in np.argsort(-norms) if j not in floor][:6]
     assert set(np.flatnonzero(alive)) == {*floor, *rest}
     train(model, optimizer, 3)
@@ -579,7 +598,7 @@ def test_one_convex_step_is_the_prox_after_the_plain_step(importance: Any) -> No
     norms = groups.norms()
     d: Any = 1.0
     if importance == "layer":
-        parts = [slice(layer.start, layer.stop) for layer in groups.layers]
+        parts = [layer.span for layer in groups.layers]
         d = torch.cat([(1 / norms[p].square().mean()).expand(len(norms[p])) for p in parts])
     groups.scale_(sc.envelope.prox(norms, 9.0, step=lr * lam, weights=d))
     for name, value in by_hand.state_dict().items():

@@ -20,6 +20,7 @@ once; its metadata has these keys, all strings:
         norms       {normalisation: {attribute such as eps: its number, or a list}}; likewise
         rerouted    {module with stacked experts: [new place of each expert]}; likewise
         difference  by how much the outputs changed, where they weren't to be equal; likewise
+        full        {measure of a budget: what the full-size network cost}; likewise
         aliases     {name of a tied tensor: the name that it is stored under}
 """
 
@@ -43,7 +44,7 @@ from torch.nn.utils.prune import BasePruningMethod
 
 from secateur.surgery.cut import cut
 from secateur.surgery.module_removal import remove_from_lists
-from secateur.surgery.plan import Plan
+from secateur.surgery.plan import Plan, plan_of
 from secateur.utils.distributed import is_dtensor
 from secateur.utils.files import write_atomically
 from secateur.utils.forward import unwrapped, without_shells
@@ -94,7 +95,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         "secateur": FORMAT,
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "modes": json.dumps(_modes(model)),
-        "plan": _plan_to_json(getattr(model, "secateur", None) or Plan(), aliases),
+        "plan": _plan_to_json(plan_of(model) or Plan(), aliases),
     }
     write_atomically(path, to_bytes(tensors, metadata))
     return path
@@ -241,6 +242,7 @@ def _plan_to_json(plan: Plan, aliases: dict[str, str]) -> str:
             "norms": plan.norms,
             "difference": plan.difference,
             "rerouted": plan.rerouted,
+            "full": plan.full,
             "aliases": aliases,
         }
     )
@@ -310,6 +312,7 @@ def _plan_from_metadata(
             },
             float(raw.get("difference", 0.0)),
             {str(name): tuple(map(int, new)) for name, new in raw.get("rerouted", {}).items()},
+            {str(measure): int(cost) for measure, cost in raw.get("full", {}).items()},
         )
         return plan, {str(name): str(stored) for name, stored in raw["aliases"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -360,7 +363,7 @@ def _all_or_nothing(model: nn.Module) -> Iterator[None]:
 
 
 def _refuse_small(model: nn.Module) -> None:
-    plan = getattr(model, "secateur", None)
+    plan = plan_of(model)
     if plan is not None and (plan.kept or plan.absent):
         raise ValueError("it is small already (its weights alone go in by load_state_dict)")
 

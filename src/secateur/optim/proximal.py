@@ -219,7 +219,7 @@ class Proximal(Wrapper):
     def freeze_(self) -> None:
         """Choose the groups now, within the budget, and keep this choice to the stage's end."""
         worth = self._problem(self._norms()).saliency()
-        kept = self.budget.choose(self.allowance, worth)  # pyright: ignore[reportArgumentType]
+        kept = self.allowance.choose(worth)
         self.frozen = True
         self._relaxation = Relaxation(kept.astype(float))
         self._support = Support(self.groups, kept)
