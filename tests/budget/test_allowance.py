@@ -60,6 +60,8 @@ def test_relaxed_multipliers_meet_the_tightest_limit(
 class Unknown(Cost):
     """A cost that isn't known to be linear."""
 
+    linear = False  # pyright: ignore
+
 
 @given(SEEDS, HARDNESS, st.integers(1, 3), st.integers(0, 2), st.sampled_from([None, 1e-9, 0.7]))
 def test_linear_costs_are_solved_as_all_others(
