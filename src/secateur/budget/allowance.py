@@ -78,7 +78,7 @@ class Allowance:
         shares = {m: cost(multipliers) / self.limits[m] for m, cost in self.costs.items()}
         worst = max(shares, key=lambda measure: shares[measure])
         cost, limit = self.costs[worst], self.limits[worst]
-        return shares[worst] - 1, lambda: float(cost.gradient(multipliers) @ moving) / limit
+        return shares[worst] - 1, lambda: float((cost.gradient(multipliers) * moving).sum()) / limit
 
     def fits(self, multipliers: np.ndarray) -> bool:
         """Whether every limit holds."""
@@ -153,7 +153,7 @@ class Allowance:
                 if over <= MET * limit:
                     break
                 costs = cost.gradient(u)
-                left = torch.tensor(max(costs @ (u - floor) - over, 0), dtype=torch.float64)
+                left = torch.tensor(max((costs * (u - floor)).sum() - over, 0), dtype=torch.float64)
                 found = float(root(slope, shift, torch.from_numpy(costs), left, start=start))
                 x, last = min(found, x), x
         return x

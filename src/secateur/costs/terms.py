@@ -49,7 +49,7 @@ class Cost:
         """The cost at `multipliers`, float64 of shape (m,)."""
         if self.linear:
             fixed, each = self._sum
-            return fixed + float(each @ multipliers)
+            return fixed + float((each * multipliers).sum())  # BLAS would start threads for it
         return float(self.rates @ self.products(multipliers))
 
     def products(self, multipliers: np.ndarray) -> np.ndarray:
