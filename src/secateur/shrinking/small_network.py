@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from secateur.deploy.saving import save
+from secateur.deploy.small_pretrained import configuration, keep_pretrained
 from secateur.groups import Groups, Layer
 from secateur.surgery.equivalence import agree, difference, tolerance
 from secateur.surgery.leftover_zeros import tied
@@ -105,6 +107,7 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True) -> Network:
         )
         plan = replace(plan, difference=found)
     small.secateur = plan.after(getattr(model, "secateur", None))  # pyright: ignore
+    keep_pretrained(small, configuration(model), save)
     return cast(Network, small)
 
 

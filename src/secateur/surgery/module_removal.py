@@ -44,7 +44,7 @@ def remove_from_lists(model: nn.Module, blocks: Collection[str]) -> None:
     places = _by_list(blocks)
     lists = {name: module for name, module in model.named_modules() if _is_list(module)}
     before = {name: len(module._modules) for name, module in lists.items()}
-    _own_configurations(model)
+    own_configurations(model)
     for name, gone in places.items():
         _shorten(lists[name], gone)
     done: set[int] = set()
@@ -152,7 +152,7 @@ def _counted(
     return found[0] if agree else None
 
 
-def _own_configurations(model: nn.Module) -> None:
+def own_configurations(model: nn.Module) -> None:
     """Give a model copies of its configurations, which other models may have, too."""
     copies: dict[int, object] = {}
     for module in model.modules():
