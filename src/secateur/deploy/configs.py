@@ -62,8 +62,8 @@ def rebuilt(model: nn.Module, config: Any) -> nn.Module | None:
 def follow(model: nn.Module) -> None:
     """Let the configuration of a network that was cut have the small sizes, where it can, in place.
 
-    Sizes are tried one after the other, and stay as long as the network that is built comes closer;
-    if it doesn't arrive, nothing is changed.
+    Of the sizes that are tried, the one stays that brings the network that is built the closest,
+    then another beside it; if it doesn't arrive, nothing is changed.
     """
     config: Any = copy.deepcopy(model.config)
     other = rebuilt(model, config)
@@ -71,17 +71,19 @@ def follow(model: nn.Module) -> None:
         return
     gap, changed = len(differences(model, other)), {}
     while gap:
+        tried = []
         for path, value in _candidates(config, model, other):
             before = get(config, path)
             put(config, path, value)
-            closer = rebuilt(model, config)
-            if closer is None or len(differences(model, closer)) >= gap:
-                put(config, path, before)
-                continue
-            gap, other, changed[path] = len(differences(model, closer)), closer, value
-            break
-        else:
+            if (closer := rebuilt(model, config)) is not None:
+                tried.append((len(differences(model, closer)), path, value, closer))
+            put(config, path, before)
+        best = min(tried, key=lambda attempt: attempt[0], default=None)
+        if best is None or best[0] >= gap:
             return
+        gap, path, value, other = best
+        put(config, path, value)
+        changed[path] = value
     if changed:
         own_configurations(model)
         for path, value in changed.items():
@@ -163,7 +165,9 @@ def _cuts(model: nn.Module, other: nn.Module) -> Iterator[tuple[str, int, int]]:
         (new, _), (old, _) = mine[name], its[name]
         if len(new) == len(old):
             role = re.sub(r"(^|\.)\d+(?=\.)", r"\1#", name)
-            yield from ((f"{role}[{dim}]", *pair) for dim, pair in enumerate(zip(old, new, strict=True)))
+            yield from (
+                (f"{role}[{dim}]", *pair) for dim, pair in enumerate(zip(old, new, strict=True))
+            )
 
 
 def _sizes_agree(model: nn.Module, other: nn.Module) -> bool:

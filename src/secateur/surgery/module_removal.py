@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.surgery.conv_kernels import padding
+from secateur.tracing.size_attributes import NUMBERS
 
-NUMBERS = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")  # of a block
 DEPTHS = (  # how many blocks there are
     "num_layers", "num_hidden_layers", "n_layer", "n_layers", "depth", "num_blocks", "layers",
     "num_encoder_layers", "num_decoder_layers", "encoder_layers", "decoder_layers", "n_blocks",
