@@ -137,7 +137,7 @@ def put(config: Any, path: str, value: Any) -> None:
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    def move(module: nn.Module, name: str, parameter: Any) -> nn.Parameter | None:
+    def move(module: nn.Module, name: str, parameter: Any) -> Any:
         if parameter is None or parameter.is_meta:  # tied ones stay one
             return None
         return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
@@ -182,7 +182,7 @@ def _candidates(config: Any, model: nn.Module, other: nn.Module) -> Iterator[tup
     numbers = set[tuple[Any, Value]]()
     its = dict(other.named_modules())
     for name, module in model.named_modules():
-        if type(module) is type(its.get(name)):
+        if name in its and type(module) is type(its[name]):
             old = _numbers(its[name])
             numbers |= {(old.get(k), x) for k, x in _numbers(module).items() if type(x) is float}
     tried = list[tuple[int, str, Value]]()
@@ -235,7 +235,8 @@ def _read_while_running(kind: type[nn.Module]) -> frozenset[str]:
         found = set(_names(function.__code__))
         names |= found
         for name in found:
-            todo.append(unwrap(getattr(kind, name, None) or function.__globals__.get(name)))
+            called: Any = getattr(kind, name, None) or function.__globals__.get(name)
+            todo.append(unwrap(called))
     return frozenset(names)
 
 

@@ -73,7 +73,7 @@ def from_pretrained(kind: type[Network], folder: str | os.PathLike[str], **optio
         )
     if not (folder / FILE).exists():
         try:
-            return kind.from_pretrained(folder, **options)
+            return kind.from_pretrained(folder, **options)  # pyright: ignore
         except OSError as error:
             raise FileNotFoundError(f"{folder} has no {FILE}, and otherwise: {error}") from error
     if others := ordinary_weights(folder):
