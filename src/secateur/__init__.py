@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from secateur.budget import Budget, LatencyTarget, reachable
     from secateur.costs import LatencyTable, profile
-    from secateur.deploy import export, load, save
+    from secateur.deploy import export, from_pretrained, load, save
     from secateur.groups import Groups
     from secateur.kinds import (
         blocks,
@@ -72,6 +72,7 @@ __all__ = [
     "experts",
     "export",
     "filters",
+    "from_pretrained",
     "groups",
     "heads",
     "load",
@@ -92,7 +93,7 @@ __all__ = [
 _NAMES = {
     "budget": ["Budget", "LatencyTarget", "reachable"],
     "costs": ["LatencyTable", "profile"],
-    "deploy": ["export", "load", "save"],
+    "deploy": ["export", "from_pretrained", "load", "save"],
     "groups": ["Groups"],
     "kinds": [
         "blocks",

@@ -115,3 +115,11 @@ def test_a_shared_configuration_is_copied_where_a_module_reads_its_heads_from_it
     small = cut_out(model, groups := sc.heads(model, example), some_dead(groups, 0))[0].model
     assert model.config.num_attention_heads == small.config.num_attention_heads == 8
     assert small.model.layers[0].self_attn.config.num_attention_heads == 4
+
+
+def test_the_number_of_a_block_is_no_number_of_heads():
+    options = {**WIDE, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**options)).eval()
+    groups = sc.heads(model, {"input_ids": IDS, "use_cache": False})
+    small = sc.shrink(*zero(model, groups, some_dead(groups, 0)))
+    assert [layer.self_attn.layer_idx for layer in small.model.layers] == [0, 1, 2]

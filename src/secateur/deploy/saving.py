@@ -29,7 +29,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.prune import BasePruningMethod
 
+from secateur.deploy.small_pretrained import configuration, keep_pretrained
 from secateur.surgery.cut import cut
 from secateur.surgery.module_removal import remove_from_lists
 from secateur.surgery.plan import Plan, plan_of
@@ -59,7 +60,12 @@ class FileError(ValueError):
     """The file is damaged, foreign, or does not fit the model; nothing was changed."""
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    state_dict: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Write a small network to one safetensors file.
 
     The file is written beside an old one and takes its place at the end, so that a full disk or an
@@ -70,6 +76,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
             or around its modules (torch.compile, DistributedDataParallel, AveragedModel) the
             network inside is saved.
         path: such as "small.safetensors"; missing folders are made.
+        state_dict: what is written in the place of the network's own, such as averages of it.
 
     Returns:
         The path.
@@ -89,7 +96,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """
     path, model = Path(path), unwrapped(model)
     _refuse_masks(model)
-    tensors, aliases = _distinct(without_shells(model.state_dict()))
+    state = model.state_dict() if state_dict is None else dict(state_dict)
+    tensors, aliases = _distinct(without_shells(state))
     metadata = {
         "format": "pt",
         "secateur": FORMAT,
@@ -143,6 +151,7 @@ def load(path: str | os.PathLike[str], *, model: Network) -> Network:
         name = model.__name__
         raise TypeError(f"load: expected a full-size model such as {name}(), got the class {name}")
     tensors, plan, origin, modes = _read(path)
+    config = configuration(model)
     try:
         with _all_or_nothing(model):
             _refuse_small(model)
@@ -160,6 +169,7 @@ def load(path: str | os.PathLike[str], *, model: Network) -> Network:
             old.copy_(new)
     _set_modes(model, modes)
     model.secateur = plan  # pyright: ignore
+    keep_pretrained(model, config, save)
     return model
 
 

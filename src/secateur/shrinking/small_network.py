@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from secateur.costs.measures import all_full_costs
+from secateur.deploy.saving import save
+from secateur.deploy.small_pretrained import configuration, keep_pretrained
 from secateur.groups import Groups, Layer
 from secateur.surgery.equivalence import agree, difference, tolerance
 from secateur.surgery.leftover_zeros import tied
@@ -112,6 +114,7 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True) -> Network:
         with preserve_state(model):
             plan = replace(plan, full=all_full_costs(groups))
     small.secateur = plan.after(earlier)  # pyright: ignore
+    keep_pretrained(small, configuration(model), save)
     return cast(Network, small)
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.surgery.conv_kernels import padding
+from secateur.tracing.size_attributes import NUMBERS
 from secateur.utils.name_trees import is_inside
 
-NUMBERS = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")  # of a block
 DEPTHS = (  # how many blocks there are
     "num_layers", "num_hidden_layers", "n_layer", "n_layers", "depth", "num_blocks", "layers",
     "num_encoder_layers", "num_decoder_layers", "encoder_layers", "decoder_layers", "n_blocks",
@@ -45,7 +45,7 @@ def remove_from_lists(model: nn.Module, blocks: Collection[str]) -> None:
     places = _by_list(blocks)
     lists = {name: module for name, module in model.named_modules() if _is_list(module)}
     before = {name: len(module._modules) for name, module in lists.items()}
-    _own_configurations(model)
+    own_configurations(model)
     for name, gone in places.items():
         _shorten(lists[name], gone)
     done: set[int] = set()
@@ -153,7 +153,7 @@ def _counted(
     return found[0] if agree else None
 
 
-def _own_configurations(model: nn.Module) -> None:
+def own_configurations(model: nn.Module) -> None:
     """Give a model copies of its configurations, which other models may have, too."""
     copies: dict[int, object] = {}
     for module in model.modules():

@@ -68,6 +68,11 @@ class Plan:
                 kept[name][dim] = tuple(sorted(set(mine) & set(theirs)))
         return replace(self, kept=kept)
 
+    @property
+    def cuts_nothing(self) -> bool:
+        """Whether the small network is the full one."""
+        return replace(self, groups={}, full={}) == Plan()
+
     def after(self, earlier: Plan | None) -> Plan:
         """The one plan that does what `earlier` and then this one do."""
         if earlier is None:

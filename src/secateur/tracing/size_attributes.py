@@ -37,6 +37,7 @@ NORMALISE = {
 ASK_FOR_SIZES = re.compile(
     r"\b(view|reshape|expand|unflatten|split|split_with_sizes|tensor_split|new_zeros|zeros)\b"
 )
+NUMBERS = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")  # no sizes
 LIBRARIES = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)))
 
 
@@ -77,7 +78,8 @@ def sizes_read(names: dict[int, str], labels: Labels, call: Call) -> Iterator[Si
     for holder in _read_by(module, mentioned):
         name = names.get(id(holder))
         for attribute, value in vars(holder).items():
-            if name is not None and type(value) is int and attribute in mentioned:
+            is_size = type(value) is int and attribute not in NUMBERS
+            if name is not None and is_size and attribute in mentioned:
                 written = attribute in words or value in numbers
                 yield from (Sized(name, attribute, x, written) for x in axes if len(x) == value)
 
