@@ -2,11 +2,11 @@
 
 import json
 import math
-from html import escape
 from pathlib import Path
 
 import pytest
 import torch
+from markupsafe import escape
 
 import secateur as sc
 from secateur.commands.main import main

@@ -50,6 +50,12 @@ class Network:
     onnx_latency: float | None = None
     score: float | None = None
 
+    @property
+    def latencies(self) -> dict[str, float]:
+        """Runtime -> seconds, of the runtimes in which it was timed."""
+        found = {"torch": self.footprint.latency, "ONNX Runtime": self.onnx_latency}
+        return {runtime: seconds for runtime, seconds in found.items() if seconds is not None}
+
 
 @dataclass(frozen=True)
 class Check:
