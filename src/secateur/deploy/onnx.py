@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 from secateur.deploy.onnx_flops import count_flops
 from secateur.measurement import Latency, count_bytes, time_calls, time_together
 from secateur.measurement.runtimes import session, translate
+from secateur.utils.comparison import largest_difference
 from secateur.utils.extras import require
 from secateur.utils.forward import (
     Example,
@@ -308,23 +309,7 @@ def _difference(model: nn.Module, example: Example, path: Path) -> float:
     with torch.no_grad(), full_precision():
         expected = [tensor.cpu() for tensor in tensors_of(model(*args, **kwargs))]
     found = run(path, *tensors_of(args), **_named_tensors(kwargs))
-    if len(found) != len(expected):
-        return math.inf
-    return max(
-        (_relative(one, other) for one, other in zip(found, expected, strict=True)), default=0.0
-    )
-
-
-def _relative(found: Tensor, expected: Tensor) -> float:
-    if found.shape != expected.shape:
-        return math.inf
-    if expected.numel() == 0:
-        return 0.0
-    found, expected = found.double(), expected.double()
-    finite = expected[expected.isfinite()].abs()
-    scale = (finite.max().item() if len(finite) else 0.0) or 1.0
-    difference = (found - expected).abs().masked_fill(found == expected, 0.0)  # equal infinities
-    return difference.max().item() / scale
+    return largest_difference(expected, found)
 
 
 def _session(path: str | os.PathLike[str], threads: int = 0) -> Any:

@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
@@ -41,6 +41,9 @@ from secateur.surgery.plan import Plan
 from secateur.utils.files import write_atomically
 
 FORMAT = "1"
+
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class FileError(ValueError):
@@ -84,7 +87,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def load(path: str | os.PathLike[str], *, model: nn.Module) -> nn.Module:
+def load(path: str | os.PathLike[str], *, model: Network) -> Network:
     """Rebuild a small network from its file and a full-size model.
 
     Args:

@@ -6,7 +6,7 @@ In: members (what must be zero for a group to be dead) and, where the model was 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -19,8 +19,9 @@ from secateur.groups.batched import MemberBatch
 from secateur.groups.coupling import Coupling
 from secateur.groups.layer import Layer, Names
 from secateur.groups.member import Member
+from secateur.groups.rebinding import fitting, refuse_misfit, refuse_split, tensors_of
 from secateur.groups.sharded import shard_member
-from secateur.utils.distributed import all_reduce_sum, is_dtensor
+from secateur.utils.distributed import all_reduce_sum
 from secateur.utils.forward import unwrapped
 from secateur.utils.name_trees import Row, folded, reasons, table, tied_to, tree
 
@@ -48,62 +49,6 @@ def _refuse_twice(first: Coupling, second: Coupling) -> None:
                     f"both kinds group the same channels of {a.names[0]}: a channel can be in one "
                     "group only; name the layer in ignore= of one of them"
                 )
-
-
-def _refuse_misfit(
-    model: nn.Module, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]
-) -> None:
-    found = tensors.get(name)
-    if found is None or found.shape != shape:
-        have = "no such parameter" if found is None else f"shape {tuple(found.shape)}"
-        raise ValueError(
-            f"these groups do not fit this {type(model).__name__}, at {name}\n"
-            f"  groups expect shape {shape}\n"
-            f"  the model has {have}"
-        )
-
-
-def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, also without what wrappers of single modules add to it."""
-    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tensors |= dict(model.named_buffers(remove_duplicate=False))
-    plain = tensors
-    for shell in ("_orig_mod.", "_checkpoint_wrapped_module."):  # compiled, and checkpointed
-        plain = {name.replace(shell, ""): tensor for name, tensor in plain.items()}
-    return plain | tensors
-
-
-def _fitting(coupling: Coupling, model: nn.Module) -> Coupling:
-    """The coupling of another copy of the model, if whatever groups cut looks the same there."""
-    tensors = _tensors_of(model)
-    owners: dict[int, str] = {}  # a tensor -> the name of its slot
-    slots = []
-    for slot in coupling.slots:
-        for name in slot.names if slot.is_cut else ():
-            _refuse_misfit(model, tensors, name, slot.shape)
-            first = tensors[slot.names[0]]
-            other = owners.setdefault(id(tensors[name]), slot.names[0])
-            if tensors[name] is not first or other != slot.names[0]:
-                pair = (slot.names[0], name) if tensors[name] is not first else (other, name)
-                raise ValueError(
-                    f"these groups do not fit this {type(model).__name__}: whether {pair[0]} and "
-                    f"{pair[1]} are one tensor is not the same here. Make the groups on a model "
-                    "with the same tied weights"
-                )
-        found = tensors.get(slot.names[0])
-        size = slot.itemsize if found is None else found.element_size()
-        slots.append(replace(slot, itemsize=size))
-    return replace(coupling, slots=tuple(slots))
-
-
-def _refuse_split(groups: Groups) -> None:
-    """What was found on the meta device is tried out on a model that this process holds."""
-    if any(is_dtensor(member.parameter) for member in groups.members):
-        raise ValueError(
-            "these groups were found on the meta device, and have to be tried out on values before "
-            "the model is split over processes: groups = groups.on(model) on an ordinary copy of "
-            "it first, then groups.on(the split model)"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,22 +277,22 @@ class Groups:
                 another; or what was found on the meta device can't be removed.
         """
         model = unwrapped(model)
-        tensors = _tensors_of(model)
+        tensors = tensors_of(model)
         members = []
         for member in self.members:
-            _refuse_misfit(model, tensors, member.name, tuple(member.parameter.shape))
+            refuse_misfit(model, tensors, member.name, tuple(member.parameter.shape))
             same = tensors[member.name] is member.parameter
             members.append(member if same else shard_member(member.of(tensors[member.name])))
         groups = replace(
             self,
             members=tuple(members),
-            coupling=None if self.coupling is None else _fitting(self.coupling, model),
+            coupling=None if self.coupling is None else fitting(self.coupling, model),
             coarse=None if self.coarse is None else self.coarse.on(model, example),
             example=self.example if example is None else example,
             model=model,
         )
         if self.untried is not None and self.on_meta and not groups.on_meta:
-            _refuse_split(groups)
+            refuse_split(groups.members)
             return self.untried(groups, model)
         return groups
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.groups.coupling import Norm
 from secateur.groups.groups import Groups
@@ -26,6 +26,7 @@ from secateur.surgery.plan import Plan
 from secateur.tracing.axes import Axis, Trace
 from secateur.tracing.model_checks import check_model
 from secateur.tracing.statistics import Recipe, Statistic
+from secateur.utils.comparison import relative_difference
 
 
 def width(
@@ -229,7 +230,7 @@ class _NormPair:
     @torch.no_grad()
     def ignores_the_mean(self) -> bool:
         """Whether only differences between channels count: zeros then count, too."""
-        return _gap(self.full(self.x), self.full(self.x + 1)) < TOLERANCE
+        return relative_difference(self.full(self.x), self.full(self.x + 1)) < TOLERANCE
 
     @torch.no_grad()
     def holds(self, recipe: Recipe) -> bool:
@@ -247,8 +248,4 @@ class _NormPair:
         full_size_norms = FullSizeNorm(self.full, self.dim, kept, self.size)
         shift = full_size_norms(0 * x)
         pairs = ((full_size_norms(scale * x) - shift, small(scale * x) - shift) for scale in SCALES)
-        return all(_gap(a, b) < TOLERANCE for a, b in pairs)
-
-
-def _gap(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max() / a.abs().max())
+        return all(relative_difference(a, b) < TOLERANCE for a, b in pairs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,12 +21,14 @@ from secateur.surgery.removal import Removal, remove
 from secateur.utils.distributed import is_dtensor
 from secateur.utils.forward import unwrapped
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 class ShrinkError(RuntimeError):
     """The small network would not have computed what the zeroed one does; nothing was changed."""
 
 
-def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module:
+def shrink(model: Network, groups: Groups, *, exact: bool = True) -> Network:
     """Cut the dead groups out of a copy of a model.
 
     A group is dead where all of its parameters are exactly zero. Before it is returned, the small
@@ -80,7 +83,7 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
           (2): Linear(in_features=3, out_features=2, bias=True)
         )
     """
-    model, given = unwrapped(model), groups
+    model, given = cast(Network, unwrapped(model)), groups
     _refuse_what_is_split(model)
     groups = given.on(model)
     dead = ~groups.alive().cpu().numpy()
@@ -102,7 +105,7 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
         )
         plan = replace(plan, difference=found)
     small.secateur = plan.after(getattr(model, "secateur", None))  # pyright: ignore
-    return small
+    return cast(Network, small)
 
 
 def _warn_of_other_parameters(given: Groups, here: Groups) -> None:

@@ -7,7 +7,6 @@ rounding explains.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from secateur.utils.comparison import largest_difference
 from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops
 from secateur.utils.forward import arguments, full_precision, state_of
 
@@ -53,9 +53,7 @@ def difference(model: nn.Module, other: nn.Module, example: Any) -> float:
             if position and any(bool(t.isnan().any()) for t in expected):
                 continue  # this model does not take any number
             found = _outputs(other, args, kwargs)
-            if [t.shape for t in expected] != [t.shape for t in found]:
-                return float("inf")
-            worst = max(worst, *map(_gap, expected, found), 0.0)
+            worst = max(worst, largest_difference(expected, found))
     return worst
 
 
@@ -63,16 +61,6 @@ def _outputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     torch.manual_seed(0)
     found = tensors_in(model(*args, **kwargs))
     return [t for t in found if (t.is_floating_point() or t.is_complex()) and t.numel()]
-
-
-def _gap(a: Tensor, b: Tensor) -> float:
-    wide = torch.complex128 if a.is_complex() else torch.float64
-    if a.device.type == "mps":
-        a, b = a.cpu(), b.cpu()
-    a, b = a.to(wide), b.to(wide)
-    scale = float(torch.where(a.isfinite(), a, 0.0).abs().max()) or 1.0
-    gap = float(torch.where(a == b, 0.0, (a - b).abs()).max()) / scale  # -inf equals -inf
-    return gap if math.isfinite(gap) else math.inf
 
 
 def _variations(example: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
