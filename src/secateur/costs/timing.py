@@ -131,10 +131,7 @@ def profile(
         layers=layers,
         offset=float(fitted[0]),
         scales=dict(zip(kinds, map(float, fitted[1:]), strict=True)),
-        networks=tuple(
-            NetworkTime(whole.median, whole.spread, float(by))
-            for whole, by in zip(wholes, predicted, strict=True)
-        ),
+        networks=tuple(NetworkTime(whole.median, whole.spread) for whole in wholes),
         error=error,
     )
     _judge(table)

@@ -29,6 +29,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
@@ -39,8 +40,14 @@ from secateur.surgery.cut import cut
 from secateur.surgery.module_removal import remove_from_lists
 from secateur.surgery.plan import Plan
 from secateur.utils.files import write_atomically
+from secateur.utils.typed_json import read_json, typed
 
 FORMAT = "1"
+# What takes the place of a module that left (module_removal.py), but that JSON has no tuples.
+KINDS = ("tensor", "tuple", "list")
+Size = int | tuple[int, int]
+Like = tuple[int] | tuple[int, int | list[int] | None, Size | list[Size] | None]
+Recipe = dict[str, str | list[Like | None]]
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -77,11 +84,12 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     tensors, aliases = _distinct(model.state_dict())
+    plan = getattr(model, "secateur", None) or Plan()
     metadata = {
         "format": "pt",
         "secateur": FORMAT,
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
-        "plan": _plan_to_json(getattr(model, "secateur", None) or Plan(), aliases),
+        "plan": json.dumps({**vars(plan), "aliases": aliases}),
     }
     write_atomically(path, to_bytes(tensors, metadata))
     return path
@@ -172,23 +180,6 @@ def _distinct(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]
     return tensors, aliases
 
 
-def _plan_to_json(plan: Plan, aliases: dict[str, str]) -> str:
-    return json.dumps(
-        {
-            "kept": plan.kept,
-            "biases": plan.biases,
-            "groups": plan.groups,
-            "sizes": plan.sizes,
-            "reshaped": plan.reshaped,
-            "absent": plan.absent,
-            "norms": plan.norms,
-            "difference": plan.difference,
-            "rerouted": plan.rerouted,
-            "aliases": aliases,
-        }
-    )
-
-
 # -- reading ---------------------------------------------------------------------------------------
 
 
@@ -221,41 +212,30 @@ def _plan_from_metadata(
             "Load it with the version that wrote it, or with a newer one"
         )
     try:
-        raw = json.loads(metadata["plan"])
-        plan = Plan(
-            {
-                str(name): {int(dim): _indices(given) for dim, given in dims.items()}
-                for name, dims in raw["kept"].items()
-            },
-            tuple(map(str, raw["biases"])),
-            {kind: (int(kept), int(total)) for kind, (kept, total) in raw["groups"].items()},
-            {
-                str(name): {str(attribute): int(value) for attribute, value in values.items()}
-                for name, values in raw.get("sizes", {}).items()
-            },
-            {str(name): int(size) for name, size in raw.get("reshaped", {}).items()},
-            {str(name): dict(recipe) for name, recipe in raw.get("absent", {}).items()},
-            {
-                str(name): {str(attribute): _number(value) for attribute, value in values.items()}
-                for name, values in raw.get("norms", {}).items()
-            },
-            float(raw.get("difference", 0.0)),
-            {str(name): tuple(map(int, new)) for name, new in raw.get("rerouted", {}).items()},
-        )
-        return plan, {str(name): str(stored) for name, stored in raw["aliases"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{path} holds a damaged plan: {error!r}") from error
+        facts = read_json(metadata.get("plan", ""), dict[str, Any])
+        if missing := {"kept", "biases", "groups", "aliases"} - facts.keys():
+            raise ValueError(f"the field {min(missing)!r} is missing")
+        aliases = typed(facts.pop("aliases"), dict[str, str], "aliases")
+        plan = typed(facts, Plan)
+        _check(plan)
+        return plan, aliases
+    except ValueError as error:
+        raise FileError(f"{path} holds a damaged plan: {error}") from error
 
 
-def _number(given: float | list[int]) -> float | tuple[int, ...]:
-    return tuple(map(int, given)) if isinstance(given, list) else float(given)
-
-
-def _indices(given: list[int]) -> tuple[int, ...]:
-    indices = tuple(map(int, given))
-    if not indices or indices[0] < 0 or any(a >= b for a, b in pairwise(indices)):
-        raise ValueError(f"indices must ascend from 0 on, got {str(given)[:60]}")
-    return indices
+def _check(plan: Plan) -> None:
+    for name, dims in plan.kept.items():
+        for dim, indices in dims.items():
+            if not indices or indices[0] < 0 or any(a >= b for a, b in pairwise(indices)):
+                raise ValueError(
+                    f"kept[{name!r}][{dim}]: indices must ascend from 0 on, got {short(indices)}"
+                )
+    for name, recipe in typed(plan.absent, dict[str, Recipe], "absent").items():
+        kind, like = recipe.get("kind"), recipe.get("like")
+        if kind != "out" and (kind not in KINDS or not isinstance(like, list)):
+            raise ValueError(
+                f"absent[{name!r}]: expected what takes its place, got {short(recipe)}"
+            )
 
 
 # -- filling a model -------------------------------------------------------------------------------
