@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 import secateur as sc
 from deploy.saved import Tied
@@ -217,15 +221,98 @@ def test_loading_into_the_meta_device_takes_the_memory_of_the_small_network(tmp_
     assert int(result_of(in_a_new_process(code, path))) * 1024 < 1.2 * 4 * 2048 * 4096
 
 
-def test_modes_and_requires_grad_are_the_models(tmp_path: Path) -> None:
-    path = save(small_of(ResNet, (3, 16, 16), sc.filters), tmp_path / "small")
-    model = ResNet().train()
-    model.bn.eval()
+def test_modes_are_the_file_s_and_requires_grad_is_the_model_s(tmp_path: Path) -> None:
+    small = small_of(ResNet, (3, 16, 16), sc.filters).train()
+    small.get_submodule("bn").eval()
+    path = save(small, tmp_path / "small")
+    model = ResNet().eval()
     model.stem.weight.requires_grad_(False)
     loaded = load(path, model=model)
     assert loaded.training
     assert not loaded.bn.training
     assert [n for n, p in loaded.named_parameters() if not p.requires_grad] == ["stem.weight"]
+
+
+class Referring(nn.Module):
+    """Other references to parameters and buffers: a list, a view, a partial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.scale = nn.Parameter(torch.rand(4))
+        self.register_buffer("table", torch.rand(2, 4))
+        self.parts, self.row = [self.scale], self.get_buffer("table")[1]
+        self.add = partial(torch.add, self.last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.add(self.last(self.first(x * self.parts[0] + self.row).relu()))
+
+
+def test_what_refers_to_tensors_a_second_time_has_the_file_s_values(tmp_path: Path) -> None:
+    model, x = Referring(), torch.rand(3, 4)
+    groups = sc.neurons(model, x).scale_(torch.tensor([1.0, 0, 1, 0, 1, 1]))
+    small = sc.shrink(model, groups)
+    loaded = load(save(small, tmp_path / "small"), model=Referring())
+    torch.testing.assert_close(loaded(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        AveragedModel,
+        lambda net: torch.compile(net, backend="eager"),
+        lambda net: setattr(net, "stem", torch.compile(net.stem, backend="eager")) or net,
+    ],
+    ids=["DataParallel", "AveragedModel", "compiled", "one compiled layer"],
+)
+def test_shells_are_left_out_of_the_file(wrap: Any, tmp_path: Path) -> None:
+    small = small_of(ResNet, (3, 16, 16), sc.filters)
+    wrapped = wrap(copy.deepcopy(small))
+    assert_same(small, load(save(wrapped, tmp_path / "small"), model=ResNet()))
+
+
+def quantized() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4))
+    return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+def masked() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4))
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    return model
+
+
+def with_buffer(tensor: Tensor) -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.register_buffer("extra", tensor)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (quantized, "before it is quantized"),
+        (masked, r"prune\.remove\(module, 'weight'\)"),
+        (lambda: with_buffer(torch.eye(3).to_sparse()), "extra in the state_dict is torch.sparse"),
+        (lambda: with_buffer(torch.ones(3, device="meta")), "extra .* meta device"),
+        (lambda: nn.Sequential(nn.LazyLinear(3)), "0.weight .* run the network once"),
+    ],
+    ids=["quantized", "masked", "sparse", "meta", "lazy"],
+)
+def test_what_a_file_cannot_hold_is_refused_by_name(
+    make: Maker, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match=words):
+        save(make(), tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("modes", ["{}", "[1]", "[true, 2]", "[" * 100_000, "nothing"])
+def test_damaged_modes(modes: str, tmp_path: Path) -> None:
+    path = rewritten(save(nn.Linear(2, 2), tmp_path / "small"), modes=modes)
+    with pytest.raises(FileError, match="modes"):
+        load(path, model=nn.Linear(2, 2))
 
 
 def test_a_module_that_was_never_shrunk(tmp_path: Path) -> None:
@@ -288,7 +375,7 @@ def test_other_readers_of_safetensors_understand_the_file(tmp_path: Path) -> Non
     with safe_open(save(small, tmp_path / "small"), framework="pt") as file:
         metadata = file.metadata()
         shape = tuple(file.get_slice("conv.weight").get_shape())
-    assert metadata.keys() == {"format", "secateur", "class", "plan"}
+    assert metadata.keys() == {"format", "secateur", "class", "modes", "plan"}
     assert metadata["format"] == "pt"
     assert metadata["secateur"] == "1"
     assert metadata["class"].endswith("saved.Tied")

@@ -107,6 +107,35 @@ def test_on_follows_a_copy_and_refuses_another_model():
         groups.on(ResNet())
 
 
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
+def test_scale_refuses_factors_that_are_none(bad: float) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    groups = sc.neurons(model, torch.ones(1, 4))
+    before = groups.norms()
+    with pytest.raises(ValueError, match=rf"the factor of 0\[1\] is {bad}; expected finite"):
+        groups.scale_(torch.tensor([1.0, bad, 0.0, 1.0, 1.0, 1.0]))
+    assert torch.equal(groups.norms(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["leading", "trailing", "blocks", "weights"])
+def test_zero_kills_what_is_no_number(kind: str, dtype: torch.dtype) -> None:
+    layer = nn.Linear(40, 6, bias=False).to(dtype)
+    ids = torch.arange(6)[:, None] if kind == "leading" else torch.arange(40)[None]
+    groups = {
+        "leading": lambda: sc.custom(layer, {"weight": ids}),
+        "trailing": lambda: sc.custom(layer, {"weight": ids}),
+        "blocks": lambda: sc.blocks(layer, (2, 4)),
+        "weights": lambda: sc.weights(layer),
+    }[kind]()
+    with torch.no_grad():
+        layer.weight[1, 2:30] = torch.nan
+        layer.weight[3, 5] = torch.inf
+    before = layer.weight.clone()
+    groups.scale_(torch.zeros(len(groups)))
+    assert torch.equal(layer.weight, torch.zeros_like(before))
+
+
 def test_scale_refuses_the_wrong_number_of_factors():
     model, x = lenet()
     before = model.conv1.weight.clone()

@@ -3,11 +3,13 @@
 In: a small network. Out: a file, from which the full-size class rebuilds the same small network.
 
 Any reader of safetensors can open the file. Its tensors are the network's state_dict, tied ones
-once; its metadata has four keys, all strings:
+once; its metadata has these keys, all strings:
 
     format      "pt": the tensors come from torch
     secateur    the version of this layout, "1"
     class       where the network's class was defined, "module.qualified.Name"; read by people only
+    modes       JSON: whether the network trains, then its modules that don't do as it does; may
+                be missing
     plan        JSON: how the small network was cut out of the full-size one
         kept        {tensor: {dimension: [indices kept, ascending]}}; what isn't named is whole
         biases      [biases that only the small network has]
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -32,14 +35,19 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.prune import BasePruningMethod
 
 from secateur.surgery.cut import cut
 from secateur.surgery.module_removal import remove_from_lists
 from secateur.surgery.plan import Plan
+from secateur.utils.distributed import is_dtensor
 from secateur.utils.files import write_atomically
+from secateur.utils.forward import unwrapped, without_shells
 from secateur.utils.typed_json import read_json, typed
 
 FORMAT = "1"
@@ -64,7 +72,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     interruption leaves the old file as it was.
 
     Args:
-        model: what `shrink` returned, trained on or not (or any other module).
+        model: what `shrink` returned, trained on or not (or any other module). Of shells around it
+            or around its modules (torch.compile, DistributedDataParallel, AveragedModel) the
+            network inside is saved.
         path: such as "small.safetensors"; missing folders are made.
 
     Returns:
@@ -72,7 +82,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         OSError: the file can't be written; an older file is intact.
-        TypeError: the state_dict holds something that is not a tensor.
+        TypeError: the state_dict holds something that a file can't: no tensor, or a quantized,
+            sparse, meta or otherwise special one, or weights under a pruning mask.
 
     Example:
         >>> import tempfile
@@ -82,13 +93,15 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         ...     sc.load(path, model=nn.Linear(2, 2))
         Linear(in_features=2, out_features=2, bias=True)
     """
-    path = Path(path)
-    tensors, aliases = _distinct(model.state_dict())
+    path, model = Path(path), unwrapped(model)
+    _refuse_masks(model)
+    tensors, aliases = _distinct(without_shells(model.state_dict()))
     plan = getattr(model, "secateur", None) or Plan()
     metadata = {
         "format": "pt",
         "secateur": FORMAT,
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
+        "modes": json.dumps(_modes(model)),
         "plan": json.dumps({**vars(plan), "aliases": aliases}),
     }
     write_atomically(path, to_bytes(tensors, metadata))
@@ -105,10 +118,11 @@ def load(path: str | os.PathLike[str], *, model: Network) -> Network:
             `with torch.device("meta"): model = Net()`.
 
     Returns:
-        `model`, now small, with the file's weights and dtypes, in its own mode and with its own
-        requires_grad, on its own device (on the CPU where it was on the meta device). It trains on,
-        shrinks and exports like any other module. Its parameters are new: make the optimizer after
-        loading.
+        `model`, now small, with the file's weights and dtypes, in the mode (training or not) that
+        was saved and with its own requires_grad, on its own device (on the CPU where it was on the
+        meta device). It trains on, shrinks and exports like any other module. Parameters that were
+        cut are new: make the optimizer after loading. The others are filled in place, so that
+        whatever else refers to them has the file's values, too.
 
     Raises:
         FileError: the file is damaged, was not written by `save`, or does not fit the model, which
@@ -135,19 +149,23 @@ def load(path: str | os.PathLike[str], *, model: Network) -> Network:
     if isinstance(model, type):
         name = model.__name__
         raise TypeError(f"load: expected a full-size model such as {name}(), got the class {name}")
-    tensors, plan, origin = _read(path)
+    tensors, plan, origin, modes = _read(path)
     try:
         with _all_or_nothing(model):
             _refuse_small(model)
             cut(model, plan)
             remove_from_lists(model, plan.out)
             _check_names_and_shapes(model, tensors)
-            _fill(model, tensors)
+            in_place = _fill(model, tensors)
     except Exception as error:
         raise FileError(
             f"{path} holds a {origin}, which does not fit this {type(model).__name__}: {error}\n"
             "  pass a new full-size model of the class that was shrunk; this one is unchanged"
         ) from error
+    with torch.no_grad():
+        for old, new in in_place:  # nothing goes wrong any more
+            old.copy_(new)
+    _set_modes(model, modes)
     model.secateur = plan  # pyright: ignore
     return model
 
@@ -162,11 +180,7 @@ def _distinct(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]
     names: dict[tuple[Any, ...], str] = {}
     storages: set[int] = set()
     for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"save: {name} in the state_dict is a {type(tensor).__name__}; only tensors can be "
-                "saved. Keep such extra state in a file of its own"
-            )
+        _refuse_special(name, tensor)
         place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if tensor.numel() and place in names:
             aliases[name] = names[place]
@@ -180,11 +194,54 @@ def _distinct(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]
     return tensors, aliases
 
 
+def _refuse_masks(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod):
+                raise TypeError(
+                    f"save: {name or 'the network'} has a pruning mask, which its class does not; "
+                    f"torch.nn.utils.prune.remove(module, {hook._tensor_name!r}) makes it permanent"
+                )
+
+
+def _refuse_special(name: str, tensor: Any) -> None:
+    """What a safetensors file can't hold, or could not be put back from it."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"save: {name} in the state_dict is a {type(tensor).__name__}; only tensors can be "
+            "saved. Keep such extra state in a file of its own; save a network before it is "
+            "quantized"
+        )
+    reasons = {
+        "quantized: save the network before it is quantized": tensor.is_quantized,
+        f"{tensor.layout}: keep it dense": tensor.layout != torch.strided,
+        "on the meta device, without values": tensor.is_meta,
+        "split over processes: save a full state on one process": is_dtensor(tensor),
+        f"a {type(tensor).__name__}: save the network before it is converted": type(tensor)
+        not in (Tensor, nn.Parameter, nn.Buffer, UninitializedParameter),
+        "not initialised: run the network once": isinstance(tensor, UninitializedParameter),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise TypeError(f"save: {name} in the state_dict is {reason}")
+
+
+def _modes(model: nn.Module) -> list[Any]:
+    """Whether the network trains, and the modules that don't do as it does."""
+    others = [n for n, m in model.named_modules() if m.training != model.training]
+    return [model.training, *without_shells(dict.fromkeys(others))]
+
+
+def _set_modes(model: nn.Module, modes: list[Any]) -> None:
+    for name, module in model.named_modules() if modes else ():
+        module.training = bool(modes[0]) != (name in modes[1:])
+
+
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Plan, str]:
-    """The tensors by all their names, tied ones as one object; the plan; the class's name."""
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Plan, str, list[Any]]:
+    """The tensors by all their names, tied ones as one object; plan, the class's name, modes."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -197,7 +254,18 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Plan, str]:
         if stored not in tensors:
             raise FileError(f"{path} is damaged: {name} is tied to {stored}, which is not there")
         tensors[name] = tensors[stored]
-    return tensors, plan, metadata.get("class", "network")
+    return tensors, plan, metadata.get("class", "network"), _modes_from(path, metadata)
+
+
+def _modes_from(path: str | os.PathLike[str], metadata: dict[str, str]) -> list[Any]:
+    """Whether the network trains, then its modules that don't do as it does; [] if unknown."""
+    try:
+        modes = read_json(metadata.get("modes", "[]"), list[Any])
+        return [*typed(modes[:1], list[bool]), *typed(modes[1:], list[str])]
+    except ValueError as error:
+        raise FileError(
+            f"{path} is damaged: modes in its metadata is no list of a bool and names: {error}"
+        ) from error
 
 
 def _plan_from_metadata(
@@ -298,15 +366,42 @@ def _check_names_and_shapes(model: nn.Module, tensors: dict[str, Tensor]) -> Non
             )
 
 
-def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """The file's tensors become the model's; those stored once become one parameter."""
-    made: dict[tuple[int, bool], Tensor] = {}
+def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The file's tensors become the model's; those stored once become one parameter.
+
+    Returns:
+        The model's own tensors that fit, with what is to be copied into them at the end.
+    """
+    names: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(id(tensor), []).append(name)
+    given = model.state_dict(keep_vars=True)
+    times = Counter(map(id, given.values()))
     state: dict[str, Tensor] = {}
-    for name, old in model.state_dict(keep_vars=True).items():
-        is_parameter = isinstance(old, nn.Parameter)
-        key = (id(tensors[name]), is_parameter)
-        if key not in made:
-            new = tensors[name] if old.is_meta else tensors[name].to(old.device)
-            made[key] = nn.Parameter(new, old.requires_grad) if is_parameter else new
-        state[name] = made[key]
+    in_place = []
+    for same in names.values():
+        new, olds = tensors[same[0]], [given[name] for name in same]
+        if len({*map(id, olds)}) == 1 and times[id(olds[0])] == len(same) and _fits(olds[0], new):
+            in_place.append((olds[0].detach(), new))
+            state.update((name, olds[0]) for name in same)
+            continue
+        made: dict[bool, Tensor] = {}
+        for name, old in zip(same, olds, strict=True):
+            is_parameter = isinstance(old, nn.Parameter)
+            if is_parameter not in made:
+                value = new if old.is_meta else new.to(old.device)
+                made[is_parameter] = (
+                    nn.Parameter(value, old.requires_grad) if is_parameter else value
+                )
+            state[name] = made[is_parameter]
     model.load_state_dict(state, assign=True)
+    return in_place
+
+
+def _fits(old: Tensor, new: Tensor) -> bool:
+    """Whether a tensor can take another's values, each number in a place of its own."""
+    plain = type(old) in (Tensor, nn.Parameter, nn.Buffer) and not (
+        old.is_meta or old.is_inference()
+    )
+    spread = all(stride for stride, size in zip(old.stride(), old.shape, strict=True) if size > 1)
+    return plain and spread and old.dtype == new.dtype and old.shape == new.shape

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from secateur.groups.member import PIECE, Member
+from secateur.groups.member import PIECE, Member, multiply_
 
 
 class Elements(Member):
@@ -117,7 +117,7 @@ class Elements(Member):
         if target.device.type == "cpu" and mine.numel() and _all_one(mine):
             return
         grouped = self.view(target)
-        grouped.mul_(mine.to(target.dtype).view(grouped.shape))
+        multiply_(grouped, mine.view(grouped.shape))
 
 
 def _all_one(factors: Tensor) -> bool:

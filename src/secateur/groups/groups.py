@@ -6,6 +6,7 @@ In: members (what must be zero for a group to be dead) and, where the model was 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -228,10 +229,10 @@ class Groups:
         """Multiply every group by its factor, in place.
 
         Args:
-            factors: shape (m,); 1 leaves a group untouched, 0 kills it.
+            factors: shape (m,); 1 leaves a group untouched, 0 kills it, whatever its values.
 
         Raises:
-            ValueError: the shape is not (m,).
+            ValueError: the shape is not (m,), or a factor is negative, infinite or no number.
         """
         if factors.shape != (len(self),):
             raise ValueError(
@@ -239,6 +240,14 @@ class Groups:
                 f"shape ({len(self)},); got {tuple(factors.shape)}"
             )
         self._refuse_meta()
+        if len(self):
+            lowest, highest = map(float, factors.detach().aminmax())
+            if not 0 <= lowest <= highest < math.inf:
+                position = int((~((factors >= 0) & factors.isfinite())).nonzero()[0])
+                raise ValueError(
+                    f"scale_: the factor of {self.names[position]} is {float(factors[position])}; "
+                    "expected finite numbers of 0 or more"
+                )
         left = [self.members[position] for position in self.together.scale_(factors)]
         if any(member.has_gaps for member in left):
             factors = self.pad(factors)

@@ -125,19 +125,19 @@ class Member:
         """Multiply the parameter (or a tensor of its shape) in place by its groups' factors.
 
         `factors` has shape (groups + 1,): its last entry, 1, is the factor of what is in no group.
-        (groups,) is enough where every element is in a group.
+        (groups,) is enough where every element is in a group. 0 makes zeros of any value.
         """
         target = self.parameter.detach() if tensor is None else tensor
         self.to(target.device)
         factors = factors.to(target.device)
         if self.shape is not None and not _can_view(target, self.shape):
-            target.mul_(self._as_parameter(factors[self.ids].to(target.dtype)))
+            multiply_(target, self._as_parameter(factors[self.ids]))
             return
         for ids, piece in self._pieces(self.view(target), copies=False):
             mine = factors[ids]
             if target.device.type == "cpu" and not bool((mine != 1).any()):
                 continue  # spares a pass over memory; an accelerator would have to wait
-            piece.mul_(mine.to(target.dtype))
+            multiply_(piece, mine)
 
     @cached_property
     def _repeats(self) -> bool:
@@ -205,6 +205,14 @@ class Member:
             return False
         peak = torch.linalg.vector_norm(values, torch.inf, dim=self._shared, dtype=norms.dtype)
         return bool((doubtful & (peak > 0) & peak.isfinite()).any())
+
+
+def multiply_(values: Tensor, factors: Tensor) -> None:
+    """Multiply in place; where the factor is 0, by no more than writing zeros."""
+    values.mul_(factors.to(values.dtype))
+    gone = factors == 0
+    if values.device.type != "cpu" or bool(gone.any()):  # an accelerator would have to wait
+        values.masked_fill_(gone, 0)
 
 
 def _norms_over_rows(values: Tensor, dims: tuple[int, ...], dtype: torch.dtype) -> Tensor:

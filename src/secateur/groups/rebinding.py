@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from secateur.groups.coupling import Coupling
 from secateur.groups.member import Member
 from secateur.utils.distributed import is_dtensor
+from secateur.utils.forward import without_shells
 
 
 def refuse_misfit(
@@ -32,10 +33,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, also without what wrappers of single modules add to it."""
     tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors |= dict(model.named_buffers(remove_duplicate=False))
-    plain = tensors
-    for shell in ("_orig_mod.", "_checkpoint_wrapped_module."):  # compiled, and checkpointed
-        plain = {name.replace(shell, ""): tensor for name, tensor in plain.items()}
-    return plain | tensors
+    return without_shells(tensors) | tensors
 
 
 def fitting(coupling: Coupling, model: nn.Module) -> Coupling:

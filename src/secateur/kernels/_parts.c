@@ -117,15 +117,18 @@ EXPORT void secateur_squares(int64_t count, const Part *parts, double *total) {
 }
 
 /* Factors are rounded to the tensor's own type first, as torch does. What has a factor of 1 is not
-   written: in columns, no more than short gaps of it (the memory moves whole cache lines anyway). */
+   written: in columns, no more than short gaps of it (the memory moves whole cache lines anyway). A
+   factor of 0 makes zeros also of what is no number. */
 #define SCALE(NAME, TYPE, READ, FACTOR, WRITE, ROUND)                                               \
     WIDE static void NAME##_run(TYPE *x, int64_t count, FACTOR factor) {                            \
-        for (int64_t i = 0; i < count; i++) x[i] = WRITE(READ(x[i]) * factor);                      \
+        for (int64_t i = 0; i < count; i++)                                                         \
+            x[i] = WRITE(factor == 0 ? 0 : READ(x[i]) * factor);                                    \
     }                                                                                               \
     WIDE static void NAME##_columns(TYPE *x, int64_t rows, int64_t stride, int64_t count,           \
                                     const FACTOR *factor) {                                         \
         for (int64_t row = 0; row < rows; row++, x += stride)                                       \
-            for (int64_t i = 0; i < count; i++) x[i] = WRITE(READ(x[i]) * factor[i]);               \
+            for (int64_t i = 0; i < count; i++)                                                     \
+                x[i] = WRITE(factor[i] == 0 ? 0 : READ(x[i]) * factor[i]);                          \
     }                                                                                               \
     static void NAME##_touched(TYPE *x, int64_t rows, int64_t stride, int64_t count,                \
                                const FACTOR *factor) {                                              \

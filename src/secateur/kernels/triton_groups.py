@@ -38,7 +38,7 @@ def squares(tiles, addresses, others, sums, DTYPE: tl.constexpr, TIMES: tl.const
 
 @triton.jit
 def scale(tiles, addresses, owners, factors, DTYPE: tl.constexpr):
-    """Multiply each entry of a tile by its group's factor; not where that is 1."""
+    """Multiply each entry of a tile by its group's factor; not where that is 1. 0 makes zeros."""
     tile = tiles + tl.program_id(0).to(tl.int64) * COLUMNS
     stride = tl.load(tile + 3)
     if stride == 1:
@@ -100,7 +100,8 @@ def _scale(tile, addresses, owners, factors,
                 number = begin + tl.arange(0, RUN)
                 inside = touched[:, None] & (number < length)[None, :]
                 place = first[:, None] + repeat * step + number[None, :]
-                tl.store(place, times(tl.load(place, inside, 0.0), by), inside)
+                scaled = times(tl.load(place, inside, 0.0), by)
+                tl.store(place, tl.where(by == 0, tl.zeros_like(scaled), scaled), inside)
 
 
 @triton.jit

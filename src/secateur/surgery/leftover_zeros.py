@@ -86,7 +86,7 @@ def staying(groups: Groups, dead: np.ndarray, kept: Kept) -> list[tuple[str, int
         why = f"{layer.kind} leave zeros in weights that others need, so nothing can be cut there"
         if count := int(left[layer.start : layer.stop].sum()) if layer.kind != "shapes" else 0:
             counts.setdefault(why, {})[layer.name] = count
-    for (name, reason), count in reasons(groups, dead, left).items():
+    for (name, reason), count in position_reasons(groups, dead, left).items():
         counts.setdefault(reason, {})[name] = count
     return [(_listed(found), sum(found.values()), reason) for reason, found in counts.items()]
 
@@ -114,7 +114,9 @@ LAST = "one channel stays for a layer to read"
 NOT_TRACED = "the groups were made without example inputs, so nothing is cut"
 
 
-def reasons(groups: Groups, dead: np.ndarray, left: np.ndarray) -> Counter[tuple[str, str]]:
+def position_reasons(
+    groups: Groups, dead: np.ndarray, left: np.ndarray
+) -> Counter[tuple[str, str]]:
     """Why groups of filter shapes that are `left` stay.
 
     Args:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
 Example = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -47,8 +48,23 @@ def arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
+def without_shells(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors or modules by the names that they have without shells around single modules.
+
+    Example:
+        >>> without_shells({"body._orig_mod.weight": 1})
+        {'body.weight': 1}
+    """
+    for shell in ("_orig_mod.", "_checkpoint_wrapped_module."):  # compiled, and checkpointed
+        named = {name.replace(shell, ""): value for name, value in named.items()}
+    return dict(named)
+
+
+_SHELLS = nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside torch.compile's, DataParallel's and DistributedDataParallel's shells.
+    """Return the model inside shells: torch.compile, (Distributed)DataParallel, AveragedModel.
 
     Their parameters are the inner model's own, under longer names.
 
@@ -59,7 +75,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """
     while True:
         inner = getattr(model, "_orig_mod", None)  # torch.compile
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        if isinstance(model, _SHELLS):
             inner = model.module
         if not isinstance(inner, nn.Module):
             return model
