@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="LOGGER",
-        help="tensorboard (into OUT/tensorboard), or MODULE:FACTORY of a logger of your own",
+        help="tensorboard (into OUT/tensorboard), wandb, mlflow, ... or MODULE:FACTORY of your own",
     )
 
     sweep = _command(commands, "sweep", _sweep, "train for every budget and seed, in parallel")

@@ -43,7 +43,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.prune import BasePruningMethod
 
 from secateur.surgery.cut import cut
-from secateur.surgery.module_removal import remove_from_lists
+from secateur.surgery.module_removal import check_replacements, remove_from_lists
 from secateur.surgery.plan import Plan
 from secateur.utils.distributed import is_dtensor
 from secateur.utils.files import write_atomically
@@ -51,13 +51,6 @@ from secateur.utils.forward import unwrapped, without_shells
 from secateur.utils.typed_json import read_json, typed
 
 FORMAT = "1"
-# What takes the place of a module that left (module_removal.py), but that JSON has no tuples.
-KINDS = ("tensor", "tuple", "list")
-Size = int | tuple[int, int]
-Like = tuple[int] | tuple[int, int | list[int] | None, Size | list[Size] | None]
-Recipe = dict[str, str | list[Like | None]]
-
-
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -285,25 +278,20 @@ def _plan_from_metadata(
             raise ValueError(f"the field {min(missing)!r} is missing")
         aliases = typed(facts.pop("aliases"), dict[str, str], "aliases")
         plan = typed(facts, Plan)
-        _check(plan)
+        _check_indices(plan)
+        check_replacements(plan.absent)
         return plan, aliases
     except ValueError as error:
         raise FileError(f"{path} holds a damaged plan: {error}") from error
 
 
-def _check(plan: Plan) -> None:
+def _check_indices(plan: Plan) -> None:
     for name, dims in plan.kept.items():
         for dim, indices in dims.items():
             if not indices or indices[0] < 0 or any(a >= b for a, b in pairwise(indices)):
                 raise ValueError(
                     f"kept[{name!r}][{dim}]: indices must ascend from 0 on, got {short(indices)}"
                 )
-    for name, recipe in typed(plan.absent, dict[str, Recipe], "absent").items():
-        kind, like = recipe.get("kind"), recipe.get("like")
-        if kind != "out" and (kind not in KINDS or not isinstance(like, list)):
-            raise ValueError(
-                f"absent[{name!r}]: expected what takes its place, got {short(recipe)}"
-            )
 
 
 # -- filling a model -------------------------------------------------------------------------------

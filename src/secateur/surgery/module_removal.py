@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Mapping
+from reprlib import repr as short
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.surgery.conv_kernels import padding
+from secateur.utils.typed_json import typed
 
 NUMBERS = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")  # of a block
 DEPTHS = (  # how many blocks there are
@@ -171,6 +173,22 @@ CROSS = ("key_value_states", "encoder_hidden_states")  # what attends to another
 # for (size + offset) // stride; [input] alone is that input itself, and null is None. {"kind":
 # "out"} is taken out of its list (module_removal.py).
 Replacement = Mapping[str, Any]
+_Size = int | tuple[int, int]
+_Like = tuple[int] | tuple[int, int | list[int] | None, _Size | list[_Size] | None]
+
+
+def check_replacements(absent: Mapping[str, Replacement]) -> None:
+    """Refuse what a file says of modules that left, if it isn't in this form.
+
+    Raises:
+        ValueError: it names the module.
+    """
+    for name, recipe in absent.items():
+        place = f"absent[{name!r}]"
+        found = typed(recipe, dict[str, str | list[_Like | None]], place)
+        zeros = found.get("kind") in ("tensor", "tuple", "list")
+        if found.get("kind") != "out" and not (zeros and isinstance(found.get("like"), list)):
+            raise ValueError(f"{place}: expected what takes its place, got {short(recipe)}")
 
 
 class Placeholder(nn.Module):

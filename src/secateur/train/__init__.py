@@ -4,7 +4,7 @@ from secateur.train.checkpoint import CheckpointError
 from secateur.train.data import Data
 from secateur.train.distill import Distill
 from secateur.train.finishing import finish
-from secateur.train.loggers import JsonLines, Logger, TensorBoard
+from secateur.train.loggers import JsonLines, Logger, Tracker
 from secateur.train.loop import Interrupted, Loop
 
 __all__ = [
@@ -15,6 +15,6 @@ __all__ = [
     "JsonLines",
     "Logger",
     "Loop",
-    "TensorBoard",
+    "Tracker",
     "finish",
 ]
