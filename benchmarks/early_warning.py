@@ -22,10 +22,10 @@ from torch import nn
 
 import runs
 import secateur as sc
-from secateur.commands.demo import DigitNet, digits
+from secateur.commands.digits import DigitNet, digits
 from secateur.measurement import machine
 from secateur.train import Data, Loop
-from secateur.train.rng import seed_all
+from secateur.utils.rng import seed_all
 
 RESULT = runs.RESULTS / "early-warning.jsonl"
 DOCS = Path(__file__).parents[1] / "docs" / "watching.md"

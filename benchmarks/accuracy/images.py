@@ -13,7 +13,7 @@ import data
 import secateur as sc
 from accuracy.task import Batch, Split, Task, task
 from lenet_mnist import LeNet
-from secateur.commands.demo import Block
+from secateur.commands.digits import Block
 
 GROUPS_AND_FLOPS = {
     "60 groups": {"groups": 60},

@@ -53,7 +53,10 @@ finally:
 """
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["demo", "--help"]])
+COMMANDS = ["train", "sweep", "inspect", "measure", "profile", "export", "compare", "demo"]
+
+
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_is_quick_and_imports_nothing_heavy(words):
     start = time.perf_counter()
     told = subprocess.run([sys.executable, "-c", HELP, *words], capture_output=True, text=True)

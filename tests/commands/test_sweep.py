@@ -17,10 +17,12 @@ import pytest
 from safetensors.torch import load_file
 
 from secateur.commands.main import main
-from secateur.commands.sweep import parse_seeds, sweep
 from secateur.report.sweep import Sweep, SweepTrial, rows
 from secateur.train.loop import Interrupted
-from secateur.train.run import Settings, train
+from secateur.train.run import train
+from secateur.train.settings import Settings
+from secateur.train.spec import parse_seeds
+from secateur.train.sweep import sweep
 
 TESTS = Path(__file__).parents[1]
 SETTINGS = Settings(

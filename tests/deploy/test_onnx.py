@@ -1,7 +1,10 @@
 """ONNX files are checked, replaced in one step and run elsewhere."""
 
 import logging
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -158,3 +161,28 @@ def test_wrong_inputs_are_refused(tmp_path):
     path = export(*classifier(), tmp_path / "small.onnx", check=False)
     with pytest.raises(ValueError, match=r"takes: tokens, mask\n  given: 1 in order"):
         run(path, torch.zeros(2, 7, dtype=torch.int64))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX's")
+def test_a_disk_that_fills_up_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "small.onnx"
+    code = f"""
+import resource, torch, secateur as sc
+model = torch.nn.Linear(300, 300)
+sc.export(model, torch.ones(2, 300), {str(tmp_path / "first.onnx")!r})  # all is imported
+resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, 10**5))
+try:
+    sc.export(model, torch.ones(2, 300), {str(path)!r})
+except OSError as error:
+    print(error.strerror, error.filename)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == f"File too large {path}\n", run.stderr
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["small.tflite", "small", "small.pt2"])
+def test_what_is_no_onnx_file_is_not_named_otherwise(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"would be an ONNX file; name it small\.onnx"):
+        export(nn.Linear(3, 2), torch.ones(2, 3), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

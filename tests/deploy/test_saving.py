@@ -642,9 +642,9 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path) -> None:
         try:
             sc.save({BIG}, sys.argv[1])
         except OSError as error:
-            print(error.strerror)
+            print(error.strerror, error.filename)
     """
-    assert result_of(in_a_new_process(code, path)) == "File too large\n"
+    assert result_of(in_a_new_process(code, path)) == f"File too large {path}\n"
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
 

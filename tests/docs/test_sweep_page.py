@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 
 from secateur.commands.main import parser
-from secateur.commands.sweep import parse_seeds, sweep
-from secateur.train.run import Settings
-from secateur.train.spec import parse_budgets
+from secateur.train.settings import Settings
+from secateur.train.spec import parse_budgets, parse_seeds
+from secateur.train.sweep import sweep
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sweep.md").read_text(encoding="utf-8")
 

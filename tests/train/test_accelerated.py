@@ -21,8 +21,9 @@ from secateur.commands.main import main
 from secateur.train import Interrupted
 from secateur.train.accelerated import Accelerated, Share, _check_shareable
 from secateur.train.data import cross_entropy
-from secateur.train.rng import seed_all
-from secateur.train.run import Settings, train
+from secateur.train.run import train
+from secateur.train.settings import Settings
+from secateur.utils.rng import seed_all
 from train import launched
 from train.mine import make_data
 from train.test_loop import assert_same, make_loop, stop_at

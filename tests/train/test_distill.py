@@ -20,7 +20,8 @@ from secateur.report import Run
 from secateur.train import CheckpointError, Data, Distill, Interrupted, Loop
 from secateur.train.distill import examine, fingerprint, make_teacher
 from secateur.train.loop import test as score
-from secateur.train.run import Settings, train
+from secateur.train.run import train
+from secateur.train.settings import Settings
 from train import digits
 
 FACTORY = "train.digits:make_model"

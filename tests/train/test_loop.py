@@ -15,7 +15,7 @@ import secateur as sc
 from secateur.train import CheckpointError, Data, Interrupted, Loop
 from secateur.train import checkpoint as checkpoints
 from secateur.train.loop import test as score
-from secateur.train.rng import seed_all
+from secateur.utils.rng import seed_all
 from train import mine
 
 

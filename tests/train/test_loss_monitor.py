@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import secateur as sc
-from secateur.commands.demo import DigitNet
+from secateur.commands.digits import DigitNet
 from secateur.train import Data, Loop
 from secateur.train.monitor import RECENT, LossMonitor
-from secateur.train.rng import seed_all
+from secateur.utils.rng import seed_all
 from train import digits
 
 BLANK = math.log(10)

@@ -14,7 +14,7 @@ from secateur.report import Run
 from secateur.train import Data, Loop
 from secateur.train.data import cross_entropy
 from secateur.train.records import baseline_loss, due, widths
-from secateur.train.rng import seed_all
+from secateur.utils.rng import seed_all
 from train import digits, test_loggers
 
 WORDS = ["train", "--model", "train.digits:make_model"]

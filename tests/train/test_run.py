@@ -10,7 +10,8 @@ import torch
 import secateur as sc
 from secateur.report import Run
 from secateur.train.loop import Interrupted
-from secateur.train.run import Settings, cosine, train
+from secateur.train.run import cosine, train
+from secateur.train.settings import Settings
 from train import mine
 
 SETTINGS = Settings(
@@ -93,9 +94,9 @@ def test_the_rate_falls_along_a_cosine_in_every_stage() -> None:
         reference.step()
 
 
-def test_the_metric_is_the_optimizer_s_where_asked(tmp_path: Path) -> None:
+def test_the_geometry_is_the_optimizer_s_where_asked(tmp_path: Path) -> None:
     settings = replace(SETTINGS, budget=("flops=60%",), epochs=1, optimizer="adamw", lr=None)
-    run = train(replace(settings, metric="optimizer"), tmp_path / "adamw")
+    run = train(replace(settings, geometry="optimizer"), tmp_path / "adamw")
     assert run.asked[0].holds
     with pytest.raises(ValueError, match="metric"):
-        train(replace(settings, optimizer="sgd", metric="optimizer"), tmp_path / "sgd")
+        train(replace(settings, optimizer="sgd", geometry="optimizer"), tmp_path / "sgd")

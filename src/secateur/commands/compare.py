@@ -1,79 +1,23 @@
-"""Two runs, or two saved networks, side by side.
-
-Two paths flow in; one table of figures and ratios flows out.
-"""
+"""`secateur compare`: two runs, or two saved networks, side by side."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import argparse
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from secateur.commands.terminal import show
 
-from secateur.measurement import format_bytes, format_count
-from secateur.report import Network, Run, comparison_table
-from secateur.report.tables import plain_table
-from secateur.train.run import FACTS
+HELP = "two runs, or two saved networks, as ratios"
 
 
-def compare(a: Path, b: Path) -> Any:
-    """Tabulate two runs or two saved networks, with the ratio of the second to the first.
-
-    Args:
-        a, b: two folders of `secateur train` or `secateur demo`, or two .safetensors files.
-
-    Returns:
-        A rich table.
-
-    Raises:
-        ValueError: one is a folder and the other a file, or they are of no such kind.
-        ImportError: rich is missing.
-    """
-    for path in (a, b):
-        if not path.exists():
-            raise FileNotFoundError(f"no such file or folder: {path}")
-    if a.is_dir() != b.is_dir():
-        raise ValueError(f"compare two runs' folders or two .safetensors files, not {a} with {b}")
-    if a.is_dir():
-        (one, metric), (other, found) = _small(a), _small(b)
-        if metric != found:
-            raise ValueError(f"{a} was scored by {metric}, {b} by {found}")
-        return comparison_table([one, other], metric, "The small networks of two runs")
-    return _files(a, b)
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Two paths."""
+    command.add_argument("a", metavar="A", help="a run's folder, or a .safetensors file")
+    command.add_argument("b", metavar="B")
 
 
-def _small(folder: Path) -> tuple[Network, str]:
-    run = Run.read(folder / FACTS)
-    return replace(run.networks[-1], name=str(folder)), run.metric
+def run(options: argparse.Namespace) -> None:
+    """Print one table."""
+    from secateur.report.comparison import compare
 
-
-def _files(a: Path, b: Path) -> Any:
-    (tensors_a, bytes_a), (tensors_b, bytes_b) = contents(a), contents(b)
-    rows = [
-        (
-            "numbers",
-            format_count(tensors_a),
-            format_count(tensors_b),
-            f"{tensors_b / tensors_a:.1%}",
-        ),
-        ("size", format_bytes(bytes_a), format_bytes(bytes_b), f"{bytes_b / bytes_a:.1%}"),
-    ]
-    return plain_table("Saved tensors", ["", str(a), str(b), "ratio"], rows)
-
-
-def contents(path: Path) -> tuple[int, int]:
-    """How many numbers (parameters and buffers) a .safetensors file holds, and their bytes.
-
-    Raises:
-        ValueError: it is no such file, or an empty one.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a readable .safetensors file: {error}") from error
-    if not tensors:
-        raise ValueError(f"{path} holds no tensor")
-    numbers = sum(tensor.numel() for tensor in tensors)
-    return numbers, sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    show(compare(Path(options.a), Path(options.b)))

@@ -1,107 +1,31 @@
-"""What can be removed from a model, what can't and why, and how small it can get.
-
-A model, an example and a kind of groups flow in; tables for the terminal flow out.
-"""
+"""`secateur inspect`: what can be removed from a model, what can't, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import argparse
 
-import numpy as np
-from torch import nn
+from secateur.commands.options import add_example, add_fields, example, model
+from secateur.commands.terminal import show, watched
+from secateur.train.settings import Settings
 
-from secateur.budget import Budget
-from secateur.costs.measures import COUNTED
-from secateur.groups import Groups
-from secateur.measurement import format_measure
-from secateur.report.tables import measure_name, plain_table
-from secateur.tracing import Trace, trace
-from secateur.train.spec import make_groups
-from secateur.utils.name_trees import Row, folded, names, tree
+HELP = "what can be removed, what can't, and why"
 
 
-def inspect(
-    model: nn.Module, example: Any, kinds: str = "filters", ignore: Sequence[str] = ()
-) -> list[Any]:
-    """Find a model's groups and tabulate them.
-
-    Args:
-        model: at full size.
-        example: its inputs.
-        kinds: such as "filters" or "filters,neurons".
-        ignore: names of modules that stay.
-
-    Returns:
-        rich tables: the groups as a tree, the smallest reachable cost in each measure, and what
-        isn't removed exactly or isn't grouped, with the reason; and lines on operators without a
-        rule and on parameters that the example never reaches (where there are such).
-
-    Raises:
-        ValueError: an unknown kind, or nothing can be removed.
-        ImportError: rich is missing.
-    """
-    groups = make_groups(model, example, kinds, ignore)
-    tables = [_layers(groups)]
-    if all(layer.blocks is None for layer in groups.layers):  # else the kind itself is the budget
-        tables.append(_reachable(groups))
-    if inexact := [(x.name, len(x), x.inexact) for x in groups.layers if x.inexact]:
-        tables.append(_because("Not removed exactly", "groups", inexact))
-    if groups.refused:
-        tables.append(_because("Not grouped", "channels", groups.refused))
-    if example is not None:
-        tables.extend(_remarks(trace(model, example)))
-    return tables
+def add_options(command: argparse.ArgumentParser) -> None:
+    """A model, its inputs, and kinds of groups."""
+    add_fields(command, Settings, "model", "kind", "ignore")
+    add_example(command)
 
 
-def _layers(groups: Groups) -> Any:
-    rows = []
-    for label, row in tree(groups.rows()):
-        if row is None:
-            rows.append((label, "", "", "", ""))
-        else:
-            each = row.figures[1] / (row.size * row.times)
-            rows.append((label, row.words[0], row.count, f"{each:,.0f}", row.words[1]))
-    rows.append(("all", "", f"{len(groups):,}", "", ""))
-    columns = ["layer", "kind", "groups", "parameters each", "together with"]
-    return _with_words("What can be removed", columns, rows)
+def run(options: argparse.Namespace) -> None:
+    """Find the groups and print them."""
+    from secateur.report.inspection import inspect
+    from secateur.train.spec import make_groups
 
-
-def _because(title: str, what: str, refused: Sequence[tuple[str, int, str]]) -> Any:
-    rows = folded(Row(name, count, (reason,)) for name, count, reason in refused)
-    cells = [
-        (label, row.count if row else "", row.words[0] if row else "") for label, row in tree(rows)
-    ]
-    return _with_words(title, ["layer", what, "because"], cells)
-
-
-def _with_words(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A table in which some columns are words; the first, of names, is never broken."""
-    table = plain_table(title, columns, rows)
-    table.columns[0].no_wrap = True
-    table.columns[0].overflow = "fold"
-    for column, name in zip(table.columns, columns, strict=True):
-        if name in ("kind", "together with", "because"):
-            column.justify = "left"
-    return table
-
-
-def _remarks(found: Trace) -> Iterator[str]:
-    if found.unknown:
-        calls = found.unknown_words
-        yield f"Operators without a rule, which protect whatever they touch: {calls}"
-    if found.unreached:
-        yield f"Parameters that the example never reaches: {names(found.unreached, 12)}"
-
-
-def _reachable(groups: Groups) -> Any:
-    """The full and the smallest cost in each measure that the groups can be budgeted by."""
-    rows = []
-    for measure in COUNTED if groups.model is not None else ("groups",):
-        everything: dict[str, Any] = {measure: 1.0}
-        allowance = Budget(**everything).on(groups)
-        full = allowance.spent(np.ones(len(groups)))[measure]
-        least = allowance.spent(allowance.cheapest().astype(float))[measure]
-        in_words = (format_measure(measure, value) for value in (full, least))
-        rows.append((measure_name(measure), *in_words, f"{least / full:.2%}"))
-    return plain_table("How small it can get", ["", "full size", "smallest", "of full"], rows)
+    network = model(options)
+    with watched() as watch:
+        watch("tracing the model", 0, 0, "")
+        inputs = example(options)
+        groups = make_groups(network, inputs, options.kind, options.ignore)
+        tables = inspect(network, inputs, groups)
+    show(*tables)

@@ -125,7 +125,7 @@ class LatencyTable:
         return not machine_differences(self.machine, machine())
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the table as JSON; an old file is replaced in one step."""
+        """Write the table as JSON; an old file is replaced in one step, and folders are made."""
         facts = asdict(self)
         del facts["path"]
         text = json.dumps({"format": FORMAT, "version": VERSION, **facts}, indent=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from secateur.measurement import Latency, count_bytes, time_calls, time_together
 from secateur.measurement.runtimes import session, translate
 from secateur.utils.comparison import largest_difference
 from secateur.utils.extras import require
+from secateur.utils.files import named_after
 from secateur.utils.forward import (
     Example,
     arguments,
@@ -58,7 +59,7 @@ def export(
     Args:
         model: Any module that `torch.export` understands, below 2 GiB.
         example: A tensor, a tuple of tensors or a dict of keyword tensors on the model's device.
-        path: Where to write; the folder must exist.
+        path: Where to write, such as "small.onnx"; missing folders are made.
         check: Whether to compare the file with the model (needs onnxruntime).
         tolerance: Largest difference allowed, relative to the largest output.
         dynamic_batch: Whether the file takes any number of rows: the first dimension of every input
@@ -72,6 +73,7 @@ def export(
         ValueError: The weights do not fit into one file, or the example is on another device.
         RuntimeError: The model could not be exported, or the file computes something else. An
             old file is still there.
+        OSError: The file can't be written; likewise.
 
     Example:
         >>> import tempfile
@@ -85,9 +87,12 @@ def export(
     check_devices(model, example)
     _check_size(model)
     path = Path(path)
+    if path.suffix != ".onnx":
+        raise ValueError(f"export: {path} would be an ONNX file; name it {path.stem}.onnx")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         new = Path(folder) / path.name
-        with evaluating(model):
+        with evaluating(model), named_after(path):
             _translate(model, example, new, dynamic_batch)
             if check:
                 _compare(model, example, new, tolerance, dynamic_batch)
@@ -209,10 +214,19 @@ def _translate(model: nn.Module, example: Example, path: Path, dynamic_batch: bo
     try:
         translate(model, example, path, _open_batch(example) if dynamic_batch else None)
     except Exception as error:
+        for cause in _causes(error):
+            if isinstance(cause, OSError):
+                raise cause from None
         raise RuntimeError(
             f"export: torch.onnx could not translate {type(model).__name__}"
             f"{_hint(dynamic_batch)}: {error}"
         ) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _hint(dynamic_batch: bool) -> str:

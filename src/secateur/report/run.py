@@ -24,6 +24,7 @@ from secateur.utils.files import write_atomically
 from secateur.utils.typed_json import read_json, typed
 
 FORMAT = 1
+FACTS = "run.json"  # the name of its file in a run's folder
 
 
 @dataclass(frozen=True)

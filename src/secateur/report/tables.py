@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from secateur.budget.budget import Line
+from secateur.costs import LatencyTable
 from secateur.measurement import (
     UNAVAILABLE,
     format_bytes,
@@ -159,6 +160,30 @@ def checks_table(checks: Sequence[Check]) -> Any:
         style, sign = ("green", "✓") if check.holds else ("bold red", "✗")
         table.add_row(check.what, f"[{style}]{sign} {check.found}[/]")
     return table
+
+
+def layer_table(table: LatencyTable) -> Any:
+    """A rich table: one row an operator, slowest first.
+
+    Raises:
+        ImportError: rich is missing.
+    """
+    total = sum(sum(layer.seconds) for layer in table.layers)
+    rows = [
+        (
+            layer.name,
+            layer.operator,
+            " x ".join(map(str, layer.widths)) or "-",
+            format_seconds(sum(layer.seconds)),
+            f"{sum(layer.seconds) / total:.1%}",
+            f"{1 - layer.seconds[0] / (sum(layer.seconds) or 1.0):.0%}",
+        )
+        for layer in sorted(table.layers, key=lambda layer: -sum(layer.seconds))
+    ]
+    title = f"{table.model} in {table.runtime}: {format_seconds(table.full)}"
+    return plain_table(
+        title, ["layer", "operator", "widths", "time", "share", "falls with widths"], rows
+    )
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from secateur.optim import Proximal
 from secateur.train.engine import Engine
-from secateur.train.rng import part_ways
 from secateur.utils.extras import require
+from secateur.utils.rng import part_ways
 
 PRECISIONS = ("no", "bf16", "fp16")
 # What a loader is made with, besides its data and the order of it.

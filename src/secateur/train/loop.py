@@ -27,7 +27,7 @@ from secateur.train.engine import Engine
 from secateur.train.loggers import JsonLines, Logger
 from secateur.train.monitor import Watching, warn
 from secateur.train.records import baseline_loss, due, record
-from secateur.train.rng import rng_state, seed_all, set_rng_state
+from secateur.utils.rng import rng_state, seed_all, set_rng_state
 
 
 class Interrupted(Exception):

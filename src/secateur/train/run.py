@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from secateur.budget import Budget
 from secateur.optim import Homotopy, Proximal
 from secateur.report import Check, Point, Run, html
 from secateur.report.progress import WARNING
+from secateur.report.run import FACTS
 from secateur.report.tables import format_score
 from secateur.train import spec
 from secateur.train.accelerated import Accelerated
@@ -30,65 +31,14 @@ from secateur.train.engine import Engine
 from secateur.train.finishing import finish
 from secateur.train.loggers import make_loggers
 from secateur.train.loop import Loop, steps_in_epoch
-from secateur.train.rng import seed_all
+from secateur.train.settings import Settings
+from secateur.utils.rng import seed_all
 
-CHECKPOINT, FACTS, REPORT = "checkpoint", "run.json", "report.html"
+CHECKPOINT, REPORT = "checkpoint", "report.html"
 STAGE = "network-{}"  # the folder of a network on the way to the last one
 AGAIN = 0.5  # of the learning rate: where each stage after the first begins
 
 Watch = Callable[[str, int, int, str], None]  # what is being done, done, of how much, how it goes
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that determines a run's result; a checkpoint remembers it."""
-
-    model: str
-    data: str
-    budget: tuple[str, ...]
-    epochs: int
-    kind: str = "filters"
-    optimizer: str = "sgd"
-    lr: float | None = None
-    weight_decay: float | None = None
-    momentum: float = 0.9
-    batch_size: int | None = None
-    seed: int = 0
-    every: int = 1
-    weights: str = "auto"
-    metric: str = "euclidean"
-    freeze: float | None = None
-    power: float | None = None
-    per_layer: bool = False
-    multiple_of: int = 1
-    at_least: int = 1
-    ignore: tuple[str, ...] = ()
-    runtime: str | None = None
-    latency_table: str | None = None
-    precision: str | None = None
-    accumulate: int = 1
-    clip: float | None = None
-    distill: str | None = None
-    distill_temperature: float | None = None
-    distill_weight: float | None = None
-
-    def budgeted(self) -> dict[str, Any]:
-        """What a budget needs besides its amounts: options of `parse_budgets`."""
-        return {
-            "at_least": self.at_least,
-            "multiple_of": self.multiple_of,
-            "per_layer": self.per_layer,
-            "runtime": self.runtime,
-            "table": self.latency_table,
-        }
-
-    def words(self) -> dict[str, str]:
-        """Option -> value, without those left open."""
-        return {
-            name.replace("_", " "): ", ".join(value) if isinstance(value, tuple) else str(value)
-            for name, value in asdict(self).items()
-            if value not in (None, ()) and value is not False
-        }
 
 
 def train(
@@ -212,8 +162,8 @@ def _make(
         groups,
         budgets,
         schedule=schedule,
-        weights=spec.parse_weights(settings.weights),
-        metric=settings.metric,
+        weights=spec.parse_importance(settings.importance),
+        metric=settings.geometry,
         every=settings.every,
     )
     return model, data, optimizer, LambdaLR(optimizer, cosine(schedule))

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -26,26 +27,23 @@ THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 SIZES = {"B": 1, **{f"{p}B": n for p, n in THOUSANDS.items() if p}}
 SIZES |= {f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")} | {"KB": 1000}
 
-Kind = Callable[[nn.Module, Any, list[str]], Groups]
-KINDS: dict[str, Kind] = {
-    **{
-        kind.__name__: lambda model, example, ignore, kind=kind: kind(model, example, ignore=ignore)
-        for kind in (
-            kinds.filters,
-            kinds.neurons,
-            kinds.channels,
-            kinds.shapes,
-            kinds.heads,
-            kinds.depth,
-            kinds.experts,
-            kinds.width,
-        )
-    },
-    **{
-        kind.__name__: lambda model, example, ignore, kind=kind: kind(model, ignore=ignore)
-        for kind in (kinds.blocks, kinds.n_of_m, kinds.weights)
-    },
+KINDS: dict[str, Callable[..., Groups]] = {
+    kind.__name__: kind
+    for kind in (
+        kinds.filters,
+        kinds.neurons,
+        kinds.channels,
+        kinds.shapes,
+        kinds.heads,
+        kinds.depth,
+        kinds.experts,
+        kinds.width,
+        kinds.blocks,
+        kinds.n_of_m,
+        kinds.weights,
+    )
 }
+NO_EXAMPLE = {"blocks", "n_of_m", "weights"}  # kinds that are found without a run of the model
 DEFAULTS = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.01)}  # learning rate, weight decay
 
 
@@ -83,73 +81,59 @@ def parse_budgets(
         Traceback (most recent call last):
         ValueError: --budget 25: 25 of what? write MEASURE=AMOUNT, such as flops=25% or ...
     """
-    stages: dict[str, list[Any]] = {}
-    for words in texts:
-        last = ""  # the measure that an amount alone continues
-        for text in (part.strip() for part in words.split(",")):
-            measure, equals, amount = text.partition("=")
-            measure = measure.strip().lower()
-            if not equals:
-                if not last or measure in MEASURES:
-                    raise ValueError(
-                        f"--budget {text}: {text} of what? write MEASURE=AMOUNT, such as flops=25% "
-                        f"or params=1.5M; measures are {', '.join(MEASURES)}"
-                    )
-                stages[last].append([_amount(last, text, f"{last}={text}")])
-                continue
-            if measure not in MEASURES:
-                raise ValueError(
-                    f"--budget {text}: unknown measure {measure!r}; measures are "
-                    f"{', '.join(MEASURES)}"
-                )
-            last = measure
-            found = _amount(measure, amount.strip(), text)
-            if measure in stages:
-                stages[measure][-1].append(found)
-            else:
-                stages[measure] = [[found]]
-    counts = {measure: len(amounts) for measure, amounts in stages.items()}
+    given = _amounts(texts)
+    counts = {measure: len(amounts) for measure, amounts in given.items()}
     most = max(counts.values())
     if any(count not in (1, most) for count in counts.values()):
         words = ", ".join(f"{count} of {measure}" for measure, count in counts.items())
         raise ValueError(
             f"--budget: {words}; give every measure as many amounts as there are networks, or one"
         )
-    if "latency" in stages:
-        stages["latency"] = [
-            [LatencyTarget(amount, runtime=runtime, table=table) for amount in given]
-            for given in stages["latency"]
-        ]
-    elif runtime or table:
+    if (runtime or table) and "latency" not in given:
         raise ValueError("--runtime and --latency-table go with a budget on latency=")
+    for targets in given.get("latency", ()):
+        targets[:] = [replace(target, runtime=runtime, table=table) for target in targets]
     options = {"at_least": at_least, "multiple_of": multiple_of, "per_layer": per_layer}
-    budgets: list[Budget] = []
-    for stage in range(most):
-        amounts = {m: _pair(m, given[min(stage, len(given) - 1)]) for m, given in stages.items()}
-        budgets.append(Budget(**amounts, **options))
-    return tuple(budgets)
+    networks = zip(*(each * (most // len(each)) for each in given.values()), strict=True)
+    return tuple(
+        Budget(**{m: _pair(m, amounts) for m, amounts in zip(given, each, strict=True)}, **options)
+        for each in networks
+    )
 
 
-def parse_budget(texts: Sequence[str], **options: Any) -> Budget:
-    """Read one budget; see `parse_budgets`.
-
-    Raises:
-        ValueError: also where there are several.
-    """
-    budget, *more = parse_budgets(texts, **options)
-    if more:
-        raise ValueError(f"--budget {', '.join(texts)}: several budgets where one is expected")
-    return budget
+def _amounts(texts: Sequence[str]) -> dict[str, list[list[Any]]]:
+    """Measure -> what is asked of one network after another: an amount, or two to be a pair."""
+    given: dict[str, list[list[Any]]] = {}
+    for words in texts:
+        measure = ""  # what an amount alone goes on with
+        for text in (part.strip() for part in words.split(",")):
+            name, equals, amount = (part.strip() for part in text.partition("="))
+            name = name.lower()
+            if not equals and (not measure or name in MEASURES):
+                raise ValueError(
+                    f"--budget {text}: {text} of what? write MEASURE=AMOUNT, such as flops=25% "
+                    f"or params=1.5M; measures are {', '.join(MEASURES)}"
+                )
+            if equals and name not in MEASURES:
+                raise ValueError(
+                    f"--budget {text}: unknown measure {name!r}; measures are {', '.join(MEASURES)}"
+                )
+            if not equals:
+                given[measure].append([_amount(measure, text, f"{measure}={text}")])
+                continue
+            measure = name
+            given.setdefault(measure, [[]])[-1].append(_amount(measure, amount, text))
+    return given
 
 
 def _amount(measure: str, amount: str, text: str) -> Any:
-    """One amount: a fraction as a float, an absolute number as an int, a time as it is written."""
+    """One amount: a fraction as a float, an absolute number as an int, or a target."""
     if measure == "latency":
         return _latency(amount, text)
     units = SIZES if measure in ("bytes", "memory") else THOUSANDS
     example = "2MiB" if units is SIZES else "60" if measure == "groups" else "1.5M"
     hint = f"write a share such as 25% or 0.25, or an absolute number such as {example}"
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(?:e(\d+))?\s*(%|[A-Za-z]*)", amount)
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(?:e(\d\d?))?\s*(%|[A-Za-z]*)", amount)
     if found is None:
         raise ValueError(f"--budget {text}: can't read {amount!r}; {hint}")
     number = Decimal(found[1]).scaleb(int(found[2] or 0))
@@ -173,15 +157,15 @@ def _amount(measure: str, amount: str, text: str) -> Any:
     return int(number * units.get(unit, 1))
 
 
-def _latency(amount: str, text: str) -> float | str:
-    """A fraction as a float, or a time with its unit, such as "3ms"."""
+def _latency(amount: str, text: str) -> LatencyTarget:
+    """A fraction, or a time with its unit, such as "3ms"."""
     number = amount.removesuffix("%")
     try:
         share = float(number) / (100 if number != amount else 1)
     except ValueError:
         share = None
     try:
-        return LatencyTarget(amount if share is None else share).amount
+        return LatencyTarget(amount if share is None else share)
     except ValueError as error:
         raise ValueError(
             f"--budget {text}: can't read {amount!r}; write a share such as 50% or 0.5, or a time "
@@ -316,14 +300,15 @@ def make_groups(model: nn.Module, example: Any, kinds: str, ignore: Sequence[str
     for kind in (name.strip() for name in kinds.split(",")):
         if kind not in KINDS:
             raise ValueError(f"--kind {kinds}: unknown kind {kind!r}; known: {', '.join(KINDS)}")
-        more = KINDS[kind](model, example, list(ignore))
+        given = () if kind in NO_EXAMPLE else (example,)
+        more = KINDS[kind](model, *given, ignore=list(ignore))
         found = more if found is None else found + more
     assert found is not None  # split gives one word at least
     return found
 
 
-def parse_weights(text: str) -> str | float:
-    """The weighting of `Proximal`: "auto", "curvature", "layer" or a number."""
+def parse_importance(text: str) -> str | float:
+    """How `Proximal` weighs groups: "auto", "curvature", "layer" or a number."""
     try:
         return float(text)
     except ValueError:
@@ -348,6 +333,21 @@ def parse_interval(text: str) -> dict[str, float | int]:
     if not found[2]:
         return {"steps_between": int(found[1])}
     return {"seconds": float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]}
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read seeds: integers of 0 or more, with commas between them.
+
+    Raises:
+        ValueError: something else.
+
+    Example:
+        >>> parse_seeds("0,1,2")
+        (0, 1, 2)
+    """
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise ValueError(f"--seeds {text}: write integers with commas between them, such as 0,1,2")
+    return tuple(int(part) for part in text.split(","))
 
 
 def make_optimizer(

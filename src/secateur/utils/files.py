@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -21,7 +23,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> Path:
         The path.
 
     Raises:
-        OSError: it can't be written; an older file is intact.
+        OSError: it can't be written; an older file is intact. Its filename is the path.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -32,9 +34,19 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         new = Path(folder) / path.name
-        with open(new, "xb") as file:
+        with named_after(path), open(new, "xb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
     return path
+
+
+@contextmanager
+def named_after(path: Path) -> Iterator[None]:
+    """Inside, what can't be written is said of `path`: a full disk knows no name."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from networks import ResNet, Transformer
-from secateur.commands.inspect import inspect
+from secateur.report.inspection import inspect
 from secateur.train.spec import KINDS, make_groups
 
 
@@ -44,13 +45,18 @@ EXAMPLES = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_can_be_looked_at(kind):
     network, example = EXAMPLES.get(kind, (ResNet, torch.ones(1, 3, 16, 16)))
-    tables = inspect(network(), example, kind)
-    groups = make_groups(network(), example, kind)
+    model = network()
+    groups = make_groups(model, example, kind)
+    tables = inspect(model, example, groups)
     names, counts = (list(tables[0].columns[n].cells) for n in (0, 2))
     assert counts[-1] == f"{len(groups):,}"
     sizes = [math.prod(int(n.replace(",", "")) for n in c.split(" × ")) for c in counts[:-1] if c]
     assert sum(sizes) == len(groups)
     assert len([count for count in counts[:-1] if count]) == len(groups.rows()) <= len(names)
+
+
+def looked_at(model: nn.Module, example: torch.Tensor, kind: str, ignore: list[str]) -> list[Any]:
+    return inspect(model, example, make_groups(model, example, kind, ignore))
 
 
 def written(*renderables: object) -> str:
@@ -61,7 +67,7 @@ def written(*renderables: object) -> str:
 
 
 def test_blocks_are_a_tree_and_what_is_not_grouped_has_its_reason():
-    text = written(*inspect(ResNet(), torch.ones(1, 3, 16, 16), ignore=["layer3"]))
+    text = written(*looked_at(ResNet(), torch.ones(1, 3, 16, 16), "filters", ["layer3"]))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "├─ conv1 filters 16 218 bn1" in lines
     assert "└─ conv2 filters 16 476 shortcut.0-1, bn2" in lines
@@ -81,13 +87,13 @@ class Transformed(nn.Module):
 
 
 def test_unknown_operators_and_unreached_parameters_are_told():
-    text = written(*inspect(Transformed(), torch.ones(5, 4), "neurons"))
+    text = written(*looked_at(Transformed(), torch.ones(5, 4), "neurons", []))
     assert "rule, which protect whatever they touch: linalg_qr (1)" in " ".join(text.split())
     assert "never reaches: spare.0-2.weight, spare.0-2.bias" in text
 
 
 def test_kinds_without_structure_are_budgeted_by_count_only():
-    tables = inspect(ResNet(), torch.ones(1, 3, 16, 16), "blocks")
+    tables = looked_at(ResNet(), torch.ones(1, 3, 16, 16), "blocks", [])
     assert tables[1].row_count == 1
 
 
