@@ -38,8 +38,8 @@ BUDGETS = (1.0, 0.5, 0.25, 0.1)
 EXCESSIVE = ((0.05, 0.02), (1.0, 0.25), (3.0, 0.25))  # (learning rate, FLOPs)
 HARMED = ("DigitNet", 0.02, 0.1)  # the run that remedies are tried on
 WAYS: dict[str, dict[str, Any]] = {
-    'weights="curvature"': {"weights": "curvature"},
-    "weights=1.0": {"weights": 1.0},
+    'importance="curvature"': {"importance": "curvature"},
+    "importance=1.0": {"importance": 1.0},
     "at_least=4": {"at_least": 4},
     "twice the epochs": {"epochs": 2 * EPOCHS},
     "a learning rate 3 times as high": {"factor": 3.0},
@@ -61,8 +61,8 @@ def plain() -> nn.Module:
 
 def run(net: str, rate: float, flops: float, way: str, seed: int) -> dict[str, Any]:
     """Train one network: its accuracy (0 where training stopped with an error) and warnings."""
-    weights = "layer" if net == "DigitNet" else "auto"  # what "auto" was, which often went wrong
-    options = {"weights": weights, "at_least": 1, "epochs": EPOCHS, "factor": 1.0}
+    importance = "layer" if net == "DigitNet" else "auto"  # what "auto" was, which often went wrong
+    options = {"importance": importance, "at_least": 1, "epochs": EPOCHS, "factor": 1.0}
     options |= {"freeze": None, "power": None, **WAYS.get(way, {})}
     seed_all(seed, -1)
     model = DigitNet() if net == "DigitNet" else plain()
@@ -77,7 +77,7 @@ def run(net: str, rate: float, flops: float, way: str, seed: int) -> dict[str, A
         sc.filters(model, data.example()),
         sc.Budget(flops=flops, at_least=options["at_least"]),
         schedule=sc.Homotopy(steps, freeze=options["freeze"], power=options["power"]),
-        weights=options["weights"],
+        importance=options["importance"],
     )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     said: list[str] = []

@@ -33,7 +33,7 @@ import secateur as sc
 from secateur.budget import Allowance
 from secateur.deploy import onnx_flops
 from secateur.measurement import count_bytes, count_flops, count_params, machine
-from secateur.optim.penalties import saliency
+from secateur.optim.penalties import Problem, Relaxation
 from secateur.utils.forward import inputs_of
 from zoo import check
 from zoo.entry import Entry, everything
@@ -89,7 +89,8 @@ def case(
         return found | {"refused": str(error)}
     assert isinstance(allowance, Allowance)
     ones = np.ones(len(groups))
-    kept = allowance.choose(saliency(allowance, groups.norms().numpy(), ones, ones))
+    problem = Problem(allowance, groups.norms().numpy(), ones, Relaxation(ones))
+    kept = allowance.choose(problem.saliency())
     key = kept.tobytes()
     if key not in seen:
         seen[key] = shrunk(entry, model, groups, kept)
@@ -130,7 +131,7 @@ def cheapest(allowance: Allowance, kept: np.ndarray, what: str) -> float | None:
     now, added = allowance.spent(kept.astype(float))[what], []
     slopes = allowance.slopes(kept.astype(float))
     for layer, step in zip(allowance.layers, allowance.steps, strict=True):
-        out = layer.start + np.flatnonzero(~kept[layer.start : layer.stop])
+        out = layer.start + np.flatnonzero(~kept[layer.span])
         if len(out) >= step:
             more = kept.astype(float)
             more[out[np.argsort(slopes[out], kind="stable")][:step]] = 1

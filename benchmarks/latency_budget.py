@@ -30,6 +30,7 @@ from torch import nn
 import runs
 import secateur as sc
 from secateur.budget import LatencyTarget
+from secateur.costs.table_cache import table_for
 from secateur.measurement import machine, prepare, time_together
 
 RESULT = runs.RESULTS / "latency-budget.json"
@@ -185,8 +186,7 @@ def run(name: str, runtime: str) -> dict[str, Any]:
             output.float().square().mean().backward()
             optimizer.step()
         small = sc.shrink(model, groups)
-    table = budget.clock.table if budget.clock else None
-    assert table is not None
+    table = table_for(groups, runtime=runtime, threads=None, multiple_of=multiple)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "networks.pt"
         torch.save((case.build().eval(), small.eval(), example), path)

@@ -105,7 +105,7 @@ def run(images: data.Images, name: str, seed: int) -> dict:
         "seed": seed,
         "accuracy": accuracy(small, images),
         "difference": difference(model, small, example),
-        "widths": [int(groups.alive()[part.start : part.stop].sum()) for part in groups.layers],
+        "widths": [int(groups.alive()[part.span].sum()) for part in groups.layers],
         "params": facts.params,
         "flops": facts.flops,
         "steps": EPOCHS * (len(images.train_images) // BATCH),

@@ -55,7 +55,7 @@ trainer = Trainer(
     args,
     train_dataset=train,
     eval_dataset=test,
-    optimizer_cls_and_kwargs=to_budget(args, train, groups, budget, metric="optimizer"),  # 3
+    optimizer_cls_and_kwargs=to_budget(args, train, groups, budget, geometry="optimizer"),  # 3
     compute_metrics=lambda found: {"accuracy": (found[0].argmax(1) == found[1]).mean()},
     callbacks=[BudgetCallback()],  # 4: what is kept, beside the loss
 )

@@ -37,7 +37,7 @@ SHORT = [name for name in TASKS if name not in LONG]
 COMPARED = [name for name in METHODS if not name.startswith("idea")]
 STUDY: list[tuple[str, Knob]] = [
     ("secateur", {}),
-    *[("secateur", {"weights": weights}) for weights in (1.0, "layer")],
+    *[("secateur", {"importance": importance}) for importance in (1.0, "layer")],
     *[("secateur", {"freeze": freeze}) for freeze in (0.4, 0.5, 0.7, 0.8)],
     *[("secateur", {"power": power}) for power in (1.0, 3.0, 12.0)],
     ("secateur", {"at_least": 4}),

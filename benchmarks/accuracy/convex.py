@@ -17,9 +17,10 @@ import secateur as sc
 from accuracy.method import method
 from accuracy.run import Run, Step
 from accuracy.task import Batch
+from baselines.group_lasso import GroupLasso
+from baselines.hspg import HSPG
+from baselines.svrg import ProxSVRG
 from secateur.budget import UniformAllowance
-from secateur.optim.hspg import HSPG
-from secateur.optim.svrg import ProxSVRG
 
 SGD_RATE = 0.05  # the learning rate that the lambdas here are meant for
 RATES = [{"lam": lam, "rate": 5} for lam in (0.001, 0.003, 0.01, 0.03, 0.1)]
@@ -53,7 +54,7 @@ def envelope(run: Run, *, lam: float) -> nn.Module:
     budget = sc.Budget(**run.amounts, per_layer=True)
     strength = pull(run, lam) * levels(run)[1]
     optimizer = sc.Proximal(
-        run.optimizer(), run.groups, budget, penalty="envelope", lam=strength, weights=1.0
+        run.optimizer(), run.groups, budget, penalty="envelope", lam=strength, importance=1.0
     )
     run.train(optimizer, last=run.choice)
     return run.cut(run.choice)
@@ -90,14 +91,19 @@ class EnvelopeHSPG(HSPG):
 
     def _layers(self, norms: np.ndarray) -> Iterator[tuple[Tensor, float]]:
         for layer, level in zip(self.allowance.layers, self.allowance.levels, strict=True):
-            yield torch.from_numpy(norms[layer.start : layer.stop].copy()), float(level)
+            yield torch.from_numpy(norms[layer.span].copy()), float(level)
 
 
 @method("group lasso", knobs=[{"lam": lam} for lam in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)])
 def group_lasso(run: Run, *, lam: float) -> nn.Module:
     """Proximal steps with the task's optimizer."""
     optimizer = sc.Proximal(
-        run.optimizer(), run.groups, run.budget, penalty="lasso", lam=pull(run, lam), weights=1.0
+        run.optimizer(),
+        run.groups,
+        run.budget,
+        penalty=GroupLasso(),
+        lam=pull(run, lam),
+        importance=1.0,
     )
     run.begin(f"group lasso, {lam=}", optimizer)
     return run.cut(run.choice)
@@ -132,7 +138,7 @@ def svrg(run: Run, lam: float, rate: float) -> tuple[ProxSVRG, Step]:
         run.groups,
         run.budget,
         lr=rate * plain_rate(run),
-        penalty="lasso",
+        penalty=GroupLasso(),
         lam=lam,
     )
 

@@ -15,8 +15,9 @@ import secateur as sc
 from accuracy.method import method
 from accuracy.run import Run
 from accuracy.task import Batch
+from baselines.group_lasso import shrink
 from secateur.optim.importance import Curvature, above_zero
-from secateur.optim.penalties import lasso
+from secateur.optim.rates import common_rate
 from secateur.train.distill import Distill
 
 
@@ -102,7 +103,7 @@ def warm_again(run: Run) -> nn.Module:
 
 
 class PerCost(Curvature):
-    """The default weights, so that worth is a^2 d / c^exponent instead of a^2 d / c."""
+    """The default importance, so that worth is a^2 d / c^exponent instead of a^2 d / c."""
 
     def __init__(self, optimizer: sc.Proximal, exponent: float) -> None:
         super().__init__(optimizer.groups)
@@ -117,13 +118,13 @@ class PerCost(Curvature):
 def per_cost(run: Run, *, exponent: float) -> nn.Module:
     """Below 1 dear groups are spared; where all cost the same, it is the default."""
     optimizer = proximal(run)
-    optimizer.weighting = PerCost(optimizer, exponent)
+    optimizer.importance = PerCost(optimizer, exponent)
     run.train(optimizer)
     return run.small()
 
 
 class Estimated(Curvature):
-    """The default weights by another estimate of a group's curvature x' F x.
+    """The default importance by another estimate of a group's curvature x' F x.
 
     "mean": F is a group's mean squared gradient times the identity, as if the loss curved alike in
     all directions. "along": F has what is off its diagonal too, so that x' F x is the mean of
@@ -155,7 +156,7 @@ class Estimated(Curvature):
 def estimated(run: Run, *, of: str) -> nn.Module:
     """By less, or by more, than the diagonal."""
     optimizer = proximal(run)
-    optimizer.weighting = Estimated(optimizer.groups, of)
+    optimizer.importance = Estimated(optimizer.groups, of)
     run.train(optimizer)
     return run.small()
 
@@ -185,8 +186,8 @@ class Both(sc.Proximal):
     def _prox_(self) -> None:
         super()._prox_()
         norms = self._norms()
-        factors, _ = lasso(norms, np.ones_like(norms), self.lam_beside * self._one_rate())
-        self.groups.scale_(torch.from_numpy(factors))
+        step = self.lam_beside * common_rate(self.optimizer, self.groups, "group lasso")
+        self.groups.scale_(torch.from_numpy(shrink(norms, np.ones_like(norms), step)))
 
 
 @method("idea: with a group lasso beside")

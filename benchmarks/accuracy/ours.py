@@ -41,24 +41,24 @@ def firm(
 
 
 @method(
-    "secateur, optimizer's metric",
+    "secateur, optimizer's geometry",
     fits=lambda run: isinstance(run.optimizer(), torch.optim.AdamW),
 )
-def firm_in_metric(run: Run) -> nn.Module:
+def firm_in_geometry(run: Run) -> nn.Module:
     """The same, where distances are measured as Adam measures them."""
-    return firm(run, metric="optimizer")
+    return firm(run, geometry="optimizer")
 
 
-@method("train, prune, fine-tune", knobs=[{"weights": 1.0}, {"weights": "layer"}])
-def one_shot(run: Run, *, weights: Any) -> nn.Module:
+@method("train, prune, fine-tune", knobs=[{"importance": 1.0}, {"importance": "layer"}])
+def one_shot(run: Run, *, importance: Any) -> nn.Module:
     """Nothing presses; the groups are cut at once where our method has chosen, by norms."""
     run.begin("dense", run.optimizer())
-    return run.cut(run.choice, weights)
+    return run.cut(run.choice, importance)
 
 
 @method("train, prune by curvature, fine-tune")
 def one_shot_by_curvature(run: Run) -> nn.Module:
-    """The same by our weights: gradients of 50 batches, on which nothing is trained."""
+    """The same by our importance: gradients of 50 batches, on which nothing is trained."""
     run.begin("dense", run.optimizer())
     seen = Curvature(run.groups)
     run.model.train()

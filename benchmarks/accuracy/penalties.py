@@ -27,7 +27,9 @@ from accuracy.convex import EnvelopeHSPG, levels, plain_rate, svrg
 from accuracy.run import Run, Step
 from accuracy.table import OURS, score_cell
 from accuracy.task import TASKS
-from secateur.optim.hspg import HSPG
+from baselines.group_lasso import GroupLasso
+from baselines.hspg import HSPG
+from secateur.optim.penalties import Penalty
 
 RESULT = runs.RESULTS / "accuracy-penalties.jsonl"
 KEYS = ("task", "penalty", "lam", "seed")
@@ -38,15 +40,17 @@ RATE = 5  # times the task's learning rate, which is for momentum: here there is
 Way = Callable[[Run, float, float], tuple[Optimizer, Step | None]]  # lambda, learning rate
 
 
-def plain(run: Run, lam: float, rate: float, budget: sc.Budget, penalty: str) -> sc.Proximal:
+def plain(
+    run: Run, lam: float, rate: float, budget: sc.Budget, penalty: str | Penalty
+) -> sc.Proximal:
     """Gradient steps without momentum or decay, each followed by the penalty's proximal step."""
     sgd = torch.optim.SGD(run.model.parameters(), rate * plain_rate(run), foreach=True)
-    return sc.Proximal(sgd, run.groups, budget, penalty=penalty, lam=lam, weights=1.0)
+    return sc.Proximal(sgd, run.groups, budget, penalty=penalty, lam=lam, importance=1.0)
 
 
 def lasso(run: Run, lam: float, rate: float) -> tuple[Optimizer, None]:
     """The group lasso."""
-    return plain(run, lam, rate, run.budget, "lasso"), None
+    return plain(run, lam, rate, run.budget, GroupLasso()), None
 
 
 def half_space(run: Run, lam: float, rate: float) -> tuple[Optimizer, None]:

@@ -19,9 +19,9 @@ from torch.optim import Optimizer
 
 import secateur as sc
 from accuracy.task import TASKS, Batch, Split, Task
-from secateur.budget import Allowance, NMAllowance
-from secateur.optim.importance import weighting
-from secateur.optim.penalties import saliency
+from secateur.budget import AllowanceLike
+from secateur.optim.importance import importance_of
+from secateur.optim.penalties import Problem, Relaxation
 
 Step = Callable[[Optimizer, nn.Module, Batch], Any]
 
@@ -80,7 +80,7 @@ class Run:
         self.amounts = dict(self.task.budgets.get(budget, {}))
         if budget != "dense":
             self.budget = sc.Budget(**self.amounts)
-            self.allowance: Allowance | NMAllowance = self.budget.on(self.groups)
+            self.allowance: AllowanceLike = self.budget.on(self.groups)
 
     # -- training ----------------------------------------------------------------------------------
 
@@ -174,11 +174,12 @@ class Run:
 
     # -- choosing ----------------------------------------------------------------------------------
 
-    def worth(self, weights: Any = 1.0) -> np.ndarray:
+    def worth(self, importance: Any = 1.0) -> np.ndarray:
         """What a method that chooses at once compares: norms per cost."""
         norms = self.groups.norms().cpu().double().numpy()
-        weights = weighting(weights, self.groups)(norms)
-        return saliency(self.allowance, norms, weights, np.ones(len(norms)))
+        importance = importance_of(importance, self.groups)(norms)
+        whole = Relaxation(np.ones(len(norms)))
+        return Problem(self.allowance, norms, importance, whole).saliency()
 
     def keep(self, kept: np.ndarray) -> None:
         """Set all other groups to zero."""
@@ -188,14 +189,14 @@ class Run:
         """The network without its zero groups."""
         return sc.shrink(self.model, self.groups)
 
-    def cut(self, first: int, weights: Any = 1.0) -> nn.Module:
+    def cut(self, first: int, importance: Any = 1.0) -> nn.Module:
         """Choose within the budget, shrink, train the rest of the run."""
         alive = self.groups.alive()
-        worth = self.worth(weights)
-        whole = all(alive[part.start : part.stop].any() for part in self.groups.layers)
+        worth = self.worth(importance)
+        whole = all(alive[part.span].any() for part in self.groups.layers)
         if not whole or not np.isfinite(worth).all():
             raise Collapsed
-        self.keep(self.budget.choose(self.allowance, worth))
+        self.keep(self.allowance.choose(worth))
         small = self.small()
         self.train(self.optimizer(small), small, first=first)
         return small

@@ -12,15 +12,15 @@ from accuracy.method import method
 from accuracy.run import Run
 
 
-@method("hard threshold", knobs=[{"weights": 1.0}, {"weights": "layer"}])
-def hard(run: Run, *, weights: Any) -> nn.Module:
+@method("hard threshold", knobs=[{"importance": 1.0}, {"importance": "layer"}])
+def hard(run: Run, *, importance: Any) -> nn.Module:
     """Iterative hard thresholding: after every step, all but the best groups are set to zero."""
 
     def threshold(step: int) -> None:
-        run.keep(run.budget.choose(run.allowance, run.worth(weights)))
+        run.keep(run.allowance.choose(run.worth(importance)))
 
     run.train(run.optimizer(), last=run.choice, after=threshold)
-    return run.cut(run.choice, weights)
+    return run.cut(run.choice, importance)
 
 
 @method("random groups")
@@ -52,4 +52,4 @@ def _drawn(run: Run, budget: sc.Budget) -> np.ndarray:
     worth = np.random.default_rng(run.seed).random(len(run.groups))
     if run.task.pretrained and budget.per_layer:
         worth = run.worth()
-    return budget.choose(budget.on(run.groups), worth)
+    return budget.on(run.groups).choose(worth)

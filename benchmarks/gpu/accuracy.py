@@ -167,7 +167,7 @@ def left(run: Run, penalty: str, lam: float) -> nn.Module:
     optimizer, step = PENALTIES[penalty](run, lam, 1.0)
     run.train(optimizer, step=step)
     alive = run.groups.alive()
-    if not all(alive[part.start : part.stop].any() for part in run.groups.layers):
+    if not all(alive[part.span].any() for part in run.groups.layers):
         raise Collapsed
     run.amounts = {}  # nothing was to be met
     return run.small()

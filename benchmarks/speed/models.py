@@ -244,8 +244,8 @@ SETTINGS = {
         momentum,
     ),
     "BERT-base": Setting(TOKENS, bert, tokens, heads_and_neurons, adamw),
-    "BERT-base, metric": Setting(
-        TOKENS, bert, tokens, heads_and_neurons, adamw, {"metric": "optimizer"}
+    "BERT-base, geometry": Setting(
+        TOKENS, bert, tokens, heads_and_neurons, adamw, {"geometry": "optimizer"}
     ),
     "GPT-2 small": Setting(TOKENS, gpt2, tokens, heads_and_neurons, adamw),
 }

@@ -130,7 +130,7 @@ def made(network: Network) -> nn.Module:
 def cut(model: nn.Module, groups: sc.Groups, budget: sc.Budget) -> nn.Module:
     """The network that a freeze would choose now, shrunk."""
     sgd = torch.optim.SGD(model.parameters(), lr=0.0)
-    sc.Proximal(sgd, groups, budget, steps=1, weights="layer").freeze_()
+    sc.Proximal(sgd, groups, budget, steps=1, importance="layer").freeze_()
     return sc.shrink(model, groups)
 
 

@@ -131,7 +131,7 @@ def test_methods_that_cut_at_once_can_be_told_when(tmp_path: Path) -> None:
     suite, choices = Suite(tmp_path / "runs.jsonl"), []
     make = suite.make
     suite.make = lambda *key: choices.append(make(*key)) or choices[-1]  # pyright: ignore
-    for knob in ({"weights": 1.0}, {"weights": 1.0, "cut": 0.8}):
+    for knob in ({"importance": 1.0}, {"importance": 1.0, "cut": 0.8}):
         suite.run("digits", "train, prune, fine-tune", "12 groups", 0, knob)
     assert [run.choice for run in choices] == [round(0.6 * STEPS), round(0.8 * STEPS)]
     usual, late = runs.read(suite.path)
@@ -141,8 +141,8 @@ def test_methods_that_cut_at_once_can_be_told_when(tmp_path: Path) -> None:
 
 def test_a_method_says_what_it_cannot_express() -> None:
     assert fits("digits", "HSPG") and not fits("digits-adam", "HSPG")
-    assert fits("digits-adam", "secateur, optimizer's metric")
-    assert not fits("digits", "secateur, optimizer's metric")
+    assert fits("digits-adam", "secateur, optimizer's geometry")
+    assert not fits("digits", "secateur, optimizer's geometry")
     assert fits("digits", "torchao pat")
     assert not fits("digits-residual", "torchao pat")  # two weights make one filter
 

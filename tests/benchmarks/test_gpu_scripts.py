@@ -24,7 +24,7 @@ def task() -> Iterator[str]:
 
 WAYS = {
     "secateur": METHODS["secateur"].train,
-    "train, prune, fine-tune": partial(METHODS["train, prune, fine-tune"].train, weights=1.0),
+    "train, prune, fine-tune": partial(METHODS["train, prune, fine-tune"].train, importance=1.0),
     "paper: Prox-SVRG": partial(accuracy.left, penalty="Prox-SVRG", lam=1e-3),
 }
 

@@ -154,7 +154,7 @@ def test_a_choice_fits_and_nothing_left_out_would(
     spent = allowance.spent(kept.astype(float))
     assert all(spent[m] <= limit for m, limit in allowance.limits.items())
     for layer in allowance.layers:
-        assert kept[layer.start : layer.stop].sum() >= min(at_least, len(layer))
+        assert kept[layer.span].sum() >= min(at_least, len(layer))
     for group in np.flatnonzero(~kept):
         more = kept.astype(float)
         more[group] = 1

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
+import pickle
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,7 +77,7 @@ def test_at_least_is_kept_in_every_layer() -> None:
     _, _, groups = network("ResNet")
     _, kept = trained_down("ResNet", sc.Budget(groups=20, at_least=3), 1)
     assert kept.sum() == 20
-    assert min(kept[layer.start : layer.stop].sum() for layer in groups.layers) >= 3
+    assert min(kept[layer.span].sum() for layer in groups.layers) >= 3
 
 
 def test_the_whole_network_may_be_asked_for() -> None:
@@ -165,6 +170,90 @@ def test_a_share_of_an_unknown_whole_is_refused() -> None:
         budget.reached(model, example)
     line = budget.reached(model, example, groups=groups)["flops"]
     assert (line.full, line.reached, line.holds) == (line.full, line.full, False)
+
+
+# -- a budget is a value ---------------------------------------------------------------------------
+
+
+def mlp(width: int) -> torch.nn.Sequential:
+    layers = torch.nn.Linear(6, width), torch.nn.ReLU(), torch.nn.Linear(width, 3)
+    return torch.nn.Sequential(*layers)
+
+
+def thin(width: int, budget: sc.Budget) -> tuple[torch.nn.Module, torch.nn.Module, sc.Groups]:
+    """A small network within a budget, the full one, and its groups."""
+    model = mlp(width)
+    groups = sc.neurons(model, torch.ones(2, 6))
+    kept = budget.on(groups).choose(groups.norms().numpy())
+    groups.scale_(torch.from_numpy(kept.astype(float)))
+    return sc.shrink(model, groups), model, groups
+
+
+def test_one_budget_serves_two_models() -> None:
+    x = torch.ones(2, 6)
+    budget = sc.Budget(params=0.5, memory=0.9)
+    (first, large, groups), (second, other, _) = thin(40, budget), thin(12, budget)
+    for small, model in ((first, large), (second, other)):
+        line = budget.reached(small, x)["params"]
+        assert (line.full, line.asked) == (count_params(model), count_params(model) // 2)
+        assert line.reached == count_params(small) and line.holds
+    line = budget.reached(large, x, groups=groups)["params"]
+    assert (line.full, line.reached, line.holds) == (403, 403, False)
+
+
+def test_a_budget_is_the_same_after_its_use() -> None:
+    budget = sc.Budget(groups=0.6, memory=0.8, params=(0.7, 282))
+    before, facts = pickle.dumps(budget), dict(vars(budget))
+    small, _, _ = thin(40, budget)
+    budget.reached(small, torch.ones(2, 6))
+    assert vars(budget) == facts
+    assert pickle.dumps(budget) == before == pickle.dumps(copy.deepcopy(budget))
+    assert budget == pickle.loads(before) == copy.deepcopy(budget)
+    assert hash(budget) == hash(pickle.loads(before))
+
+
+def test_a_small_network_from_a_file_knows_the_full_one(tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    budget = sc.Budget(groups=0.5, flops=0.5, params=0.5, bytes=0.6, memory=0.9)
+    small, _, _ = thin(40, budget)
+    sc.save(small, path)
+    code = f"""
+import torch, secateur as sc
+layers = torch.nn.Linear(6, 40), torch.nn.ReLU(), torch.nn.Linear(40, 3)
+small = sc.load({str(path)!r}, model=torch.nn.Sequential(*layers))
+print(sc.{budget!r}.reached(small, torch.ones(2, 6)))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.rstrip("\n") == str(budget.reached(small, torch.ones(2, 6)))
+    assert budget.reached(small, torch.ones(2, 6)).holds
+
+
+def test_a_share_is_of_the_network_that_the_last_cut_was_made_in() -> None:
+    small, _, _ = thin(40, sc.Budget(groups=0.5))
+    x = torch.ones(2, 6)
+    groups = sc.neurons(small, x)
+    again = sc.shrink(small, groups)  # nothing is dead
+    assert sc.Budget(groups=0.5).reached(again, x)["groups"].full == 40
+    smaller = sc.shrink(small, groups.scale_(torch.arange(20) % 2.0))
+    line = sc.Budget(groups=0.5).reached(smaller, x)["groups"]
+    assert (line.full, line.asked, line.reached) == (20, 10, 10)
+
+
+def test_a_number_can_be_asked_of_a_network_from_elsewhere() -> None:
+    reached = sc.Budget(params=500, memory=10_000).reached(mlp(40), torch.ones(2, 6))
+    assert reached["params"].reached == 403 and reached.holds
+    assert math.isnan(reached["params"].full) and "unavailable" in str(reached)
+    with pytest.raises(ValueError, match=r"which groups of this Sequential\? pass groups="):
+        sc.Budget(groups=20).reached(mlp(40), torch.ones(2, 6))
+
+
+@pytest.mark.filterwarnings("ignore:the device is busy")
+def test_a_time_can_be_asked_of_a_network_from_elsewhere_but_no_share() -> None:
+    line = sc.Budget(latency="10s").reached(mlp(40), torch.ones(2, 6))["latency"]
+    assert 0 < line.reached < line.asked == 10 and line.holds
+    for latency in (0.5, sc.LatencyTarget("3ms", table="phone.json")):
+        with pytest.raises(ValueError, match=r"the latency of what\? pass groups="):
+            sc.Budget(latency=latency).reached(mlp(40), torch.ones(2, 6))
 
 
 # -- how it reads ----------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_with_filters_the_budget_in_flops_is_theirs(order):
     worth = np.random.default_rng(1).lognormal(size=len(groups))
     blocks = next(layer for layer in groups.layers if layer.blocks)
     inside = np.zeros(len(groups), bool)
-    inside[blocks.start : blocks.stop] = True
+    inside[blocks.span] = True
     for mine, theirs in (
         (allowance.choose(worth), alone.choose(worth[~inside])),
         (allowance.relax(worth, 0.7)[0], alone.relax(worth[~inside], 0.7)[0]),

@@ -1,5 +1,6 @@
 """Trials: what the network without the others really takes decides, not the model of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 import secateur as sc
 from budget.cases import network
 from secateur.budget import Allowance, Budget
-from secateur.budget.trials import choose, kept_in
+from secateur.budget.clock import kept_in
 from secateur.costs import Cost
 from secateur.costs.timing import without
 from secateur.groups import Groups
@@ -26,7 +27,10 @@ class Counted:
     aim: tuple[float, float] = (0.9, 0.98)
     seen: int = 0
 
-    def __call__(self, network: nn.Module) -> float:
+    def begin(self) -> Callable[[nn.Module], float]:
+        return self.share
+
+    def share(self, network: nn.Module) -> float:
         self.seen += 1
         return count_params(network) / self.asked
 
@@ -48,7 +52,8 @@ def test_the_network_meets_what_was_asked_although_the_model_is_wrong(
     model, _, groups = network("ResNet")
     asked = share * count_params(model)
     trial = Counted(groups, asked)
-    kept = choose(wrong(groups, factor, asked), groups.norms().numpy(), {"params": trial})
+    allowance = replace(wrong(groups, factor, asked), trials={"params": trial})
+    kept = allowance.choose(groups.norms().numpy())
     reached = count_params(without(groups, kept)) / asked
     assert 0.85 <= reached <= 0.98
     assert trial.seen <= 8
@@ -60,18 +65,19 @@ def test_where_another_measure_decides_there_is_one_trial() -> None:
         wrong(groups, 1.0, count_params(model)),
         costs=dict(Budget(groups=10, params=1.0).on(groups).costs),
         limits={"groups": 10.0, "params": float(count_params(model))},
+        trials={"params": (trial := Counted(groups, count_params(model)))},
     )
-    trial = Counted(groups, count_params(model))
-    kept = choose(allowance, groups.norms().numpy(), {"params": trial})
+    kept = allowance.choose(groups.norms().numpy())
     assert kept.sum() == 10
     assert trial.seen == 1
 
 
 def test_what_cannot_be_reached_ends_with_the_smallest_network_and_a_warning() -> None:
     _, _, groups = network("ResNet")
-    allowance = wrong(groups, 0.01, 100.0)
+    trials = {"params": Counted(groups, 100.0)}
+    allowance = replace(wrong(groups, 0.01, 100.0), trials=trials)
     with pytest.warns(UserWarning, match="params: the smallest network takes .* of what was asked"):
-        kept = choose(allowance, groups.norms().numpy(), {"params": Counted(groups, 100.0)})
+        kept = allowance.choose(groups.norms().numpy())
     assert (kept == allowance.cheapest()).all()
 
 
@@ -107,6 +113,7 @@ def test_a_network_trained_to_a_latency_has_it(runtime: str) -> None:
         optimizer.zero_grad()
         model(torch.randn(4, 3, 32, 32)).square().mean().backward()
         optimizer.step()
-    line = budget.reached(sc.shrink(model, groups), example)["latency"]
+    small = sc.shrink(model, groups)
+    line = budget.reached(small, example, groups=groups)["latency"]
     assert 0.3 < line.reached / line.asked < 1.1  # 10%: the machine that runs the tests is noisy
-    assert "s" in str(budget.reached(sc.shrink(model, groups), example))
+    assert "s" in str(budget.reached(small, example, groups=groups))

@@ -63,7 +63,7 @@ def test_a_layer_s_multipliers_are_those_of_the_envelope_room_at_its_level() -> 
     u, share = allowance.relax(saliency, hardness)
     pressed = np.where(allowance.floor(saliency), 1e9, saliency)
     for layer in allowance.layers:
-        part = slice(layer.start, layer.stop)
+        part = layer.span
         expected = envelope.multipliers(
             torch.from_numpy(pressed[part]), share * len(layer), step=hardness / (1 - hardness)
         ).numpy()
@@ -97,7 +97,7 @@ def test_on_real_networks_the_shares_of_layers_are_even(name: str) -> None:
     _, _, groups = network(name)
     allowance = sc.Budget(params=0.6, per_layer=True).on(groups)
     kept = allowance.choose(np.random.default_rng(0).random(len(groups)))
-    shares = [kept[x.start : x.stop].mean() - 1 / len(x) for x in groups.layers if len(x) >= 8]
+    shares = [kept[x.span].mean() - 1 / len(x) for x in groups.layers if len(x) >= 8]
     assert max(shares, default=0) - min(shares, default=0) <= 0.25
 
 

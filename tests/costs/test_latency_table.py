@@ -168,18 +168,19 @@ def test_the_table_of_another_machine_decides_alone(tmp_path: Path) -> None:
     groups = grouped()
     budget = Budget(latency=LatencyTarget("4s", table=elsewhere(tmp_path, groups)))
     allowance = budget.on(groups)
-    kept = budget.choose(allowance, groups.norms().numpy())
+    kept = allowance.choose(groups.norms().numpy())
     cost = allowance.costs["latency"]
     assert cost(kept.astype(float)) <= 4.0
     for group in np.flatnonzero(~kept):  # and none that was left out would fit
         assert cost(np.where(np.arange(11) == group, 1.0, kept)) > 4.0
     groups.scale_(torch.from_numpy(kept.astype(float)))
     assert groups.model is not None
-    line = budget.reached(sc.shrink(groups.model, groups), groups.example)["latency"]
+    small = sc.shrink(groups.model, groups)
+    line = budget.reached(small, groups.example, groups=groups)["latency"]
     assert line.reached == pytest.approx(cost(kept.astype(float)))
     assert line.asked == 4.0 and line.full == 8.7 and line.holds
     assert line.note == "by the table of A Phone, 8 cores"
-    assert line.note in str(budget.reached(sc.shrink(groups.model, groups), groups.example))
+    assert line.note in str(budget.reached(small, groups.example, groups=groups))
 
 
 def test_it_is_refused_where_this_machine_was_to_measure(tmp_path: Path) -> None:

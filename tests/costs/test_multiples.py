@@ -102,7 +102,7 @@ def test_a_choice_in_units_fits_and_no_unit_left_out_would(
     kept = allowance.choose(saliency)
     assert allowance.fits(kept.astype(float))
     for layer in allowance.layers:
-        part = kept[layer.start : layer.stop]
+        part = kept[layer.span]
         assert part.all() if len(layer) < step else part.sum() % step == 0
         out = layer.start + np.flatnonzero(~part)
         if len(out) >= step:
@@ -123,7 +123,7 @@ def test_shrunk_networks_have_widths_in_multiples(name: str, share: float) -> No
         return
     kept = allowance.choose(groups.norms().numpy())
     for layer, step in zip(groups.layers, allowance.steps, strict=True):
-        count = int(kept[layer.start : layer.stop].sum())
+        count = int(kept[layer.span].sum())
         assert count % step == 0 if len(layer) >= step else count == len(layer)
     assert allowance.spent(kept.astype(float))["flops"] <= allowance.limits["flops"]
     _ = example

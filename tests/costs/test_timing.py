@@ -1,7 +1,4 @@
-"""Profiling: what is measured, what the cache keeps, and what a busy device does to it."""
-
-import json
-from pathlib import Path
+"""Profiling: what is measured, and what a busy device does to it."""
 
 import numpy as np
 import pytest
@@ -10,18 +7,12 @@ from torch import nn
 
 import networks
 import secateur as sc
-from secateur.costs import LatencyTable, profile
+from costs.cases import wide
+from secateur.costs import profile
 from secateur.costs import timing as made
-from secateur.groups import Groups
 from secateur.measurement import latency
 
 pytestmark = pytest.mark.filterwarnings("ignore:the device is busy", "ignore:the latency table of")
-
-
-def wide(inputs: int = 64, hidden: int = 256, rows: int = 64) -> Groups:
-    """Two products that take hundreds of microseconds, so that noise is small beside them."""
-    model = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, 512))
-    return sc.neurons(model, torch.ones(rows, inputs))
 
 
 def test_a_table_tells_narrow_networks_from_wide_ones() -> None:
@@ -72,29 +63,6 @@ def test_widths_are_measured_in_multiples() -> None:
         for point in layer.points:
             for share, width in zip(point[:-1], layer.widths, strict=True):
                 assert round(share * width) % 4 == 0
-
-
-def test_the_cache_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "new"))
-    groups = wide()
-    first = made.table_for(groups, runtime="torch", threads=None, multiple_of=1)
-    assert len(list((tmp_path / "new" / "latency").iterdir())) == 1
-    assert made.table_for(groups, runtime="torch", threads=1, multiple_of=1) == first
-    other = wide(hidden=128)
-    assert made.cache_path(other, "torch", 1, 1) != made.cache_path(groups, "torch", 1, 1)
-    assert made.cache_path(groups, "torch", 2, 1) != made.cache_path(groups, "torch", 1, 1)
-    assert made.cache_path(groups, "torch", 1, 8) != made.cache_path(groups, "torch", 1, 1)
-
-
-def test_a_damaged_cache_is_measured_anew(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
-    groups = wide()
-    path = made.cache_path(groups, "torch", 1, 1)
-    path.parent.mkdir()
-    path.write_text(json.dumps({"format": "garbage"}))
-    with pytest.warns(RuntimeWarning, match="measuring anew: .* is not a latency table"):
-        table = made.table_for(groups, runtime="torch", threads=1, multiple_of=1)
-    assert LatencyTable.load(path) == table
 
 
 def test_what_makes_nothing_faster_is_refused() -> None:

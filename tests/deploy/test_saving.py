@@ -368,6 +368,7 @@ def test_format_1_stays_readable() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert small.secateur.groups == {"filters": (4, 6), "neurons": (9, 13)}
     assert small.secateur.biases == ("read.bias",)
+    assert small.secateur.full == {}  # written before this was
 
 
 def test_other_readers_of_safetensors_understand_the_file(tmp_path: Path) -> None:
@@ -384,6 +385,8 @@ def test_other_readers_of_safetensors_understand_the_file(tmp_path: Path) -> Non
     assert plan["kept"]["conv.weight"] == {"0": [1, 2, 4, 5]}
     assert plan["biases"] == ["read.bias"]
     assert plan["groups"] == {"filters": [4, 6], "neurons": [8, 13]}
+    assert plan["full"] == small.secateur.full
+    assert plan["full"].keys() == {"groups", "flops", "params", "bytes", "memory"}
     assert shape == (4, 2, 3, 3)
 
 

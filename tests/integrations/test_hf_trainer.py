@@ -161,7 +161,9 @@ def test_weight_decay_warm_up_accumulation_and_clipping_are_the_trainers(tmp_pat
 
 
 @pytest.mark.parametrize("step", [7, 20])  # amid an epoch: before the groups are chosen, and after
-@pytest.mark.parametrize("options", [{"metric": "optimizer"}, {"weights": "curvature"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"geometry": "optimizer"}, {"importance": "curvature"}], ids=str
+)
 def test_a_resumed_training_ends_like_the_uninterrupted_one(
     tmp_path: Path, step: int, options: dict[str, str]
 ):
@@ -178,8 +180,8 @@ def test_a_resumed_training_ends_like_the_uninterrupted_one(
     assert torch.equal(proximal(resumed).multipliers, proximal(whole).multipliers)
     one, other = (proximal(run).state_dict()["proximal"] for run in (resumed, whole))
     assert one["threshold"] == other["threshold"]
-    for name, mine in one["weighting"].items():
-        assert torch.equal(torch.as_tensor(mine), torch.as_tensor(other["weighting"][name]))
+    for name, mine in one["learned"].items():
+        assert torch.equal(torch.as_tensor(mine), torch.as_tensor(other["learned"][name]))
 
 
 def test_the_logs_show_how_it_goes(tmp_path: Path):

@@ -68,7 +68,7 @@ class Net(LightningModule):
     def wrapped(self) -> sc.Proximal:
         groups = sc.neurons(self, IMAGES[:1])
         adam = torch.optim.AdamW(self.parameters(), lr=0.01)
-        options = {"metric": "optimizer", **self.options}
+        options = {"geometry": "optimizer", **self.options}
         return to_budget(self, adam, groups, BUDGET, **options)
 
     def configure_optimizers(self) -> Any:
@@ -137,17 +137,17 @@ def test_progress_and_loggers_show_how_it_goes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("epoch", [2, 5])  # before the groups are chosen, and after
-@pytest.mark.parametrize("weights", ["auto", "curvature"])
-def test_a_resumed_fit_ends_like_the_uninterrupted_one(tmp_path: Path, epoch: int, weights: str):
-    whole, run = Net(weights=weights), trainer()
+@pytest.mark.parametrize("importance", ["auto", "curvature"])
+def test_a_resumed_fit_ends_like_the_uninterrupted_one(tmp_path: Path, epoch: int, importance: str):
+    whole, run = Net(importance=importance), trainer()
     run.fit(whole, loader())
 
     save = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
-    begun = Net(weights=weights)
+    begun = Net(importance=importance)
     trainer(save, Stop(epoch)).fit(begun, loader())
     assert not same(begun, whole)
 
-    resumed, rest = Net(weights=weights), trainer()
+    resumed, rest = Net(importance=importance), trainer()
     rest.fit(resumed, loader(), ckpt_path=str(tmp_path / "last.ckpt"))
     assert same(resumed, whole)
     assert torch.equal(proximal(rest).multipliers, proximal(run).multipliers)
@@ -161,7 +161,7 @@ def test_accumulation_and_clipping_are_those_of_a_loop_by_hand():
     mine = Net()
     groups = sc.neurons(mine, IMAGES[:1])
     adam = torch.optim.AdamW(mine.parameters(), lr=0.01)
-    optimizer = sc.Proximal(adam, groups, BUDGET, steps=18, metric="optimizer")
+    optimizer = sc.Proximal(adam, groups, BUDGET, steps=18, geometry="optimizer")
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 18)
     clipped = 0
     for epoch in range(EPOCHS):

@@ -39,7 +39,7 @@ def trained(model: nn.Module, groups: sc.Groups, budget: sc.Budget) -> tuple[sc.
     pictures, labels = digits()
     adam = torch.optim.Adam(model.parameters(), lr=1e-2)
     # Fan-in makes plain magnitudes of single weights incomparable between layers.
-    optimizer = sc.Proximal(adam, groups, budget, steps=STEPS, weights="curvature")
+    optimizer = sc.Proximal(adam, groups, budget, steps=STEPS, importance="curvature")
     draw = torch.Generator().manual_seed(0)
     loss = torch.tensor(0.0)
     for _ in range(STEPS):
@@ -101,7 +101,7 @@ def test_training_ends_on_the_budget_and_shrinks_to_an_equal_network(name):
     assert left <= full if name == "shapes" else (left < full) == name.startswith(REMOVED)
     stays = sum(int(str(w.message).partition(" dead groups")[0]) for w in caught)
     in_place = [la for la in groups.layers if la.kind not in REMOVED]
-    dead_in_place = sum(int((~alive[la.start : la.stop]).sum()) for la in in_place)
+    dead_in_place = sum(int((~alive[la.span]).sum()) for la in in_place)
     assert 0 < stays <= dead_in_place if in_place else stays == 0
 
 

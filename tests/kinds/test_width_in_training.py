@@ -117,7 +117,7 @@ def test_the_correction_of_layer_norms_is_better_than_none(where):
     for kept in (0.75, 0.5):
         model = stream(nn.LayerNorm, where, width=16)
         groups = sc.width(model, TOKENS)
-        train(model, to_budget(model, groups, sc.Budget(groups=kept), weights=1.0))
+        train(model, to_budget(model, groups, sc.Budget(groups=kept), importance=1.0))
         with pytest.warns(UserWarning, match="outputs differ by"):
             small = sc.shrink(model, groups, exact=False)
         plain = copy.deepcopy(small)
@@ -137,7 +137,7 @@ def test_what_layer_norms_lose_is_learned_again(where):
     """Shrunk once the choice is made, the small network makes use of the steps that are left."""
     model = stream(nn.LayerNorm, where, width=16)
     groups = sc.width(model, TOKENS)
-    optimizer = to_budget(model, groups, sc.Budget(groups=0.5), weights=1.0)
+    optimizer = to_budget(model, groups, sc.Budget(groups=0.5), importance=1.0)
     before = train(model, optimizer, steps=STEPS * 8 // 10)
     assert optimizer.frozen
     with pytest.warns(UserWarning, match="outputs differ by"):

@@ -361,9 +361,9 @@ def forgotten(rank: int, world: int) -> str:
 # -- communication and failures --------------------------------------------------------------------
 
 
-def sent_by_steps(rank: int, world: int, weights: Any) -> list[dict[str, int]]:
+def sent_by_steps(rank: int, world: int, importance: Any) -> list[dict[str, int]]:
     """Which collectives each optimizer step took."""
-    model, optimizer = under_fsdp(weights=weights)
+    model, optimizer = under_fsdp(importance=importance)
     found = []
     for number in range(STEPS):
         x, y = (part.chunk(world)[rank] for part in batch(number))

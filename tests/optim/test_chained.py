@@ -184,7 +184,7 @@ def test_what_does_not_go_together_is_refused() -> None:
         whole = sc.Proximal(sgd(model.parameters()), groups, BUDGET, steps=STEPS)
         wrap(whole)
     with pytest.raises(ValueError, match="Chained has no preconditioner"):
-        sc.Proximal([sgd(first), sgd(second)], groups, BUDGET, steps=STEPS, metric="optimizer")
+        sc.Proximal([sgd(first), sgd(second)], groups, BUDGET, steps=STEPS, geometry="optimizer")
     with pytest.raises(ValueError, match=r"optimizers\[i\].add_param_group"):
         Chained(sgd(first), sgd(second)).add_param_group({"params": []})
 

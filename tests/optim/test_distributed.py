@@ -53,10 +53,10 @@ def assert_same(found: Any, expected: Any, steps: slice = slice(None)) -> None:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "curvature": {"weights": "curvature"},
+    "curvature": {"importance": "curvature"},
     "envelope": {"penalty": "envelope", "lam": 0.05},
     "two budgets": {"budget": [sc.Budget(params=0.7), sc.Budget(params=0.4)]},
-    "optimizer's metric": {"metric": "optimizer"},
+    "optimizer's geometry": {"geometry": "optimizer"},
 }
 
 
@@ -72,7 +72,7 @@ def test_ddp_ends_like_one_process_without_communication(ranks: Ranks, name: str
         assert torch.equal(value, found[1]["weights"][key])  # bit for bit
 
 
-@pytest.mark.parametrize("kind", ["curvature", "optimizer's metric"])
+@pytest.mark.parametrize("kind", ["curvature", "optimizer's geometry"])
 def test_ddp_weights_of_gradients_are_alike(ranks: Ranks, kind: str) -> None:
     found = ranks(split.ddp, "AdamW", **OPTIONS[kind])
     for one in found:
@@ -150,9 +150,9 @@ def test_groups_of_the_model_before_it_was_split_are_refused(ranks: Ranks) -> No
 # -- communication ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("weights", "most"), [(1.0, 2), ("auto", 4)])
-def test_a_step_sends_a_number_a_group(ranks: Ranks, weights: Any, most: int) -> None:
-    for steps in ranks(split.sent_by_steps, weights):
+@pytest.mark.parametrize(("importance", "most"), [(1.0, 2), ("auto", 4)])
+def test_a_step_sends_a_number_a_group(ranks: Ranks, importance: Any, most: int) -> None:
+    for steps in ranks(split.sent_by_steps, importance):
         for sent in steps:
             assert sum(sent.values()) <= most
             assert set(sent) == {"c10d.allreduce_"}  # nothing is gathered

@@ -1,4 +1,4 @@
-"""The metric is what the optimizer's own step shows; the proximal step solves its problem in it."""
+"""h is what the optimizer's own step shows; the proximal step solves its problem in it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 import secateur as sc
-from optim.training import groups_of, loss_of, network, proximal, train
-from secateur.optim.geometry import READERS, Euclidean, metric_of
+from optim.training import adam_step, gathered, groups_of, loss_of, network, proximal, train
+from secateur.optim.geometry import READERS, Euclidean, geometry_of
 
 o = torch.optim
 # Without momentum, a step is lr * gradient / preconditioner (NAdam looks ahead; see its own test).
@@ -47,7 +46,7 @@ def test_h_is_the_mean_of_what_the_step_divided_by(name: str) -> None:
         ids = member.ids.expand(values.shape).reshape(-1).numpy()
         total += np.bincount(ids, values.reshape(-1).numpy(), 30)
         sizes += np.bincount(ids, minlength=30)
-    found = metric_of("optimizer", optimizer, groups)(optimizer, groups)
+    found = geometry_of("optimizer", optimizer, groups)(optimizer, groups)
     np.testing.assert_allclose(found, total / sizes, rtol=1e-6)
 
 
@@ -58,60 +57,38 @@ def test_nadam_has_adam_s_preconditioner() -> None:
         optimizer = kind(model.parameters(), lr=0.0)
         train(model, optimizer, 3)
         groups = groups_of(model)
-        found.append(metric_of("optimizer", optimizer, groups)(optimizer, groups))
+        found.append(geometry_of("optimizer", optimizer, groups)(optimizer, groups))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
 
 
 def test_before_the_first_step_all_groups_are_alike() -> None:
     model = network()
     adam, groups = o.Adam(model.parameters()), groups_of(model)
-    np.testing.assert_array_equal(metric_of("optimizer", adam, groups)(adam, groups), np.ones(30))
+    np.testing.assert_array_equal(geometry_of("optimizer", adam, groups)(adam, groups), np.ones(30))
     assert Euclidean()(adam, groups) == 1
 
 
-def test_a_group_that_saw_no_gradient_keeps_a_metric_above_0() -> None:
+def test_a_group_that_saw_no_gradient_keeps_an_h_above_0() -> None:
     model = network()
     adam, groups = o.Adam(model.parameters()), groups_of(model)
     loss_of(model, 0).backward()
     model[0].weight.grad = model[0].bias.grad = None  # pyright: ignore
     adam.step()
-    found = np.asarray(metric_of("optimizer", adam, groups)(adam, groups))
+    found = np.asarray(geometry_of("optimizer", adam, groups)(adam, groups))
     assert (found > 0).all()
     assert found[:6].max() < 1e-6 * found[6:].max()
 
 
-# -- the proximal step in this metric --------------------------------------------------------------
+# -- the proximal step in this geometry ------------------------------------------------------------
 
 
-def one_step(penalty: str, **options: Any) -> tuple[list[Tensor], sc.Proximal]:
-    """v (each group's values after Adam's step) and the Proximal that made x of it."""
-    model, plain = network(), network()
-    make: Callable[[Any], Optimizer] = lambda p: o.Adam(p, lr=0.1)  # noqa: E731
-    optimizer = proximal(model, make, penalty=penalty, metric="optimizer", **options)
-    train(model, optimizer, 1)
-    train(plain, make(plain.parameters()), 1)
-    return gathered(groups_of(plain)), optimizer
-
-
-def gathered(groups: sc.Groups) -> list[Tensor]:
-    """The values of each group, one flat float64 tensor a group."""
-    found: list[list[Tensor]] = [[] for _ in range(len(groups))]
-    for member in groups.members:
-        values = member.parameter.detach().double()
-        ids = member.ids.expand(values.shape)
-        for group in ids.unique().tolist():
-            found[group].append(values[ids == group])
-    return [torch.cat(parts) for parts in found]
-
-
-@pytest.mark.parametrize(("penalty", "lam"), [("envelope", 0.5), ("lasso", 0.005)])
-def test_a_convex_penalty_is_minimal_in_the_metric(penalty: str, lam: float) -> None:
+def test_a_convex_penalty_is_minimal_in_the_geometry() -> None:
     """h_j (x_j - v_j) + lr lam * (a subgradient of the penalty at x) = 0, for every group."""
     d = torch.rand(30, dtype=torch.float64) + 0.5
-    before, optimizer = one_step(penalty, lam=lam, weights=d)
-    h = np.asarray(optimizer.metric(optimizer.optimizer, optimizer.groups))
+    before, optimizer = adam_step("envelope", lam=0.5, importance=d)
+    h = np.asarray(optimizer.geometry(optimizer.optimizer, optimizer.groups))
     assert h.max() / h.min() > 2  # a Euclidean step would be another one
-    after, step = gathered(optimizer.groups), 0.1 * lam
+    after, step = gathered(optimizer.groups), 0.1 * 0.5
     assert 0 < sum(bool(x.any()) for x in after) < 30
     u = optimizer.multipliers
     threshold = max(
@@ -120,23 +97,20 @@ def test_a_convex_penalty_is_minimal_in_the_metric(penalty: str, lam: float) -> 
     )
     for j, (v, x) in enumerate(zip(before, after, strict=True)):
         pull = h[j] * (v - x) / step
-        if penalty == "lasso":
-            bound = float(d[j]) ** 0.5
-            expected = bound * x / x.norm() if x.any() else pull * min(1, bound / pull.norm())
-        elif x.any():
+        if x.any():
             expected = d[j] * x / u[j]
         else:  # any y with ||y|| / sqrt(d) up to that of the groups that are kept in part
             expected = pull * min(1, threshold * float(d[j]) ** 0.5 / float(pull.norm()))
         torch.testing.assert_close(pull, expected, rtol=2e-4, atol=2e-6)
 
 
-def test_firm_counts_what_the_optimizer_s_metric_counts() -> None:
+def test_firm_counts_what_the_optimizer_s_geometry_counts() -> None:
     """Frozen after a step, the groups of the largest d_j h_j a_j^2 are there, each layer's best."""
-    before, optimizer = one_step("firm", steps=1, weights=1.0)
-    h = np.asarray(optimizer.metric(optimizer.optimizer, optimizer.groups))
+    before, optimizer = adam_step("firm", steps=1, importance=1.0)
+    h = np.asarray(optimizer.geometry(optimizer.optimizer, optimizer.groups))
     plain = np.array([float(v.norm()) for v in before])
     worth = h * plain**2
-    floor = [int(worth[la.start : la.stop].argmax()) + la.start for la in optimizer.groups.layers]
+    floor = [int(worth[la.span].argmax()) + la.start for la in optimizer.groups.layers]
     rest = [int(j) for j in np.argsort(-worth) if j not in floor][:6]
     assert set(np.flatnonzero(optimizer.groups.alive().numpy())) == {*floor, *rest}
     by_norm = [int(j) for j in np.argsort(-plain) if j not in floor][:6]
@@ -147,16 +121,16 @@ def test_before_any_pressure_it_is_still_the_plain_optimizer() -> None:
     model, plain = network(), network()
     budget = sc.Budget(groups=1.0)
     make: Callable[[Any], Optimizer] = lambda p: o.AdamW(p, lr=0.01)  # noqa: E731
-    train(model, proximal(model, make, budget, metric="optimizer"))
+    train(model, proximal(model, make, budget, geometry="optimizer"))
     train(plain, make(plain.parameters()))
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_training_in_the_metric_ends_on_the_count(kind: Any) -> None:
+def test_training_in_the_geometry_ends_on_the_count(kind: Any) -> None:
     model = network()
-    optimizer = proximal(model, lambda p: kind(p, lr=0.005), metric="optimizer")
+    optimizer = proximal(model, lambda p: kind(p, lr=0.005), geometry="optimizer")
     train(model, optimizer)
     assert int(optimizer.groups.alive().sum()) == optimizer.kept == 9
 
@@ -167,6 +141,6 @@ def test_other_optimizers_and_names_are_refused() -> None:
         ValueError,
         match=r"SGD has no preconditioner .* only Adam, AdamW, NAdam, RMSprop, Adagrad have; use",
     ):
-        proximal(model, metric="optimizer")
-    with pytest.raises(ValueError, match=r"metric='adam': expected 'euclidean' or 'optimizer'"):
-        proximal(model, metric="adam")
+        proximal(model, geometry="optimizer")
+    with pytest.raises(ValueError, match=r"geometry='adam': expected 'euclidean' or 'optimizer'"):
+        proximal(model, geometry="adam")

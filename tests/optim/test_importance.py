@@ -1,4 +1,4 @@
-"""What each weighting gives, against sums written out here."""
+"""What each importance gives, against sums written out here."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from torch import nn
 
 import secateur as sc
 from optim.training import groups_of, loss_of, network
-from secateur.optim.importance import Curvature, Fixed, Weighting, weighting
+from secateur.optim.importance import Curvature, Fixed, Importance, importance_of
 
 
-def test_fixed_weights_are_as_given() -> None:
+def test_a_fixed_importance_is_as_given() -> None:
     groups = groups_of(network())
     norms = groups.norms().numpy()
-    np.testing.assert_array_equal(weighting(2.5, groups)(norms), np.full(30, 2.5))
+    np.testing.assert_array_equal(importance_of(2.5, groups)(norms), np.full(30, 2.5))
     given = torch.rand(30) + 0.1
-    found = weighting(given, groups)
+    found = importance_of(given, groups)
     expected = given.double().numpy().copy()
     given.fill_(7)
     np.testing.assert_array_equal(found(norms), expected)  # later changes don't reach it
 
 
-def test_layer_weights_make_every_layer_s_mean_square_one() -> None:
+def test_layer_importance_makes_every_layer_s_mean_square_one() -> None:
     groups = groups_of(network())
     norms = groups.norms().numpy()
     norms[:6] = 0  # a layer of zeros has no scale to divide by
-    weights = weighting("layer", groups)(norms)
+    weights = importance_of("layer", groups)(norms)
     squares = norms**2 * weights
-    means = [squares[layer.start : layer.stop].mean() for layer in groups.layers]
+    means = [squares[layer.span].mean() for layer in groups.layers]
     assert means == pytest.approx([0, 1, 1])
     np.testing.assert_array_equal(weights[:6], 1)
 
 
 def test_auto_is_curvature_unless_there_is_one_already_or_a_lambda() -> None:
     groups = groups_of(network())
-    assert isinstance(weighting("auto", groups), Curvature)
-    for options in ({"metric": "optimizer"}, {"penalty": "lasso"}, {"penalty": "envelope"}):
-        plain = weighting("auto", groups, **options)
-        assert isinstance(plain, Fixed) and plain.weights == 1
+    assert isinstance(importance_of("auto", groups), Curvature)
+    options: dict[str, Any]
+    for options in ({"geometry": "optimizer"}, {"has_lambda": True}):
+        plain = importance_of("auto", groups, **options)
+        assert isinstance(plain, Fixed) and plain.values == 1
 
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_curvature_is_the_running_mean_of_optimal_brain_damage(every: int) -> None:
     model = network()
     groups = groups_of(model)
-    found = weighting("curvature", groups)
+    found = importance_of("curvature", groups)
     assert isinstance(found, Curvature)
     history = []
     for number in range(3):
@@ -94,7 +95,7 @@ def test_the_saliency_is_what_the_loss_rises_by_where_its_fisher_matrix_is_diago
 def test_a_group_without_a_gradient_keeps_a_tiny_weight() -> None:
     model = network()
     groups = groups_of(model)
-    found = weighting("curvature", groups)
+    found = importance_of("curvature", groups)
     assert (found(groups.norms().numpy()) == 1).all()  # before anything was seen
     for p in model.parameters():
         p.grad = torch.ones_like(p)
@@ -110,7 +111,7 @@ def test_groups_of_zeros_are_no_number_to_divide_by() -> None:
     groups = groups_of(model)
     loss_of(model, 0).backward()
     groups.scale_(torch.arange(30) >= 6)
-    found = weighting("curvature", groups)
+    found = importance_of("curvature", groups)
     learn(found, groups)
     weights = found(groups.norms().numpy())
     assert np.isfinite(weights).all() and (weights[:6] < 1e-9 * weights.max()).all()
@@ -119,7 +120,7 @@ def test_groups_of_zeros_are_no_number_to_divide_by() -> None:
 def test_what_was_learned_travels() -> None:
     model = network()
     groups = groups_of(model)
-    one, other = weighting("curvature", groups), weighting("curvature", groups)
+    one, other = importance_of("curvature", groups), importance_of("curvature", groups)
     loss_of(model, 0).backward()
     learn(one, groups)
     other.load_state_dict(one.state_dict())
@@ -128,7 +129,7 @@ def test_what_was_learned_travels() -> None:
     np.testing.assert_array_equal(one(np.ones(30)), other(np.ones(30)))
 
 
-def learn(found: Weighting, groups: sc.Groups, steps: int = 1) -> None:
+def learn(found: Importance, groups: sc.Groups, steps: int = 1) -> None:
     """Look at the gradients that are there, and learn from them."""
     seen = found.look(groups)
     assert seen is not None
@@ -136,21 +137,21 @@ def learn(found: Weighting, groups: sc.Groups, steps: int = 1) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "message"),
+    ("importance", "message"),
     [
-        ("fisher", r"weights='fisher': expected 'auto', 'layer' .*'curvature', a number"),
-        (None, r"weights=NoneType: expected 'auto'"),
-        (True, r"weights=bool: expected 'auto'"),
-        ([1.0], r"weights=list: expected 'auto'"),
-        (0.0, r"every weight must be finite and above 0"),
+        ("fisher", r"importance='fisher': expected 'auto', 'layer' .*'curvature', a number"),
+        (None, r"importance=NoneType: expected 'auto'"),
+        (True, r"importance=bool: expected 'auto'"),
+        ([1.0], r"importance=list: expected 'auto'"),
+        (0.0, r"every number must be finite and above 0"),
         (-1, r"above 0"),
         (float("nan"), r"finite"),
         (float("inf"), r"finite"),
-        (torch.ones(29), r"one weight for each of 30 groups, shape \(30,\); got \(29,\)"),
+        (torch.ones(29), r"one for each of 30 groups, shape \(30,\); got \(29,\)"),
         (torch.ones(30, 1), r"shape \(30,\); got \(30, 1\)"),
         (torch.zeros(30), r"above 0"),
     ],
 )
-def test_bad_weights_are_refused(weights: Any, message: str) -> None:
+def test_a_bad_importance_is_refused(importance: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        weighting(weights, groups_of(network()))
+        importance_of(importance, groups_of(network()))

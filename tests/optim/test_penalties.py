@@ -9,9 +9,10 @@ import torch
 import secateur as sc
 from optim.training import groups_of, network
 from secateur import envelope
-from secateur.optim.penalties import Kept, convex, firm, lasso, saliency
+from secateur.optim.penalties import Envelope, Firm, Problem, Relaxation
 
 M = 30
+WHOLE = Relaxation(np.ones(M))
 
 
 def problem(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +26,7 @@ def test_on_a_count_firm_is_the_envelope_room_s(hardness: float) -> None:
     norms, weights = problem()
     norms[[0, 6, 14]] = 10
     allowance = sc.Budget(groups=9).on(groups_of(network()))
-    factors, kept = firm(allowance, norms, weights, hardness, Kept(np.ones(M)))
+    factors, kept = Firm().prox(Problem(allowance, norms, weights, WHOLE), hardness, 1)
     expected = envelope.firm(
         torch.from_numpy(norms), 9, hardness=hardness, weights=torch.from_numpy(weights)
     )
@@ -38,7 +39,7 @@ def test_saliency_is_worth_per_cost() -> None:
     norms, weights = problem()
     allowance = sc.Budget(params=0.5).on(groups)
     costs = allowance.costs["params"].gradient(np.ones(M)) / allowance.limits["params"]
-    found = saliency(allowance, norms, weights, np.ones(M))
+    found = Problem(allowance, norms, weights, WHOLE).saliency()
     np.testing.assert_allclose(found, norms * np.sqrt(weights / costs), rtol=1e-12)
 
 
@@ -46,7 +47,7 @@ def test_saliency_is_worth_per_cost() -> None:
 def test_on_a_count_convex_is_the_envelope_s_prox(step: float) -> None:
     norms, weights = problem()
     allowance = sc.Budget(groups=9).on(groups_of(network()))
-    factors, kept = convex(allowance, norms, weights, step, Kept(np.ones(M)))
+    factors, kept = Envelope().prox(Problem(allowance, norms, weights, WHOLE), step, 1)
     options = {"step": step, "weights": torch.from_numpy(weights)}
     expected = envelope.prox(torch.from_numpy(norms), 9, **options)
     np.testing.assert_allclose(factors, expected, atol=1e-12)
@@ -60,9 +61,9 @@ def test_convex_settles_on_the_true_cost_of_the_tightest_measure() -> None:
     """Linear around the last step, the cost is exact where the steps come to rest."""
     norms, weights = problem()
     allowance = sc.Budget(flops=0.9, params=0.2).on(groups_of(network()))
-    kept = Kept(np.ones(M))
+    kept = WHOLE
     for _ in range(100):
-        _, kept = convex(allowance, norms, weights, 0.1, kept)
+        _, kept = Envelope().prox(Problem(allowance, norms, weights, kept), 0.1, 1)
     spent = allowance.spent(kept.multipliers)
     assert spent["params"] == pytest.approx(allowance.limits["params"], rel=1e-6)
     assert spent["flops"] <= allowance.limits["flops"]
@@ -74,19 +75,6 @@ def test_a_layer_that_is_gone_does_not_stop_the_convex_penalty() -> None:
     allowance = sc.Budget(flops=0.3).on(groups_of(network()))
     gone = np.ones(M)
     gone[6:14] = 0
-    factors, _ = convex(allowance, norms, weights, 0.1, Kept(gone))
+    factors, _ = Envelope().prox(Problem(allowance, norms, weights, Relaxation(gone)), 0.1, 1)
     assert np.isfinite(factors).all()
     assert ((factors >= 0) & (factors <= 1)).all()
-
-
-def test_the_group_lasso_s_prox_is_optimal_against_a_fine_grid() -> None:
-    """One scalar problem a group: 1/2 (x - a)^2 + step sqrt(d) x over x >= 0."""
-    norms, weights = problem()
-    norms[0] = 0
-    factors, kept = lasso(norms, weights, 0.4)
-    grid = np.linspace(0, 1.2, 120_001)[:, None]
-    values = (grid - norms) ** 2 / 2 + 0.4 * np.sqrt(weights) * grid
-    np.testing.assert_allclose(factors * norms, grid[values.argmin(0), 0], atol=1e-5)
-    np.testing.assert_array_equal(kept.multipliers, factors > 0)
-    assert 0 < kept.multipliers.sum() < M
-    np.testing.assert_array_equal(lasso(norms, weights, 0.0)[0], norms > 0)

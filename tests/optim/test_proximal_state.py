@@ -29,7 +29,7 @@ MAKERS: dict[str, Callable[[Any], Optimizer]] = {
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "firm": {"budget": sc.Budget(flops=0.3, groups=12)},
-    "curvature": {"weights": "curvature", "every": 2},
+    "curvature": {"importance": "curvature", "every": 2},
     "envelope": {"penalty": "envelope", "lam": 0.3},
 }
 
@@ -75,14 +75,14 @@ def test_a_frozen_state_thaws_where_the_loaded_one_is_not() -> None:
 
 def test_a_state_is_a_copy() -> None:
     model = network()
-    optimizer = proximal(model, weights="curvature")
+    optimizer = proximal(model, importance="curvature")
     train(model, optimizer, 3)
     state = optimizer.state_dict()["proximal"]
-    multipliers, mean = state["multipliers"].clone(), state["weighting"]["mean"].clone()
+    multipliers, mean = state["multipliers"].clone(), state["learned"]["mean"].clone()
     train(model, optimizer, 3, 3)
     assert torch.equal(state["multipliers"], multipliers)
-    assert torch.equal(state["weighting"]["mean"], mean)
-    assert not torch.equal(optimizer.state_dict()["proximal"]["weighting"]["mean"], mean)
+    assert torch.equal(state["learned"]["mean"], mean)
+    assert not torch.equal(optimizer.state_dict()["proximal"]["learned"]["mean"], mean)
 
 
 def other_states() -> dict[str, tuple[Callable[[], dict[str, Any]], str]]:
@@ -119,9 +119,9 @@ def other_states() -> dict[str, tuple[Callable[[], dict[str, Any]], str]]:
             lambda: of(proximal(network(), penalty="envelope", lam=0.1)),
             r"other penalty\s+expected firm\s+found    envelope",
         ),
-        "of other weights": (
-            lambda: of(proximal(network(), weights=1.0)),
-            r"other weights\s+expected Curvature\s+found    Fixed",
+        "of another importance": (
+            lambda: of(proximal(network(), importance=1.0)),
+            r"other importance\s+expected Curvature\s+found    Fixed",
         ),
         "of other parameter groups": (
             lambda: of(in_two_groups()),

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 import secateur as sc
 from secateur.groups import Groups
 from secateur.optim import Chained
+from secateur.optim.penalties import Penalty
 
 STEPS = 20
 SCHEDULE = sc.Homotopy(STEPS, freeze=0.6)
@@ -93,6 +94,27 @@ def train(
         else:
             evaluate()
             optimizer.step()
+
+
+def adam_step(penalty: str | Penalty, **options: Any) -> tuple[list[Tensor], sc.Proximal]:
+    """v (each group's values after Adam's step) and the Proximal that made x of it."""
+    model, plain = network(), network()
+    make: Callable[[Any], Optimizer] = lambda p: torch.optim.Adam(p, lr=0.1)  # noqa: E731
+    optimizer = proximal(model, make, penalty=penalty, geometry="optimizer", **options)
+    train(model, optimizer, 1)
+    train(plain, make(plain.parameters()), 1)
+    return gathered(groups_of(plain)), optimizer
+
+
+def gathered(groups: sc.Groups) -> list[Tensor]:
+    """The values of each group, one flat float64 tensor a group."""
+    found: list[list[Tensor]] = [[] for _ in range(len(groups))]
+    for member in groups.members:
+        values = member.parameter.detach().double()
+        ids = member.ids.expand(values.shape)
+        for group in ids.unique().tolist():
+            found[group].append(values[ids == group])
+    return [torch.cat(parts) for parts in found]
 
 
 def same(one: Any, other: Any) -> bool:

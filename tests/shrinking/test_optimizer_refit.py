@@ -80,7 +80,7 @@ def test_a_scheduler_and_param_groups_carry_on() -> None:
     scheduler.step()
     alive = groups.alive()
     for layer in groups.layers:  # every other one of those that are left, from the first
-        part = alive[layer.start : layer.stop]
+        part = alive[layer.span]
         part &= part.cumsum(0) % 2 == 1
     groups.scale_(alive.double())
     small = shrink(model, groups)

@@ -111,7 +111,7 @@ def test_the_small_network_equals_the_zeroed_one(name: str) -> None:
     assert 0 < alive.sum() < len(groups)
     for layer in groups.layers:
         width = small.get_submodule(layer.name).weight.shape[0]
-        gone = len(layer) - int(alive[layer.start : layer.stop].sum())
+        gone = len(layer) - int(alive[layer.span].sum())
         assert width == model.get_submodule(layer.name).weight.shape[0] - gone
     assert_equal_outputs(model, small, tuple(x.shape[1:]))
 
@@ -144,9 +144,7 @@ def test_a_small_network_shrinks_again_after_more_training(name: str) -> None:
     smaller = shrink(small, again)
     assert_equal_outputs(small, smaller, tuple(x.shape[1:]))
     for kind, (_, total) in small.secateur.groups.items():
-        kept = sum(
-            int(again.alive()[la.start : la.stop].sum()) for la in again.layers if la.kind == kind
-        )
+        kept = sum(int(again.alive()[la.span].sum()) for la in again.layers if la.kind == kind)
         assert smaller.secateur.groups[kind] == (kept, total)
 
 

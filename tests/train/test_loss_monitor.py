@@ -40,7 +40,7 @@ def test_a_jump_while_hardness_rises_is_told_once():
     losses[40:] = [2.0] * 60
     (words,) = told(losses)
     assert words.startswith(f"step {40 + RECENT // 2}: the loss rose from 0.")
-    assert 'weights="curvature"' in words and "Lower the learning rate" not in words
+    assert 'importance="curvature"' in words and "Lower the learning rate" not in words
 
 
 def test_worse_than_knowing_nothing_is_the_learning_rate_s_fault():
@@ -100,7 +100,7 @@ def test_the_first_loss_stands_in_for_an_unknown_scale():
 
 
 def run(
-    seed: int, rate: float, flops: float, make=digits.make_model, weights: str = "auto"
+    seed: int, rate: float, flops: float, make=digits.make_model, importance: str = "auto"
 ) -> tuple[list[str], float]:
     """Twelve epochs on the digits: the warnings and the accuracy."""
     seed_all(seed, -1)
@@ -108,7 +108,7 @@ def run(
     steps = 12 * len(data.train_loader)
     groups, heard = sc.filters(model, data.example()), []
     sgd = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
-    optimizer = sc.Proximal(sgd, groups, sc.Budget(flops=flops), steps=steps, weights=weights)
+    optimizer = sc.Proximal(sgd, groups, sc.Budget(flops=flops), steps=steps, importance=importance)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     loop = Loop(
         model, optimizer, data, epochs=12, scheduler=scheduler, seed=seed, warn=heard.append
@@ -133,9 +133,9 @@ def test_ordinary_runs_give_no_alarm():
 @pytest.mark.slow
 def test_a_budget_that_is_too_hard_gives_an_alarm():
     for seed in range(2):
-        heard, accuracy = run(seed, 0.05, 0.02, DigitNet, weights="layer")
+        heard, accuracy = run(seed, 0.05, 0.02, DigitNet, importance="layer")
         assert accuracy < 0.9
-        assert len(heard) == 1 and 'weights="curvature"' in heard[0]
+        assert len(heard) == 1 and 'importance="curvature"' in heard[0]
 
 
 @pytest.mark.slow

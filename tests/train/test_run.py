@@ -98,5 +98,5 @@ def test_the_geometry_is_the_optimizer_s_where_asked(tmp_path: Path) -> None:
     settings = replace(SETTINGS, budget=("flops=60%",), epochs=1, optimizer="adamw", lr=None)
     run = train(replace(settings, geometry="optimizer"), tmp_path / "adamw")
     assert run.asked[0].holds
-    with pytest.raises(ValueError, match="metric"):
+    with pytest.raises(ValueError, match="geometry"):
         train(replace(settings, optimizer="sgd", geometry="optimizer"), tmp_path / "sgd")

@@ -1,6 +1,6 @@
 """How much may be kept, and which groups then stay."""
 
-from secateur.budget.allowance import Allowance
+from secateur.budget.allowance import Allowance, AllowanceLike
 from secateur.budget.budget import Budget, Line, Reached
 from secateur.budget.limits import Range, Reachable, reachable
 from secateur.budget.n_of_m import NMAllowance
@@ -9,6 +9,7 @@ from secateur.budget.uniform import UniformAllowance
 
 __all__ = [
     "Allowance",
+    "AllowanceLike",
     "Budget",
     "LatencyTarget",
     "Line",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 
+from secateur.budget.trials import Trial, choose_by_trial
 from secateur.costs.multiples import Units, least, ordered
 from secateur.costs.terms import Cost
 from secateur.envelope.firm_operator import multipliers_at
@@ -22,6 +23,24 @@ from secateur.groups import Layer
 
 ROUNDING = 1e-13  # relative: costs and limits are whole numbers, the sums of products are not
 MET = 1e-12  # relative: a limit is met while the hardness is below 1 (at 1, to the last unit)
+
+
+class AllowanceLike(Protocol):
+    """What training asks of a budget in the units of one model, whatever kind of budget it is."""
+
+    @property
+    def costs(self) -> Mapping[str, Cost]: ...
+    @property
+    def limits(self) -> Mapping[str, float]: ...
+    @property
+    def share(self) -> float: ...
+    def restricted(self, live: np.ndarray) -> AllowanceLike: ...
+    def spent(self, multipliers: np.ndarray) -> dict[str, float]: ...
+    def slopes(self, multipliers: np.ndarray) -> np.ndarray: ...
+    def relax(
+        self, saliency: np.ndarray, hardness: float, *, start: float | None = None
+    ) -> tuple[np.ndarray, float]: ...
+    def choose(self, saliency: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +54,7 @@ class Allowance:
         at_least: how many groups stay in each layer.
         steps: how many groups of each layer are chosen at a time (multiples.py); () for one by one.
         live: the groups that may stay, bool of shape (m,); None for all.
+        trials: measure -> what decides in the place of its cost when groups are chosen for good.
 
     Example:
         >>> two_layers = (Layer("a", "neurons", 0, 2), Layer("b", "neurons", 2, 4))
@@ -50,6 +70,7 @@ class Allowance:
     at_least: int
     steps: tuple[int, ...] = ()
     live: np.ndarray | None = None
+    trials: Mapping[str, Trial] = field(default_factory=dict)
 
     even: ClassVar[bool] = False  # whether all layers keep the same share (uniform.py)
 
@@ -60,6 +81,10 @@ class Allowance:
     def restricted(self, live: np.ndarray) -> Allowance:
         """The same budget where only some groups, bool of shape (m,), may stay."""
         return replace(self, live=live)
+
+    def limited(self, limits: Mapping[str, float]) -> Allowance:
+        """The same with other limits, by its costs alone."""
+        return replace(self, limits=limits, trials={})
 
     def spent(self, multipliers: np.ndarray) -> dict[str, float]:
         """What `multipliers`, shape (m,), cost in each measure."""
@@ -178,10 +203,15 @@ class Allowance:
         that fits, then every later group that still fits. Never above a limit, and no group (with
         steps: no unit of a layer) that was left out would still fit.
 
+        With trials, the network without the others is really made and measured, and more groups go
+        until it holds what was asked.
+
         Raises:
             ValueError: the saliency holds NaN or inf.
         """
         refuse_bad(saliency)
+        if self.trials:
+            return choose_by_trial(self, saliency)
         units = self._units(saliency, self.floor(saliency))
         low, high = 0, len(units)
         while low < high:  # the longest prefix that fits
@@ -223,8 +253,7 @@ class Allowance:
             return strong
         cheap = self.cheapest()
         for layer in self.layers:
-            part = slice(layer.start, layer.stop)
-            strong[part] = cheap[part]
+            strong[layer.span] = cheap[layer.span]
             if self.fits(strong.astype(float)):
                 break
         return strong
@@ -240,10 +269,10 @@ class Allowance:
             sizes = [len(layer) for layer in self.layers]
         else:
             values = np.where(self.live, values, -np.inf)
-            sizes = [int(self.live[layer.start : layer.stop].sum()) for layer in self.layers]
+            sizes = [int(self.live[layer.span].sum()) for layer in self.layers]
         counts = least(sizes, self.steps, self.at_least)
         for layer, count in zip(self.layers, counts, strict=True):
-            part = values[layer.start : layer.stop]
+            part = values[layer.span]
             best = np.argsort(-part, kind="stable")[:count] if count > 1 else part.argmax()
             first[layer.start + best] = True
         return first

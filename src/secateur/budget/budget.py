@@ -7,19 +7,20 @@ groups, and what a model has reached.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from secateur.budget.allowance import Allowance
 from secateur.budget.clock import Clock, clock_for
 from secateur.budget.n_of_m import NMAllowance
 from secateur.budget.target import LatencyTarget, as_latency_target
-from secateur.budget.trials import MemoryTrial, Trial, choose
+from secateur.budget.trials import MemoryTrial, Trial, timed
 from secateur.budget.uniform import UniformAllowance
 from secateur.costs.measures import MEASURES, cost, full_costs
 from secateur.costs.multiples import steps
@@ -31,6 +32,7 @@ from secateur.measurement import (
     format_measure,
     measure_peak_memory,
 )
+from secateur.surgery.plan import Plan, plan_of
 
 Amount = float | int | tuple[float, int]
 
@@ -40,6 +42,7 @@ class Line:
     """One measure of a budget: what was asked and what was reached, absolute.
 
     Seconds and bytes for latency and memory; `note` says where a figure is not measured here.
+    `full` is NaN where nobody knows the full network.
     """
 
     measure: str
@@ -142,9 +145,6 @@ class Budget:
     per_layer: bool = False
     multiple_of: int = 1
     at_least: int = 1
-    _full: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _trials: dict[str, Trial] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _clocks: dict[str, Clock] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.latency is not None:
@@ -205,17 +205,33 @@ class Budget:
         """
         if not len(groups):
             raise ValueError(f"{self}: there are no groups; nothing can be cut")
-        everything = np.ones(len(groups))
+        clocks: dict[str, Clock] = {}
         if self.latency is not None:
             target = as_latency_target(self.latency)
-            self._clocks["latency"] = clock_for(target, groups, self.multiple_of)
-        clocks = self._clocks
+            clocks["latency"] = clock_for(target, groups, self.multiple_of)
         costs = {m: clocks[m].cost if m in clocks else cost(groups, m) for m, _ in self.amounts()}
         full = {m: clocks[m].table.full if m in clocks else full_costs(groups, m) for m in costs}
         limits = {m: float(_absolute(m, amount, full[m])) for m, amount in self.amounts()}
         kind = UniformAllowance if self.per_layer else Allowance
         units = steps(groups, self.multiple_of)
         allowance = kind(costs, limits, groups.layers, self.at_least, units)
+        self._refuse_unreachable(allowance, full)
+        everything = np.ones(len(groups))
+        for measure, limit in limits.items():
+            if limit == full[measure]:  # nothing need go, so no bias for folded constants comes
+                limits[measure] = max(limit, costs[measure](everything))
+        trials: dict[str, Trial] = {}
+        if limits.get("memory", math.inf) < full.get("memory", 0):
+            trials["memory"] = MemoryTrial(groups, limits["memory"])
+        if limits.get("latency", math.inf) < full.get("latency", 0) and clocks["latency"].measured:
+            trials["latency"] = clocks["latency"].trial
+        allowance = replace(allowance, limits=limits, trials=trials)
+        if any(layer.blocks for layer in groups.layers):
+            return NMAllowance.of(allowance)
+        return allowance
+
+    def _refuse_unreachable(self, allowance: Allowance, full: Mapping[str, float]) -> None:
+        costs, limits = allowance.costs, allowance.limits
         for measure, amount in self.amounts():
             if limits[measure] > full[measure]:
                 raise ValueError(
@@ -228,7 +244,7 @@ class Budget:
             if limits[measure] < least:
                 raise ValueError(
                     f"Budget({measure}={amount}): {_words(measure, limits[measure])} can't be "
-                    f"reached; with {self._floor()} in each of {len(groups.layers)} "
+                    f"reached; with {self._floor()} in each of {len(allowance.layers)} "
                     f"layers the smallest is {format_measure(measure, least)} of "
                     f"{format_measure(measure, full[measure])} "
                     f"({measure}={math.ceil(1e4 * least / full[measure]) / 1e4:.4f})"
@@ -240,42 +256,6 @@ class Budget:
                 f"{self}: each of these can be reached, but not all at once; the network that is "
                 f"smallest by all has {', '.join(_words(m, n) for m, n in spent.items())}"
             )
-        for measure, limit in limits.items():
-            if limit == full[measure]:  # nothing need go, so no bias for folded constants comes
-                limits[measure] = max(limit, costs[measure](everything))
-        self._full.update(full)
-        self._trials.clear()
-        if limits.get("memory", math.inf) < full.get("memory", 0):
-            self._trials["memory"] = MemoryTrial(groups, limits["memory"])
-        if limits.get("latency", math.inf) < full.get("latency", 0) and clocks["latency"].measured:
-            self._trials["latency"] = clocks["latency"].trial
-        if any(layer.blocks for layer in groups.layers):
-            return NMAllowance.of(allowance)
-        return allowance
-
-    @property
-    def clock(self) -> Clock | None:
-        """What latency is counted by, once the budget was used on groups: its table and more."""
-        return self._clocks.get("latency")
-
-    def choose(self, allowance: Allowance | NMAllowance, saliency: np.ndarray) -> np.ndarray:
-        """Choose the groups to keep for good, bool of shape (m,).
-
-        With a budget on memory or latency the network without the others is really made and
-        measured, and more groups go until it holds what was asked.
-
-        Args:
-            allowance: what `on` returned, or a restriction of it.
-            saliency: what the groups are worth, (m,).
-        """
-        if not self._trials:
-            return allowance.choose(saliency)
-        kept = choose(allowance, saliency, self._trials)
-        if "latency" in self._trials:
-            trial = self._clocks["latency"].trial
-            self._full["latency"] = trial.full
-            trial.forget()
-        return kept
 
     def reached(self, model: nn.Module, example: Any, *, groups: Groups | None = None) -> Reached:
         """What was asked and what `model` costs, measured on it by counters of their own.
@@ -283,34 +263,54 @@ class Budget:
         Args:
             model: the small network (or any other of its kind).
             example: inputs of the shape that the budget was made for.
-            groups: what fractions refer to; not needed once the budget was used in training (it
-                then refers to the groups that it was used with last).
+            groups: of the full network, which fractions refer to. Not needed for what `shrink` or
+                `load` returned, which knows what the full network cost; but for a share of latency,
+                or a table of it.
 
         Raises:
             ValueError: a fraction of an unknown whole.
         """
-        if groups is not None:
-            self.on(groups)
-        missing = [measure for measure, _ in self.amounts() if measure not in self._full]
-        if missing:
-            raise ValueError(
-                f"{self}: a share of what? pass groups= of the full network, or use the budget in "
-                "secateur.Proximal first"
+        return Reached(
+            tuple(
+                self._reached_latency(model, example, groups)
+                if measure == "latency"
+                else self._reached(measure, amount, model, example, groups)
+                for measure, amount in self.amounts()
             )
-        lines = []
-        for measure, amount in self.amounts():
-            note = ""
-            if measure in self._clocks:
-                reached, note = self._clocks[measure].reached(model)
-                full = self._full[measure] = self._clocks[measure].trial.full
-            else:
-                full = self._full[measure]
-                reached = _count(measure, model, example, groups, round(full))
-            lines.append(Line(measure, _absolute(measure, amount, full), reached, full, note))
-        return Reached(tuple(lines))
+        )
+
+    def _reached(
+        self, measure: str, amount: Any, model: nn.Module, example: Any, groups: Groups | None
+    ) -> Line:
+        plan = plan_of(model) or Plan()
+        known = plan.full.get(measure) if groups is None else full_costs(groups, measure)
+        if known is None and not isinstance(amount, Integral):
+            raise ValueError(
+                f"{self}: a share of what? pass groups= of the full network. This "
+                f"{type(model).__name__} does not know the {measure} of it: what shrink returns "
+                "does, and what load makes of its file"
+            )
+        full = math.nan if known is None else known
+        reached = _count(measure, model, example, groups)
+        return Line(measure, _absolute(measure, amount, full), reached, full)
+
+    def _reached_latency(self, model: nn.Module, example: Any, groups: Groups | None) -> Line:
+        target = as_latency_target(self.latency)
+        if groups is not None:
+            clock = clock_for(target, groups, self.multiple_of)
+            seconds, full, note = clock.seconds(model)
+            return Line("latency", target.limit(full), seconds, full, note)
+        if target.seconds is None or target.table is not None:
+            raise ValueError(
+                f"{self}: the latency of what? pass groups= of the full network, which a table is "
+                "of, and which is timed in turns with the small one where a share is asked"
+            )
+        threads = target.threads or torch.get_num_threads()
+        (seconds,) = timed(model, example, target.runtime or "torch", threads)
+        return Line("latency", target.seconds, seconds, math.nan)
 
 
-def _count(measure: str, model: nn.Module, example: Any, groups: Groups | None, full: int) -> int:
+def _count(measure: str, model: nn.Module, example: Any, groups: Groups | None) -> int:
     if measure == "flops":
         return count_flops(model, example)
     if measure == "params":
@@ -319,10 +319,13 @@ def _count(measure: str, model: nn.Module, example: Any, groups: Groups | None, 
         return count_bytes(model)
     if measure == "memory":
         return measure_peak_memory(model, example)
-    plan = getattr(model, "secateur", None)
-    if plan is not None:
+    if (plan := plan_of(model)) is not None:
         return sum(kept for kept, _ in plan.groups.values())
-    return full if groups is None else int(groups.on(model).alive().sum())
+    if groups is None:
+        raise ValueError(
+            f"Budget(groups=): which groups of this {type(model).__name__}? pass groups="
+        )
+    return int(groups.on(model).alive().sum())
 
 
 def _is_count(value: Any) -> bool:

@@ -1,23 +1,24 @@
 """By which clock a latency budget goes: this machine's, or the table of another one.
 
-In: a `LatencyTarget` and groups. Out: a `Clock`: the latency as a cost, and what was reached.
+In: a `LatencyTarget` and groups. Out: a `Clock`: the latency as a cost, and what a network takes.
 """
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 
+import numpy as np
 from torch import nn
 
 from secateur.budget.target import LatencyTarget
-from secateur.budget.trials import LatencyTrial, kept_in
+from secateur.budget.trials import LatencyTrial
 from secateur.costs.latency_table import LatencyTable, check_fits
+from secateur.costs.table_cache import table_for
 from secateur.costs.terms import Cost
-from secateur.costs.timing import table_for
 from secateur.groups import Groups
 from secateur.measurement.host import machine, machine_differences
 from secateur.measurement.runtimes import check_runtime
+from secateur.surgery.plan import plan_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +37,14 @@ class Clock:
     trial: LatencyTrial
     measured: bool
 
-    def reached(self, network: nn.Module) -> tuple[float, str]:
-        """Seconds that a network takes, and where the figure comes from if not from here."""
+    def seconds(self, network: nn.Module) -> tuple[float, float, str]:
+        """What a network takes, what the full one does, and whose figures these are if not ours."""
         if self.measured:
-            return self.trial.seconds(network), ""
-        kept = kept_in(copy.copy(network), self.trial.groups)
+            return *self.trial.timer()(network), ""
+        kept = kept_in(network, self.trial.groups)
         facts = self.table.machine
         where = facts.get("accelerator") or facts.get("processor", "another machine")
-        return self.cost(kept.astype(float)), f"by the table of {where}"
+        return self.cost(kept.astype(float)), self.table.full, f"by the table of {where}"
 
 
 def clock_for(target: LatencyTarget, groups: Groups, multiple_of: int) -> Clock:
@@ -87,3 +88,21 @@ def _refuse_other_settings(table: LatencyTable, target: LatencyTarget) -> None:
                 f"the latency table {target.table} is for {name}={getattr(table, name)!r}, not "
                 f"{getattr(asked, name)!r}"
             )
+
+
+def kept_in(network: nn.Module, groups: Groups) -> np.ndarray:
+    """Which groups a network still has, bool of shape (m,), by the plan that it was cut by."""
+    plan = plan_of(network)
+    if plan is None or groups.coupling is None:
+        return groups.on(network).alive().cpu().numpy()
+    kept = np.ones(len(groups), bool)
+    for slot in groups.coupling.slots:
+        for dim, entries in enumerate(slot.entries):
+            indices = plan.kept.get(slot.names[0], {}).get(dim)
+            if entries is not None and indices is not None:
+                gone = np.delete(entries, list(indices))
+                kept[gone[gone >= 0]] = False
+    for gone in groups.coupling.absent:
+        if gone.module in plan.absent:
+            kept[list(gone.groups)] = False
+    return kept

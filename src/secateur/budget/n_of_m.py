@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from secateur.budget.allowance import Allowance, refuse_bad
+from secateur.budget.trials import Trial, choose_by_trial
 from secateur.costs.terms import Cost
 from secateur.envelope.root import multipliers_at_root, root
 from secateur.groups import Layer
@@ -70,7 +71,7 @@ class NMAllowance:
             counted = np.concatenate([np.arange(layer.start, layer.stop) for layer in others])
             costs["groups"] = Cost.of([(1.0, (counted,))], whole.layers[-1].stop)
             limits["groups"] -= fixed
-        return cls(whole, replace(whole, costs=costs, limits=limits), layers)
+        return cls(whole, replace(whole, costs=costs, limits=limits, trials={}), layers)
 
     def restricted(self, live: np.ndarray) -> NMAllowance:
         """The same budget where only some groups, bool of shape (m,), may stay.
@@ -79,6 +80,15 @@ class NMAllowance:
         """
         rest = None if self.rest is None else self.rest.restricted(live)
         return replace(self, whole=self.whole.restricted(live), rest=rest)
+
+    def limited(self, limits: Mapping[str, float]) -> NMAllowance:
+        """The same with other limits, by its costs alone."""
+        return NMAllowance.of(self.whole.limited(limits))
+
+    @property
+    def trials(self) -> Mapping[str, Trial]:
+        """Measure -> what decides in the place of its cost when groups are chosen for good."""
+        return self.whole.trials
 
     @property
     def costs(self) -> Mapping[str, Cost]:
@@ -160,6 +170,8 @@ class NMAllowance:
             ValueError: the saliency holds NaN or inf.
         """
         refuse_bad(saliency)
+        if self.trials:
+            return choose_by_trial(self, saliency)
         kept = np.zeros(len(saliency), bool)
         if self.rest is not None:
             kept = self.rest.choose(self._outside(saliency))
@@ -173,17 +185,17 @@ class NMAllowance:
         """Each layer of blocks, with its part of the vectors as (blocks, m) views."""
         for layer in self.layers:
             assert layer.blocks is not None
-            part = slice(layer.start, layer.stop)
-            yield layer, [vector[part].reshape(-1, layer.blocks[1]) for vector in vectors]
+            size = layer.blocks[1]
+            yield layer, [vector[layer.span].reshape(-1, size) for vector in vectors]
 
     def _outside(self, saliency: np.ndarray) -> np.ndarray:
         """The saliency as `rest` sees it: what is in a block is free there and comes first."""
         seen = saliency.copy()
         for layer in self.layers:
-            seen[layer.start : layer.stop] = 0
+            seen[layer.span] = 0
         strongest = seen.max()
         for layer in self.layers:
-            seen[layer.start : layer.stop] = strongest
+            seen[layer.span] = strongest
         return seen
 
 

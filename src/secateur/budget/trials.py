@@ -1,22 +1,20 @@
 """Choosing groups by what the network without the others really takes: memory and latency.
 
-In: an allowance, which knows costs by a model of them, and a `Trial` for each measure that can be
-tried out. Out: groups to keep such that every trial holds.
+In: an allowance, which knows costs by a model of them, and has a `Trial` for each measure that can
+be tried out. Out: groups to keep such that every trial holds.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from torch import nn
 
-from secateur.budget.allowance import Allowance
-from secateur.budget.n_of_m import NMAllowance
 from secateur.budget.target import LatencyTarget
 from secateur.costs.timing import inputs, without
 from secateur.groups import Groups
@@ -41,7 +39,27 @@ class Trial(Protocol):
         """A network takes no more than the second, and one between them is good enough."""
         ...
 
-    def __call__(self, network: nn.Module) -> float: ...
+    def begin(self) -> Callable[[nn.Module], float]:
+        """What measures the networks of one choice."""
+        ...
+
+
+class Limited(Protocol):
+    """What `choose_by_trial` asks of an allowance."""
+
+    @property
+    def limits(self) -> Mapping[str, float]: ...
+
+    @property
+    def trials(self) -> Mapping[str, Trial]: ...
+
+    def limited(self, limits: Mapping[str, float]) -> Limited:
+        """The same with other limits, by its costs alone."""
+        ...
+
+    def choose(self, saliency: np.ndarray) -> np.ndarray: ...
+
+    def cheapest(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,18 +70,18 @@ class MemoryTrial:
     limit: float
     aim: tuple[float, float] = (0.98, 1.0)
 
-    def __call__(self, network: nn.Module) -> float:
-        return measure_peak_memory(network, inputs(self.groups)) / self.limit
+    def begin(self) -> Callable[[nn.Module], float]:
+        return lambda network: measure_peak_memory(network, inputs(self.groups)) / self.limit
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class LatencyTrial:
     """The latency of a network in its runtime; where a fraction is asked, of the full one's now.
 
     The full network is then measured in turns with the other: what slows the machine slows both.
 
     Attributes:
-        full: seconds that the full network takes, by the table or the last trial.
+        full: seconds that the full network takes, by the table.
     """
 
     groups: Groups
@@ -72,69 +90,73 @@ class LatencyTrial:
     threads: int
     full: float
     aim: tuple[float, float] = (0.90, 0.96)
-    _run_full: Callable[[], Any] | None = field(default=None, init=False, repr=False)
 
-    def __call__(self, network: nn.Module) -> float:
-        return self.seconds(network) / self.target.limit(self.full)
+    def begin(self) -> Callable[[nn.Module], float]:
+        seconds = self.timer()
 
-    def seconds(self, network: nn.Module) -> float:
-        """The median time of one forward of `network`."""
-        example = inputs(self.groups)
-        device = device_of(network, example)
-        with using_threads(self.threads):
-            runs = [self._prepared(network, example)]
-            if self.target.share is not None:
-                if self._run_full is None:
-                    everything = np.ones(len(self.groups), bool)
-                    self._run_full = self._prepared(without(self.groups, everything), example)
-                runs.append(self._run_full)
-            found = time_together(runs, rounds=20, wait=lambda: synchronize(device))
+        def share(network: nn.Module) -> float:
+            own, full = seconds(network)
+            return own / self.target.limit(full)
+
+        return share
+
+    def timer(self) -> Callable[[nn.Module], tuple[float, float]]:
+        """What gives the median time of one forward of a network, and of the full one."""
+        example, beside = inputs(self.groups), []
         if self.target.share is not None:
-            self.full = found[1].median
-        return found[0].median
+            whole = without(self.groups, np.ones(len(self.groups), bool))
+            with using_threads(self.threads):
+                beside = [prepare(whole, example, self.runtime, threads=self.threads)]
 
-    def _prepared(self, network: nn.Module, example: Any) -> Callable[[], Any]:
-        return prepare(copy.deepcopy(network), example, self.runtime, threads=self.threads)
+        def seconds(network: nn.Module) -> tuple[float, float]:
+            own, *others = timed(network, example, self.runtime, self.threads, beside)
+            return own, others[0] if others else self.full
 
-    def forget(self) -> None:
-        """Let go of the copy of the full network."""
-        self._run_full = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: not what a runtime has opened."""
-        return {**vars(self), "_run_full": None}
+        return seconds
 
 
-def choose(
-    allowance: Allowance | NMAllowance,
-    saliency: np.ndarray,
-    trials: Mapping[str, Trial],
-) -> np.ndarray:
+def timed(
+    network: nn.Module,
+    example: Any,
+    runtime: str,
+    threads: int,
+    beside: Sequence[Callable[[], Any]] = (),
+) -> list[float]:
+    """The median seconds of one forward of a network, and of what runs in turns with it."""
+    device = device_of(network, example)
+    with using_threads(threads):
+        run = prepare(copy.deepcopy(network), example, runtime, threads=threads)
+        found = time_together([run, *beside], rounds=20, wait=lambda: synchronize(device))
+    return [time.median for time in found]
+
+
+def choose_by_trial(allowance: Limited, saliency: np.ndarray) -> np.ndarray:
     """Choose the groups to keep for good, bool of shape (m,), by trial.
 
     The limit of a measure that the chosen network misses is moved in proportion to how far it is
     off, until all trials are within their aims; the network that comes closest is taken.
 
     Args:
-        allowance: the budget.
+        allowance: the budget, with one trial at least.
         saliency: what groups are worth, (m,).
-        trials: measure -> trial, one at least.
 
     Warns:
         UserWarning: the smallest network that can be chosen is still above what was asked.
     """
+    trials = allowance.trials
     groups = next(iter(trials.values())).groups
+    measured = {measure: trial.begin() for measure, trial in trials.items()}
     limits = dict(allowance.limits)
     bounds = dict.fromkeys(trials, (0.0, np.inf))  # limits that held, that didn't
     held: list[tuple[bool, float, np.ndarray]] = []  # within its aim, share, groups
     tried: dict[bytes, dict[str, float]] = {}
     for _ in range(ATTEMPTS):
-        kept = _limited(allowance, limits).choose(saliency)
+        kept = allowance.limited(limits).choose(saliency)
         key = kept.tobytes()
         again = key in tried
         if not again:
             network = without(groups, kept)
-            tried[key] = {measure: trial(network) for measure, trial in trials.items()}
+            tried[key] = {measure: share(network) for measure, share in measured.items()}
         shares = tried[key]
         within = all(shares[measure] <= trial.aim[1] for measure, trial in trials.items())
         near = any(shares[measure] >= trial.aim[0] for measure, trial in trials.items())
@@ -143,9 +165,13 @@ def choose(
         if within and (near or again):  # again: another measure decides, more room changes nothing
             break
         limits |= _moved(limits, bounds, shares, trials)
-    if not held:
-        return _smallest(allowance, trials, groups)
-    return max(held, key=lambda one: one[:2])[2]
+    if held:
+        return max(held, key=lambda one: one[:2])[2]
+    cheapest = allowance.cheapest()
+    network = without(groups, cheapest)
+    for measure, share in measured.items():
+        _warn_if_above(measure, share(network))
+    return cheapest
 
 
 def _moved(
@@ -170,46 +196,11 @@ def _moved(
     return found
 
 
-def _limited(
-    allowance: Allowance | NMAllowance, limits: dict[str, float]
-) -> Allowance | NMAllowance:
-    if isinstance(allowance, NMAllowance):
-        return NMAllowance.of(replace(allowance.whole, limits=limits))
-    return replace(allowance, limits=limits)
-
-
-def _smallest(
-    allowance: Allowance | NMAllowance,
-    trials: Mapping[str, Trial],
-    groups: Groups,
-) -> np.ndarray:
-    """The cheapest network of all, with a warning where that is above what was asked, too."""
-    cheapest = allowance.cheapest()
-    network = without(groups, cheapest)
-    for measure, trial in trials.items():
-        share = trial(network)
-        if share > 1:
-            warnings.warn(
-                f"{measure}: the smallest network takes {share:.0%} of what was asked when it is "
-                "tried out; a budget that is larger, or a quieter device, is needed",
-                stacklevel=4,
-            )
-    return cheapest
-
-
-def kept_in(network: nn.Module, groups: Groups) -> np.ndarray:
-    """Which groups a network still has, bool of shape (m,), by the plan that it was cut by."""
-    plan = getattr(network, "secateur", None)
-    if plan is None or groups.coupling is None:
-        return groups.on(network).alive().cpu().numpy()
-    kept = np.ones(len(groups), bool)
-    for slot in groups.coupling.slots:
-        for dim, entries in enumerate(slot.entries):
-            indices = plan.kept.get(slot.names[0], {}).get(dim)
-            if entries is not None and indices is not None:
-                gone = np.delete(entries, list(indices))
-                kept[gone[gone >= 0]] = False
-    for gone in groups.coupling.absent:
-        if gone.module in plan.absent:
-            kept[list(gone.groups)] = False
-    return kept
+def _warn_if_above(measure: str, share: float) -> None:
+    """Say so where even the smallest network is above what was asked."""
+    if share > 1:
+        warnings.warn(
+            f"{measure}: the smallest network takes {share:.0%} of what was asked when it is "
+            "tried out; a budget that is larger, or a quieter device, is needed",
+            stacklevel=4,
+        )

@@ -68,6 +68,12 @@ def full_costs(groups: Groups, measure: str) -> int:
     )
 
 
+def all_full_costs(groups: Groups) -> dict[str, int]:
+    """Measure -> what the full network costs, in all that its groups can tell without a clock."""
+    traced = groups.coupling is not None and groups.model is not None
+    return {m: full_costs(groups, m) for m in (COUNTED if traced else ("groups",))}
+
+
 def _terms(coupling: Coupling, measure: str) -> Iterator[Term]:
     if measure != "flops":
         yield from state_terms(coupling, measure)

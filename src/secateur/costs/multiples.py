@@ -137,13 +137,12 @@ def ordered(
     open_ = ~floor if live is None else live & ~floor
     keys, count = [np.empty(0)], 0
     for layer, step in zip(layers, steps, strict=True):
-        part = slice(layer.start, layer.stop)
-        free = layer.start + np.flatnonzero(open_[part])
+        free = layer.start + np.flatnonzero(open_[layer.span])
         free = free[np.argsort(-worth[free], kind="stable")]
         whole = len(free) // step
         units = free[: whole * step].reshape(whole, step)
         number[units] = count + np.arange(whole)[:, None]
-        kept = int(floor[part].sum()) + step * np.arange(1, whole + 1)
+        kept = int(floor[layer.span].sum()) + step * np.arange(1, whole + 1)
         square = np.hypot.reduce(worth[units], axis=1) / np.sqrt(step)
         keys.append(kept / len(layer) if even else -square)
         count += whole

@@ -1,6 +1,6 @@
 """Making a `LatencyTable`: thinner copies of a network, timed layer by layer and as a whole.
 
-In: groups that were traced, a runtime. Out: a table, which the cache keeps.
+In: groups that were traced, a runtime. Out: a table (fitting.py makes it of the seconds).
 
 Layers are timed in torch, inside real networks: from the start of one operator that costs FLOPs to
 the start of the next, with random widths in every layer. Whole networks are timed in the runtime
@@ -10,15 +10,10 @@ itself; what its layers cost together follows from a scale for each kind of oper
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,19 +22,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from secateur.costs.latency_table import (
-    LatencyTable,
-    LayerTimes,
-    NetworkTime,
-    check_fits,
-    cut_axes,
-    example_words,
-    subsets,
-)
+from secateur.costs.fitting import fit_layers, fit_networks, is_there
+from secateur.costs.latency_table import LatencyTable, NetworkTime, example_words
 from secateur.costs.multiples import steps
 from secateur.groups import Groups
 from secateur.measurement import Latency, prepare, time_together
-from secateur.measurement.host import VERSIONS, hardware, machine
+from secateur.measurement.host import machine
 from secateur.measurement.latency import STEADY, synchronize
 from secateur.measurement.runtimes import check_runtime, using_threads
 from secateur.surgery.removal import remove
@@ -53,7 +41,6 @@ RANDOM = 12  # and networks with shares of their own in every layer
 WHOLE = {"torch": 12, "onnxruntime": 8, "torch.compile": 4}  # how many of these run in the runtime
 UNKNOWN = {"torch": 4, "onnxruntime": 3, "torch.compile": 2}  # and how many more judge the table
 REPEATS = 20  # of the timing layer by layer
-PULL = 0.1  # how strongly the scales of operators are held together
 
 Watch = Callable[[str, int, int, str], None]
 
@@ -109,17 +96,13 @@ def profile(
     choices += [_thinner(groups, units, rng) for _ in range(RANDOM + UNKNOWN[runtime])]
     with using_threads(threads):
         names, rows, networks = _time_layers(groups, choices, example, watch)
-        layers = _fit_layers(groups, choices, names, rows)
+        layers = fit_layers(groups, choices, names, rows)
         known = WHOLE[runtime] + 1
         chosen = [*range(known), *range(len(choices) - UNKNOWN[runtime], len(choices))]
         wholes = _time_wholes([networks[n] for n in chosen], example, runtime, threads, watch)
-    inside = np.array([_shares(groups, layers, choices[n]) for n in chosen])
-    kinds = ["", *sorted({layer.operator for layer in layers})]
     seconds = np.array([whole.median for whole in wholes])
-    fitted = _fit_scales(inside[:known], seconds[:known])
-    predicted = inside @ fitted
-    fitted = fitted * (seconds[0] / predicted[0])  # the full network's figure is a promise
-    predicted = inside @ fitted
+    kept = [choices[n] for n in chosen]
+    offset, scales, predicted = fit_networks(groups, layers, kept, seconds, known)
     error = float(np.abs(predicted[known:] / seconds[known:] - 1).mean())
     table = LatencyTable(
         model=type(groups.model).__name__,
@@ -129,70 +112,13 @@ def profile(
         multiple_of=multiple_of,
         machine=machine(),
         layers=layers,
-        offset=float(fitted[0]),
-        scales=dict(zip(kinds, map(float, fitted[1:]), strict=True)),
+        offset=offset,
+        scales=scales,
         networks=tuple(NetworkTime(whole.median, whole.spread) for whole in wholes),
         error=error,
     )
     _judge(table)
     return table
-
-
-def table_for(
-    groups: Groups, *, runtime: str, threads: int | None, multiple_of: int
-) -> LatencyTable:
-    """The table of the cache folder, measured now where there is none.
-
-    What decides is the machine, its versions of torch and the runtime, the network's operators and
-    their sizes, the example's shape, threads and multiples.
-    """
-    threads = threads or torch.get_num_threads()
-    path = cache_path(groups, runtime, threads, multiple_of)
-    if path.exists():
-        try:
-            table = LatencyTable.load(path)
-            check_fits(table, groups)
-            return table
-        except ValueError as error:
-            warnings.warn(f"measuring anew: {error}", RuntimeWarning, stacklevel=3)
-    table = profile(groups, runtime=runtime, threads=threads, multiple_of=multiple_of)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.save(path)
-    except OSError as error:
-        warnings.warn(f"the latency table is not kept: {error}", RuntimeWarning, stacklevel=3)
-    return table
-
-
-def cache_folder() -> Path:
-    """Where tables are kept: $SECATEUR_CACHE, or the system's place for what can be made anew."""
-    if "SECATEUR_CACHE" in os.environ:
-        return Path(os.environ["SECATEUR_CACHE"])
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "secateur"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "secateur"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur"
-
-
-def cache_path(groups: Groups, runtime: str, threads: int, multiple_of: int) -> Path:
-    """The file of the table that these groups need here."""
-    facts = machine()
-    assert groups.coupling is not None
-    key = {
-        "machine": hardware(facts),
-        "versions": {name: facts[name] for name in VERSIONS if name in facts},
-        "model": type(groups.model).__name__,
-        "device": str(device_of(groups.model, groups.example)) if groups.model else "",
-        "example": example_words(groups),
-        "runtime": [runtime, threads, multiple_of],
-        "operators": [
-            [operation.name, operation.flops, [len(axis) for axis in cut_axes(operation)]]
-            for operation in groups.coupling.operations
-        ],
-    }
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    return cache_folder() / "latency" / f"{type(groups.model).__name__}-{runtime}-{name}.json"
 
 
 def inputs(groups: Groups) -> Any:
@@ -245,7 +171,7 @@ def _time_layers(
     for number, kept in enumerate(choices):
         watch("timing layers", number, len(choices), "")
         network = without(groups, kept)
-        there = [n for n, operation in enumerate(operations) if _lives(operation.within, kept)]
+        there = [n for n, operation in enumerate(operations) if is_there(operation, kept)]
         wanted = [operations[n].name for n in there]
         found, seconds = _segments(network, example, wanted)
         rows.append(dict(zip(there, seconds, strict=True)))
@@ -253,10 +179,6 @@ def _time_layers(
         for n, name in zip(there, found, strict=True):
             names[n] = names[n] or name
     return names, rows, networks
-
-
-def _lives(within: tuple[tuple[int, ...], ...], kept: np.ndarray) -> bool:
-    return all(kept[list(together)].any() for together in within)
 
 
 def _segments(model: nn.Module, example: Any, wanted: list[str]) -> tuple[list[str], list[float]]:
@@ -335,51 +257,6 @@ class _Clock(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _fit_layers(
-    groups: Groups,
-    choices: Sequence[np.ndarray],
-    names: Sequence[str],
-    rows: Sequence[dict[int, float]],
-) -> tuple[LayerTimes, ...]:
-    """Multilinear functions of the kept fractions that never fall, by least relative squares."""
-    from scipy.optimize import nnls  # takes 0.1 s to import
-
-    assert groups.coupling is not None
-    layers = []
-    for n, operation in enumerate(groups.coupling.operations):
-        axes = cut_axes(operation)
-        points = [
-            (*_fractions(axes, kept), row[n])
-            for kept, row in zip(choices, rows, strict=True)
-            if n in row
-        ]
-        table = np.array(points)
-        features = _products(table[:, :-1])
-        found, _ = nnls(features / table[:, -1:], np.ones(len(table)))
-        layers.append(
-            LayerTimes(
-                names[n],
-                operation.name,
-                tuple(len(axis) for axis in axes),
-                tuple(map(float, found)),
-                tuple(tuple(float(f"{x:.4g}") for x in point) for point in points),
-            )
-        )
-    return tuple(layers)
-
-
-def _fractions(axes: Sequence[np.ndarray], kept: np.ndarray) -> list[float]:
-    padded = np.append(kept, True)
-    return [float(padded[axis].mean()) for axis in axes]
-
-
-def _products(fractions: np.ndarray) -> np.ndarray:
-    """The product of the fractions of each subset of axes, (points, subsets)."""
-    return np.stack(
-        [fractions[:, list(subset)].prod(1) for subset in subsets(fractions.shape[1])], 1
-    )
-
-
 # -- as a whole ----------------------------------------------------------------------------------
 
 
@@ -393,34 +270,6 @@ def _time_wholes(
     watch("timing networks", 0, 0, "")
     device = device_of(networks[0], example)
     return time_together(runs, wait=lambda: synchronize(device))
-
-
-def _shares(groups: Groups, layers: Sequence[LayerTimes], kept: np.ndarray) -> list[float]:
-    """A network's seconds by kind: a constant, what no width changes, then operator by operator."""
-    assert groups.coupling is not None
-    kinds = ["", *sorted({layer.operator for layer in layers})]
-    total = dict.fromkeys(kinds, 0.0)
-    for layer, operation in zip(layers, groups.coupling.operations, strict=True):
-        if _lives(operation.within, kept):
-            products = _products(np.array([_fractions(cut_axes(operation), kept)]))[0]
-            total[""] += layer.seconds[0]
-            total[layer.operator] += float(products[1:] @ np.array(layer.seconds[1:]))
-    return [1.0, *total.values()]
-
-
-def _fit_scales(inside: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """What each kind is to be multiplied by, 0 or more, so that the sums are the networks' times.
-
-    Kinds that can't be told apart are held near the one scale that fits all of them best.
-    """
-    from scipy.optimize import nnls
-
-    both = np.stack([inside[:, 0], inside[:, 2:].sum(1)], 1)
-    (_, common), _ = nnls(both / seconds[:, None], np.ones(len(seconds)))
-    held = np.zeros((inside.shape[1] - 2, inside.shape[1]))
-    held[:, 2:] = PULL / max(common, 1e-9) * np.eye(len(held))
-    rows = np.vstack([inside / seconds[:, None], held])
-    return nnls(rows, np.append(np.ones(len(seconds)), np.full(len(held), PULL)))[0]
 
 
 def _judge(table: LatencyTable) -> None:

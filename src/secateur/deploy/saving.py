@@ -20,6 +20,7 @@ once; its metadata has these keys, all strings:
         norms       {normalisation: {attribute such as eps: its number, or a list}}; likewise
         rerouted    {module with stacked experts: [new place of each expert]}; likewise
         difference  by how much the outputs changed, where they weren't to be equal; likewise
+        full        {measure of a budget: what the full-size network cost}; likewise
         aliases     {name of a tied tensor: the name that it is stored under}
 """
 
@@ -44,7 +45,7 @@ from torch.nn.utils.prune import BasePruningMethod
 
 from secateur.surgery.cut import cut
 from secateur.surgery.module_removal import check_replacements, remove_from_lists
-from secateur.surgery.plan import Plan
+from secateur.surgery.plan import Plan, plan_of
 from secateur.utils.distributed import is_dtensor
 from secateur.utils.files import write_atomically
 from secateur.utils.forward import unwrapped, without_shells
@@ -89,7 +90,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     path, model = Path(path), unwrapped(model)
     _refuse_masks(model)
     tensors, aliases = _distinct(without_shells(model.state_dict()))
-    plan = getattr(model, "secateur", None) or Plan()
+    plan = plan_of(model) or Plan()
     metadata = {
         "format": "pt",
         "secateur": FORMAT,
@@ -327,7 +328,7 @@ def _all_or_nothing(model: nn.Module) -> Iterator[None]:
 
 
 def _refuse_small(model: nn.Module) -> None:
-    plan = getattr(model, "secateur", None)
+    plan = plan_of(model)
     if plan is not None and (plan.kept or plan.absent):
         raise ValueError("it is small already (its weights alone go in by load_state_dict)")
 

@@ -322,9 +322,8 @@ class Groups:
         costs = self.costs.numpy()
         rows = []
         for layer in self.layers:
-            part = slice(layer.start, layer.stop)
             words = (layer.kind, tied_to(layer.name, layer.producers))
-            figures = (int(alive[part].sum()), int(costs[part].sum()))
+            figures = (int(alive[layer.span].sum()), int(costs[layer.span].sum()))
             rows.append(Row(layer.name, len(layer), words, figures))
         return folded(rows)
 

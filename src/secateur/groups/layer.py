@@ -37,6 +37,11 @@ class Layer:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    @property
+    def span(self) -> slice:
+        """The layer's part of a vector with one entry a group."""
+        return slice(self.start, self.stop)
+
 
 class Names(Sequence[str]):
     """Names made when they are read: a model may have millions of groups."""

@@ -176,9 +176,7 @@ class BudgetCallback(TrainerCallback):
         self, args: TrainingArguments, state: Any, control: Any, **found: Any
     ) -> None:
         optimizer = _proximal(found["optimizer"])
-        check_parts(
-            optimizer.optimizer, optimizer.groups, optimizer.budgets, optimizer.every, nested=False
-        )
+        check_parts(optimizer.optimizer, optimizer.groups, optimizer.budgets, optimizer.every)
         remedy = f"pass steps={state.max_steps} to to_budget()"
         refuse_other_end(optimizer, state.max_steps, remedy)
         refuse_other_start(optimizer, state.global_step, "pass resume_from_checkpoint=")

@@ -26,7 +26,7 @@ from secateur.tracing.model_checks import check_model
 from secateur.tracing.size_attributes import groups_along
 from secateur.tracing.tracer import trace
 from secateur.utils.contexts import tensors_in
-from secateur.utils.name_trees import reasons
+from secateur.utils.name_trees import is_inside, reasons
 
 Ignore = Sequence[str | nn.Module | type[nn.Module]]
 
@@ -155,10 +155,15 @@ def kept_by(model: nn.Module, producers: Sequence[str], ignored: dict[str, str])
             return f"its parameter {name} holds {parameter.dtype}, not real numbers"
         if not parameter.requires_grad:
             return f"its parameter {name} is frozen (requires_grad=False)"
-        for prefix, given in ignored.items():
-            if name == prefix or name.startswith(prefix + ".") or not prefix:
-                return f"ignored ({given})"
+        if reason := why_ignored(name, ignored):
+            return reason
     return ""
+
+
+def why_ignored(name: str, ignored: dict[str, str]) -> str:
+    """That the user left a parameter, or a module around it, alone; or ""."""
+    around = (given for outer, given in ignored.items() if not outer or is_inside(name, [outer]))
+    return next((f"ignored ({given})" for given in around), "")
 
 
 def ignored_names(model: nn.Module, ignore: Any) -> dict[str, str]:

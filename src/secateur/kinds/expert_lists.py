@@ -16,6 +16,7 @@ from secateur.kinds.whole_modules import from_branches
 from secateur.tracing.dead_code import made_zero, unneeded
 from secateur.tracing.graph import Ancestors, Graph, ModuleCall, record_graph
 from secateur.tracing.model_checks import check_model
+from secateur.utils.name_trees import is_inside
 
 
 def experts(
@@ -117,7 +118,7 @@ def _expert(
     dead = unneeded(run, consumers, zero.steps)
     branch = branch_of(model, run, zero, dead, dead - unread)
     elsewhere = any(reader not in dead for p in zero.parameters for reader in readers[p])
-    if elsewhere or not all(f"{p}.".startswith(f"{name}.") for p in zero.parameters):
+    if elsewhere or not all(is_inside(p, [name]) for p in zero.parameters):
         return replace(branch, name=name, reason="what makes it zero is not its own")
     if calls[0].result in run.outputs:
         return replace(branch, name=name, reason="its output leaves the model")

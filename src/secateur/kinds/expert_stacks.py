@@ -185,7 +185,7 @@ def _failing(
     parts = []
     for (stack, _), layer in zip(attempts, groups.layers[first:], strict=True):
         dead = np.zeros(len(groups), bool)
-        dead[layer.start : layer.stop] = True
+        dead[layer.span] = True
         dead[layer.start + int(stack.used.argmin())] = False
         parts.append(dead)
     return try_removal(model, groups, parts)[0] if parts else {}

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from secateur.groups.groups import Groups
 from secateur.kinds.residual import Branch
-from secateur.surgery.module_removal import Replacement, is_in_list, is_inside
+from secateur.surgery.module_removal import Replacement, is_in_list
 from secateur.surgery.trial import try_removal
 from secateur.tracing.graph import Graph
 from secateur.utils.contexts import preserve_state, unfused_ops
 from secateur.utils.forward import arguments
+from secateur.utils.name_trees import is_inside
 
 OUT: Replacement = {"kind": "out"}
 MOST = 6  # branches of one block: what they share costs a sum over all subsets of them

@@ -17,7 +17,7 @@ from secateur.groups.elementwise import Elements
 from secateur.groups.groups import Groups
 from secateur.groups.layer import Layer
 from secateur.groups.member import Member
-from secateur.kinds.build import Ignore, ignored_names
+from secateur.kinds.build import Ignore, ignored_names, why_ignored
 from secateur.tracing.model_checks import check_model
 from secateur.utils.name_trees import reasons
 
@@ -76,9 +76,8 @@ def zeros_in_place(
 def _reason(weight: nn.Parameter, names: list[str], ignored: dict[str, str]) -> str:
     """Why a weight can't be grouped, or ""."""
     for name in names:
-        for prefix, given in ignored.items():
-            if not prefix or f"{name}.".startswith(f"{prefix}."):
-                return f"ignored ({given})"
+        if reason := why_ignored(name, ignored):
+            return reason
         if ".parametrizations." in f".{name}":
             return "another weight is computed from it, in which its zeros may not be zeros"
     if not weight.requires_grad:

@@ -14,6 +14,7 @@ from torch import nn
 from secateur.surgery.module_removal import known_by_class
 from secateur.tracing.dead_code import NORMS, PASSING, Zero, made_zero, unneeded
 from secateur.tracing.graph import WEIGHED, Ancestors, Graph, Node, Origin
+from secateur.utils.name_trees import is_inside
 
 _SHORT = {*PASSING, *NORMS, *WEIGHED, "add", "cat"}  # what a shortcut may be made of
 
@@ -119,15 +120,13 @@ def branch_of(model: nn.Module, run: Graph, zero: Zero, dead: set[int], freed: s
             and (output := call.output or known_by_class(model.get_submodule(name))) is not None
             and any(number in freed for number in call.steps)
             and all(number in dead for number in call.steps)
-            and not any(f"{name}.".startswith(f"{outer}.") for outer in absent)
+            and not is_inside(name, absent)
             and _has_its_own(model, name)
         ):
             absent[name] = dict(output)
             inside = (run.steps[number].operators for number in call.steps)
             operators.update(number for found in inside for number in found)
-    around = [
-        name for name in absent if any(f"{owner}.".startswith(f"{name}.") for owner in owners)
-    ]
+    around = [name for name in absent if any(is_inside(owner, [name]) for owner in owners)]
     name = [*around, *absent, *sorted(owners)][0]
     reason = "" if absent else "no module of its own computes it, so nothing could be left out"
     return Branch(name, tuple(sorted(zero.parameters)), absent, frozenset(operators), reason)
@@ -138,6 +137,6 @@ def _has_its_own(model: nn.Module, name: str) -> bool:
     module = model.get_submodule(name)
     mine = {id(p) for p in module.parameters()}
     return bool(mine) and not any(
-        id(p) in mine and not other.startswith(f"{name}.")
+        id(p) in mine and not is_inside(other, [name])
         for other, p in model.named_parameters(remove_duplicate=False)
     )

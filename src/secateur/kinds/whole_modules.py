@@ -22,10 +22,11 @@ from secateur.groups.member import Member
 from secateur.kinds.build import build, ignored_names, kept_by, nothing_found
 from secateur.kinds.identity_blocks import IdentityBlock, find_identity_blocks
 from secateur.kinds.residual import Branch
-from secateur.surgery.module_removal import Replacement, is_inside
+from secateur.surgery.module_removal import Replacement
 from secateur.surgery.trial import try_removal
 from secateur.tracing.axes import Trace
 from secateur.tracing.graph import Graph
+from secateur.utils.name_trees import is_inside
 
 Sets = tuple[tuple[int, ...], ...]
 Found = Sequence[tuple[str, Branch]]  # the layer that a branch belongs to, and the branch

@@ -76,6 +76,8 @@ def format_measure(measure: str, value: float) -> str:
         >>> format_measure("flops", 1_234_567)
         '1,234,567'
     """
+    if math.isnan(value):
+        return UNAVAILABLE
     if measure == "latency":
         return format_seconds(value)
     return format_bytes(int(value)) if measure == "memory" else f"{round(value):,}"

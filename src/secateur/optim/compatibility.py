@@ -11,23 +11,25 @@ from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
+import torch
 from torch.optim import Optimizer, SparseAdam
 
-from secateur.budget import Allowance, Budget, NMAllowance
+from secateur.budget import AllowanceLike, Budget
 from secateur.groups import Groups
 from secateur.optim.chained import parts_of
+from secateur.optim.penalties import Penalty
 from secateur.optim.schedules import Constant, Homotopy
+from secateur.optim.state import Wrapper
 from secateur.utils.distributed import is_dtensor
 
-CONVEX = ("envelope", "lasso")  # penalties with a lambda
 FEW = 24  # groups, such as the layers of a network
 
 
-def check_parts(
-    optimizer: Any, groups: Any, budgets: tuple[Any, ...], every: int, *, nested: bool
-) -> None:
-    """Refuse parts of the wrong type; `nested` says that the optimizer is a Proximal itself."""
-    if not isinstance(optimizer, Optimizer) or nested:
+def check_parts(optimizer: Any, groups: Any, budgets: tuple[Any, ...], every: int) -> None:
+    """Refuse parts of the wrong type; an optimizer that is a Proximal itself, too."""
+    if not isinstance(optimizer, Optimizer) or any(
+        isinstance(part, Wrapper) for part in parts_of(optimizer)
+    ):
         raise TypeError(
             "Proximal wraps an optimizer such as torch.optim.SGD(model.parameters(), lr=0.1), got "
             f"{type(optimizer).__name__}"
@@ -57,10 +59,10 @@ def check_parts(
             "the model's parameters were replaced since (load_state_dict(assign=True), to_empty), "
             "take the groups along: groups = groups.on(model)"
         )
-    frozen = [m.name for m in groups.members if not m.parameter.requires_grad]
-    if frozen:
+    constant = [m.name for m in groups.members if not m.parameter.requires_grad]
+    if constant:
         raise ValueError(
-            f"{', '.join(frozen[:5])} {'is' if len(frozen) == 1 else 'are'} grouped but frozen "
+            f"{', '.join(constant[:5])} {'is' if len(constant) == 1 else 'are'} grouped but frozen "
             "(requires_grad=False): what fades there could never come back. Make the groups anew, "
             "which leaves frozen layers out; or let them learn"
         )
@@ -80,7 +82,7 @@ def _check_flags(optimizer: Optimizer) -> None:
         )
 
 
-def descending(budgets: Sequence[Budget], groups: Groups) -> tuple[Allowance | NMAllowance, ...]:
+def descending(budgets: Sequence[Budget], groups: Groups) -> tuple[AllowanceLike, ...]:
     """The budgets in the units of the groups; each must be smaller than the one before."""
     found = tuple(budget.on(groups) for budget in budgets)
     for (one, before), (other, after) in itertools.pairwise(zip(budgets, found, strict=True)):
@@ -94,7 +96,7 @@ def descending(budgets: Sequence[Budget], groups: Groups) -> tuple[Allowance | N
     return found
 
 
-def felt_share(allowance: Allowance | NMAllowance, groups: Groups) -> float:
+def felt_share(allowance: AllowanceLike, groups: Groups) -> float:
     """How much of the network a budget keeps, for `Homotopy`; 0 where there are only `FEW` groups.
 
     Each of these is a large part of the network, which needs time to recover from losing one.
@@ -103,31 +105,37 @@ def felt_share(allowance: Allowance | NMAllowance, groups: Groups) -> float:
 
 
 def schedule_for(
-    penalty: str,
+    penalty: Penalty,
     steps: int | None,
     schedule: Any,
     lam: float | None,
-    stages: int,
-    share: float,
+    allowances: Sequence[AllowanceLike],
+    groups: Groups,
 ) -> Homotopy | Constant:
-    """The schedule that these arguments of `Proximal` ask for, as suits a budget of a share."""
-    if penalty not in ("firm", *CONVEX):
-        raise ValueError(f"penalty={penalty!r}: expected 'firm', 'envelope' or 'lasso'")
+    """The schedule that these arguments of `Proximal` ask for, as suits the last of the budgets."""
+    stages = len(allowances)
     if schedule is not None and (steps is not None or lam is not None):
         raise ValueError("give schedule=, or steps= / lam=, not both")
-    if penalty in CONVEX:
+    if penalty.has_lambda:
         found = Constant(lam) if lam is not None else schedule
         if not isinstance(found, Constant):
-            raise ValueError(f"penalty={penalty!r} needs lam=, or schedule=Constant(lam)")
+            raise ValueError(f"penalty={penalty.name!r} needs lam=, or schedule=Constant(lam)")
         if stages > 1:
             raise ValueError(
-                f"penalty={penalty!r} reaches one budget at best; several in one run need 'firm'"
+                f"penalty={penalty.name!r} reaches one budget at best; several in one run need "
+                "'firm'"
+            )
+        if any(layer.blocks for layer in groups.layers):
+            raise ValueError(
+                f"penalty={penalty.name!r} has one level for all; n of every m needs the firm "
+                "penalty"
             )
         return found
     if lam is not None:
         raise ValueError(
-            "lam= belongs to penalty='envelope' and 'lasso'; the firm penalty has no lambda to tune"
+            f"lam= belongs to penalty='envelope'; the {penalty.name} penalty has no lambda to tune"
         )
+    share = felt_share(allowances[-1], groups)
     if schedule is None:
         if steps is None:
             raise ValueError(
@@ -135,8 +143,20 @@ def schedule_for(
             )
         return Homotopy(steps, stages=stages, share=share)
     if not isinstance(schedule, Homotopy):
-        raise ValueError(f"penalty='firm' needs a Homotopy schedule, got {type(schedule).__name__}")
+        raise ValueError(
+            f"penalty={penalty.name!r} needs a Homotopy schedule, got {type(schedule).__name__}"
+        )
     if schedule.stages not in (1, stages):
         raise ValueError(f"{schedule} has {schedule.stages} stages for {stages} budgets")
     share = share if schedule.share is None else schedule.share
     return replace(schedule, stages=stages, share=share)
+
+
+def refuse_capture() -> None:
+    """Refuse a step while a CUDA graph is being captured."""
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "Proximal.step can't be captured in a CUDA graph: which groups stay is decided on the "
+            "host. Capture the forward and the backward pass (torch.cuda.make_graphed_callables), "
+            "and call step() outside of the graph"
+        )

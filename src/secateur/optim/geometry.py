@@ -1,4 +1,4 @@
-"""The metric of an adaptive optimizer's step: how strongly it preconditions each group.
+"""The geometry of the proximal step: Euclidean, or that of an adaptive optimizer's own step.
 
 In: an optimizer of the Adam family and its state. Out: h, one number a group, the mean of what the
 optimizer divides its step by.
@@ -24,18 +24,18 @@ Reader = Callable[[dict[str, Any], dict[str, Any]], Tensor]
 
 def _adam(state: dict[str, Any], options: dict[str, Any]) -> Tensor:
     square = state["max_exp_avg_sq"] if options.get("amsgrad") else state["exp_avg_sq"]
-    return (_wide(square) / (1 - options["betas"][1] ** float(state["step"]))).sqrt_()
+    return (_in_float32(square) / (1 - options["betas"][1] ** float(state["step"]))).sqrt_()
 
 
 def _rmsprop(state: dict[str, Any], options: dict[str, Any]) -> Tensor:
-    square = _wide(state["square_avg"])
+    square = _in_float32(state["square_avg"])
     if options["centered"]:
-        square = (square - _wide(state["grad_avg"]).square()).clamp_(min=0)
+        square = (square - _in_float32(state["grad_avg"]).square()).clamp_(min=0)
     return square.sqrt()
 
 
 def _adagrad(state: dict[str, Any], options: dict[str, Any]) -> Tensor:
-    return _wide(state["sum"]).sqrt()
+    return _in_float32(state["sum"]).sqrt()
 
 
 # What each optimizer divides by, but for its eps, from a parameter's state and its group's options.
@@ -58,16 +58,28 @@ class Euclidean:
 class Preconditioner:
     """h_j = the mean over group j of sqrt(second moment) + eps, as the optimizer's step has it.
 
-    Its step is then, group by group, a gradient step in the metric sum_j h_j ||x_j||^2 / 2.
+    Its step is then, group by group, a gradient step in the metric sum_j h_j ||x_j||^2 / 2, and an
+    ordinary one for z_j = sqrt(h_j) x_j, to which everything happens.
+
+    A penalty with a lambda is a function of x, so its weights change with the variables:
+
+        argmin_x  1/2 sum_j h_j ||x_j - v_j||^2 + lr lam S(x)
+        has norms a_j sqrt(h_j) and weights d_j / h_j for a_j and d_j
+
+    The firm penalty stands for the budget alone, which asks only which groups are zero and is the
+    same for z as for x: it is taken of z as it stands, s_j = a_j sqrt(d_j h_j / c_j), and at r = 1
+    it is the projection onto the budget in the metric h. (Keeping it a function of x instead, with
+    the weights d in the penalty and h in the metric, would give each group a hardness of its own,
+    r d_j / h_j, and no r at which all are chosen.)
     """
 
     def __init__(self, optimizer: Optimizer, groups: Groups) -> None:
         self.reader = next((r for kind, r in READERS.items() if isinstance(optimizer, kind)), None)
         if self.reader is None:
             raise ValueError(
-                f"metric='optimizer': {type(optimizer).__name__} has no preconditioner that is "
+                f"geometry='optimizer': {type(optimizer).__name__} has no preconditioner that is "
                 f"known here, only {', '.join(kind.__name__ for kind in READERS)} have; "
-                "use metric='euclidean'"
+                "use geometry='euclidean'"
             )
         ones = _summed(groups, lambda member: torch.ones_like(member.parameter))
         self.sizes = ones.round().numpy()
@@ -86,18 +98,19 @@ class Preconditioner:
         return above_zero(total / self.sizes) if total.any() else np.ones_like(total)
 
 
-def metric_of(name: str, optimizer: Optimizer, groups: Groups) -> Euclidean | Preconditioner:
-    """The metric that `name` asks for.
+def geometry_of(name: str, optimizer: Optimizer, groups: Groups) -> Euclidean | Preconditioner:
+    """The geometry that an argument of `Proximal` names.
 
     Raises:
         ValueError: an unknown name, or an optimizer whose preconditioner is not known.
     """
     if name not in ("euclidean", "optimizer"):
-        raise ValueError(f"metric={name!r}: expected 'euclidean' or 'optimizer'")
+        raise ValueError(f"geometry={name!r}: expected 'euclidean' or 'optimizer'")
     return Euclidean() if name == "euclidean" else Preconditioner(optimizer, groups)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _in_float32(tensor: Tensor) -> Tensor:
+    """Of float32, or of float64 where it is."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 

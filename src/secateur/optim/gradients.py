@@ -1,19 +1,58 @@
 """Gradients are looked at before anything is changed.
 
-In: an optimizer's param_groups. Out: nothing, or an error that names what holds NaN or inf. Where
-parameters are split over processes, all processes come to the same conclusion.
+In: an optimizer's param_groups. Out: what an importance learns of them, or an error that names what
+holds NaN or inf. Where parameters are split over processes, all come to the same conclusion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from secateur.groups import Groups
 from secateur.groups.batched import all_finite
+from secateur.optim.importance import Importance
 from secateur.utils.distributed import any_rank, local, sum_gradient_
+
+
+def look(
+    param_groups: Iterable[Mapping[str, Any]],
+    groups: Groups,
+    where: str,
+    importance: Importance | None,
+) -> Tensor | None:
+    """What an importance sees in the gradients, (m,), once they are known to be good.
+
+    Raises:
+        FloatingPointError: a gradient holds NaN or inf.
+        TypeError: that of a grouped parameter is sparse.
+    """
+    named = [(member.name, member.parameter) for member in groups.members]
+    sum_up_(param_groups)
+    refuse_sparse(named)
+    seen = None if importance is None else importance.look(groups)
+    good: Container[int] = ()  # what was seen stands for those that have every element in a group
+    if seen is not None and bool(seen.isfinite().all()):
+        good = {id(member.parameter) for member in groups.members if not member.has_gaps}
+    refuse_bad(param_groups, named, where, good)
+    return seen
+
+
+def watched(closure: Callable[[], Any], after: Callable[[int], None]) -> Callable[[], Any]:
+    """The closure, with `after(number)` after each evaluation, counted from 1."""
+    numbers = itertools.count(1)
+
+    def evaluate() -> Any:
+        with torch.enable_grad():
+            loss = closure()
+        after(next(numbers))
+        return loss
+
+    return evaluate
 
 
 def refuse_bad(

@@ -1,6 +1,6 @@
-"""How strongly each group's square counts: the weights d of the envelope.
+"""How strongly each group's square counts: its importance d, the weights of the envelope.
 
-In: group norms, and the gradients where a weighting needs them. Out: one weight a group.
+In: group norms, and the gradients where an importance is learned. Out: one number a group.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 from secateur.groups import Groups
 
 
-class Weighting:
-    """Gives the weights at one step; its state travels with the optimizer's."""
+class Importance:
+    """Gives the importance of groups at one step; its state travels with the optimizer's."""
 
     def look(self, groups: Groups) -> Tensor | None:
         """What it learns from, (m,), before a step changes anything; None where it doesn't learn.
@@ -29,7 +29,7 @@ class Weighting:
         """Learn from what `look` saw, which is finite; `steps` have passed since the last time."""
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
-        """Weights d for group norms a, both (m,)."""
+        """The importance d for group norms a, both (m,)."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -40,25 +40,25 @@ class Weighting:
         """Continue from there."""
 
 
-class Fixed(Weighting):
-    """The same weights throughout; 1.0 is the paper's plain norms."""
+class Fixed(Importance):
+    """The same throughout; 1.0 is the paper's plain norms."""
 
-    def __init__(self, weights: float | Tensor, groups: Groups) -> None:
-        values = torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
+    def __init__(self, given: float | Tensor, groups: Groups) -> None:
+        values = torch.as_tensor(given, dtype=torch.float64).detach().cpu()
         if values.shape not in ((), (len(groups),)):
             raise ValueError(
-                f"weights: expected a number or one weight for each of {len(groups)} groups, "
+                f"importance: expected a number or one for each of {len(groups)} groups, "
                 f"shape ({len(groups)},); got {tuple(values.shape)}"
             )
         if not bool((torch.isfinite(values) & (values > 0)).all()):
-            raise ValueError("weights: every weight must be finite and above 0")
-        self.weights = values.numpy().copy()
+            raise ValueError("importance: every number must be finite and above 0")
+        self.values = values.numpy().copy()
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(self.weights, norms.shape)
+        return np.broadcast_to(self.values, norms.shape)
 
 
-class LayerNormalised(Weighting):
+class LayerNormalised(Importance):
     """d_j = 1 / the mean of a^2 over the layer of group j.
 
     A group then counts by its share of its layer, so that layers of different scale compete fairly:
@@ -74,7 +74,7 @@ class LayerNormalised(Weighting):
         return 1 / np.where(means > 0, means, 1)[self.layer_ids]
 
 
-class Curvature(Weighting):
+class Curvature(Importance):
     """d_j: how much the loss curves along group j, as a share of the groups' mean.
 
         d_j = running mean of sum_i (g_i x_i)^2 / a_j^2
@@ -82,7 +82,7 @@ class Curvature(Weighting):
     over the parameters x_i of the group and their gradients g_i; a_j is the group's norm. The means
     of g_i^2 are the diagonal of the empirical Fisher matrix, which stands for the curvature. So the
     saliency a^2 d / c is optimal brain damage's, per unit of cost: to second order, what the loss
-    rises by when the group goes. Before the first gradient all weights are 1.
+    rises by when the group goes. Before the first gradient all are 1.
 
     Source: LeCun, Denker and Solla, "Optimal brain damage", NIPS 1989.
     """
@@ -97,8 +97,8 @@ class Curvature(Weighting):
         return products / torch.where(squares > 0, squares, 1)
 
     def learn(self, seen: Tensor, steps: int = 1) -> None:
-        kept = self.memory**steps
-        self.mean.mul_(kept).add_(seen.cpu().double(), alpha=1 - kept)
+        old = self.memory**steps
+        self.mean.mul_(old).add_(seen.cpu().double(), alpha=1 - old)
 
     def __call__(self, norms: np.ndarray) -> np.ndarray:
         mean = self.mean.numpy()
@@ -111,35 +111,35 @@ class Curvature(Weighting):
         self.mean.copy_(state["mean"])
 
 
-def weighting(
-    weights: Any, groups: Groups, metric: str = "euclidean", penalty: str = "firm"
-) -> Weighting:
-    """The weighting that `weights` asks for.
+def importance_of(
+    given: Any, groups: Groups, geometry: str = "euclidean", *, has_lambda: bool = False
+) -> Importance:
+    """The importance that an argument of `Proximal` asks for.
 
     "auto" is "curvature", which compares groups of different layers by what the loss would lose
     (docs/accuracy.md has the figures). Plain norms where a penalty has a lambda, as in the paper,
-    and in the optimizer's metric, which has a curvature of its own.
+    and in the optimizer's geometry, which has a curvature of its own.
 
     Raises:
-        ValueError: an unknown name, or a weight that isn't finite and above 0.
+        ValueError: an unknown name, or a number that isn't finite and above 0.
     """
-    name = weights if isinstance(weights, str) else None
+    name = given if isinstance(given, str) else None
     if name == "auto":
-        ours = penalty == "firm" and metric == "euclidean"
-        return Curvature(groups) if ours else Fixed(1.0, groups)
+        plain = has_lambda or geometry != "euclidean"
+        return Fixed(1.0, groups) if plain else Curvature(groups)
     if name == "layer":
         return LayerNormalised(groups)
     if name == "curvature":
         return Curvature(groups)
-    if isinstance(weights, Tensor) or (isinstance(weights, Real) and not isinstance(weights, bool)):
-        return Fixed(weights, groups)  # pyright: ignore[reportArgumentType]
-    given = type(weights).__name__ if name is None else repr(name)
+    if isinstance(given, Tensor) or (isinstance(given, Real) and not isinstance(given, bool)):
+        return Fixed(given, groups)  # pyright: ignore[reportArgumentType]
+    found = type(given).__name__ if name is None else repr(name)
     raise ValueError(
-        f"weights={given}: expected 'auto', 'layer' (norms relative to their layer's), "
-        "'curvature', a number (1.0: the paper's plain norms) or a tensor of one weight a group"
+        f"importance={found}: expected 'auto', 'layer' (norms relative to their layer's), "
+        "'curvature', a number (1.0: the paper's plain norms) or a tensor of one a group"
     )
 
 
 def above_zero(values: np.ndarray) -> np.ndarray:
-    """Raise zeros to a negligible share of the largest value: weights and costs are above 0."""
+    """Raise zeros to a negligible share of the largest value: importance and costs are above 0."""
     return np.maximum(values, max(float(values.max(initial=0)) * 1e-12, 1e-300))

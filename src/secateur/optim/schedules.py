@@ -132,6 +132,10 @@ class Homotopy:
         worn = -math.expm1(-3 * self._by_share(WEARS) * part**2 / rise)
         return worn + (1 - worn) * part ** closing_power(rise)
 
+    def hardness(self, step: int) -> float:
+        """The same."""
+        return self(step)
+
     def _by_share(self, values: tuple[float, ...]) -> float:
         return float(np.interp(self.share or 0.0, SHARES, values))
 
@@ -191,3 +195,7 @@ class Constant:
     def __call__(self, step: int) -> float:
         """Lambda, whatever the step."""
         return float(self.lam)
+
+    def hardness(self, step: int) -> float:
+        """0: nothing is ever chosen."""
+        return 0.0

@@ -27,7 +27,7 @@ class Support:
 
     def __init__(self, groups: Groups, kept: np.ndarray) -> None:
         self.kept = kept
-        self._factors = groups.pad(torch.from_numpy(kept.astype(float)))
+        self._stays = groups.pad(torch.from_numpy(kept.astype(float)))
         self._members = [member for member in groups.members if self._loses(member)]
         self._parameters, self._gradients = MemberBatch(self._members), MemberBatch(self._members)
         self._masks: dict[int, Tensor] = {}
@@ -53,11 +53,11 @@ class Support:
             self._clear_(MemberBatch(self._members), tensors)
 
     def _loses(self, member: Member) -> bool:
-        mask = member.spread(self._factors.to(member.parameter.device))
+        mask = member.spread(self._stays.to(member.parameter.device))
         return not bool(mask.all())
 
     def _clear_(self, together: MemberBatch, tensors: list[Tensor | None]) -> None:
-        left = together.scale_(self._factors[:-1], tensors)
+        left = together.scale_(self._stays[:-1], tensors)
         pairs = [(tensor, self._mask(i)) for i in left if (tensor := tensors[i]) is not None]
         if pairs:
             targets, masks = zip(*pairs, strict=True)
@@ -67,7 +67,7 @@ class Support:
         """1 and 0, for what the compiled loops can't read; broadcasts against the parameter."""
         if position not in self._masks:
             parameter = self._members[position].parameter
-            mask = self._members[position].spread(self._factors.to(parameter.device))
+            mask = self._members[position].spread(self._stays.to(parameter.device))
             self._masks[position] = mask.to(parameter.dtype)
         return self._masks[position]
 

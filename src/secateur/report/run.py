@@ -187,6 +187,6 @@ def widths(model: nn.Module, groups: Groups) -> tuple[Width, ...]:
     """
     alive = groups.on(model).alive().cpu()
     return tuple(
-        Width(layer.name, int(alive[layer.start : layer.stop].sum()), len(layer), layer.kind)
+        Width(layer.name, int(alive[layer.span].sum()), len(layer), layer.kind)
         for layer in groups.layers
     )

@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 from secateur.optim import Proximal
 from secateur.optim.chained import parts_of
 from secateur.shrinking.narrow_convolutions import ISSUE, trained_wrongly
-from secateur.surgery.module_removal import is_inside, name_before
-from secateur.surgery.plan import Plan
+from secateur.surgery.module_removal import name_before
+from secateur.surgery.plan import Plan, plan_of
 from secateur.utils.forward import unwrapped
+from secateur.utils.name_trees import is_inside
 
 Kept = dict[int, Tensor]  # dimension -> the indices that the small network still has
 
@@ -68,7 +69,7 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
     if isinstance(optimizer, Proximal):
         optimizer = optimizer.optimizer
     model = unwrapped(model)
-    earlier, plan = getattr(model, "secateur", None) or Plan(), _plan_of(small)
+    earlier, plan = plan_of(model) or Plan(), _plan_of(small)
     names = {p: name_before(name, earlier.out) for name, p in model.named_parameters()}
     parameters = {name_before(name, plan.out): p for name, p in small.named_parameters()}
     added = parameters.keys() - set(names.values())
@@ -131,7 +132,7 @@ def _name_of(old: Tensor, names: dict[nn.Parameter, str]) -> str:
 
 
 def _plan_of(small: nn.Module) -> Plan:
-    plan = getattr(small, "secateur", None)
+    plan = plan_of(small)
     if plan is None:
         raise ValueError(
             f"refit: this {type(small).__name__} has no plan; pass what secateur.shrinking returned"

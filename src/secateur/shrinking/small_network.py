@@ -13,11 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from secateur.costs.measures import all_full_costs
 from secateur.groups import Groups, Layer
 from secateur.surgery.equivalence import agree, difference, tolerance
 from secateur.surgery.leftover_zeros import tied
 from secateur.surgery.norms import full_size_norms
+from secateur.surgery.plan import plan_of
 from secateur.surgery.removal import Removal, remove
+from secateur.utils.contexts import preserve_state
 from secateur.utils.distributed import is_dtensor
 from secateur.utils.forward import unwrapped
 
@@ -55,10 +58,10 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True) -> Network:
 
     Returns:
         A smaller module of the same class, in the same mode and on the same device, without
-        gradients. Its attribute `secateur` holds the plan that `save` writes down. With no dead
-        group it is an equal copy. Its parameters are new: training goes on with a new optimizer, or
-        with the old one after `refit`. `small.secateur.difference` is the measured difference, 0
-        where the removal was exact.
+        gradients. Its attribute `secateur` holds the plan that `save` writes down, with what the
+        full network cost. With no dead group it is an equal copy. Its parameters are new: training
+        goes on with a new optimizer, or with the old one after `refit`. The measured difference is
+        `small.secateur.difference`, 0 where the removal was exact.
 
     Raises:
         ShrinkError: the outputs differ by more than rounding explains, the small network does not
@@ -104,7 +107,11 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True) -> Network:
             stacklevel=2,
         )
         plan = replace(plan, difference=found)
-    small.secateur = plan.after(getattr(model, "secateur", None))  # pyright: ignore
+    earlier = plan_of(model)
+    if earlier is None or dead.any():
+        with preserve_state(model):
+            plan = replace(plan, full=all_full_costs(groups))
+    small.secateur = plan.after(earlier)  # pyright: ignore
     return cast(Network, small)
 
 
@@ -138,7 +145,7 @@ def _refuse_what_cannot_be_cut(groups: Groups, dead: np.ndarray) -> None:
         layer.name
         for layer in groups.layers
         if layer.kind != "depth"  # the stream goes on without any branch
-        and (dead & removable)[layer.start : layer.stop].all()
+        and (dead & removable)[layer.span].all()
     ]
     if empty:
         more = f" and {len(empty) - 3} more layers" if len(empty) > 3 else ""
@@ -150,12 +157,12 @@ def _refuse_what_cannot_be_cut(groups: Groups, dead: np.ndarray) -> None:
 
 def _inexact(groups: Groups, dead: np.ndarray) -> list[Layer]:
     """The layers that lose groups which can't be removed exactly."""
-    return [x for x in groups.layers if x.inexact and dead[x.start : x.stop].any()]
+    return [x for x in groups.layers if x.inexact and dead[x.span].any()]
 
 
 def _refuse_what_is_inexact(groups: Groups, dead: np.ndarray) -> None:
     for layer in _inexact(groups, dead):
-        count = int(dead[layer.start : layer.stop].sum())
+        count = int(dead[layer.span].sum())
         raise ShrinkError(
             f"{count} dead groups of {layer.name} can't be removed exactly: {layer.inexact}\n"
             "  shrink(model, groups, exact=False) removes them and measures the difference; with "

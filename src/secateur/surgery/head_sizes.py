@@ -50,7 +50,7 @@ def ways(
     head (forward_wrappers.py). `found` are sizes that were traced: one may hold a number of
     heads by coincidence. Nothing is yielded where no head leaves.
     """
-    leaving = [x for x in layers if x.kind == "heads" and dead[x.start : x.stop].any()]
+    leaving = [x for x in layers if x.kind == "heads" and dead[x.span].any()]
     if not leaving:
         return
     follow: dict[str, int] = {}
@@ -110,7 +110,7 @@ def head_sizes(
             continue
         ((number, entries),) = heads.items()
         layer = layers[number]
-        alive = int((~dead[layer.start : layer.stop]).sum())
+        alive = int((~dead[layer.span]).sum())
         if alive == len(layer):
             continue
         share = Fraction(alive, len(layer))
@@ -190,7 +190,7 @@ def _places(coupling: Coupling, layers: Sequence[Layer]) -> dict[str, dict[int, 
     layer_of = np.full(layers[-1].stop + 1, -1)
     for number, layer in enumerate(layers):
         if layer.kind == "heads":
-            layer_of[layer.start : layer.stop] = number
+            layer_of[layer.span] = number
     for slot in coupling.slots:
         for entries in slot.entries:
             numbers = np.array([-1]) if entries is None else layer_of[entries]

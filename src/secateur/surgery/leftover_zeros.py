@@ -28,9 +28,8 @@ def all_zero(coarse: Groups, model: nn.Module, groups: Groups, dead: np.ndarray)
     zero = ~coarse.on(model).alive().cpu().numpy()
     gone = _taken(coarse, groups, dead)
     for layer in coarse.layers:
-        part = slice(layer.start, layer.stop)
-        if (zero | gone)[part].all():
-            zero[layer.start + int(gone[part].argmin())] = False
+        if (zero | gone)[layer.span].all():
+            zero[layer.start + int(gone[layer.span].argmin())] = False
     return zero
 
 
@@ -84,7 +83,7 @@ def staying(groups: Groups, dead: np.ndarray, kept: Kept) -> list[tuple[str, int
     counts: dict[str, dict[str, int]] = {}  # reason -> layer -> how many
     for layer in groups.layers:
         why = f"{layer.kind} leave zeros in weights that others need, so nothing can be cut there"
-        if count := int(left[layer.start : layer.stop].sum()) if layer.kind != "shapes" else 0:
+        if count := int(left[layer.span].sum()) if layer.kind != "shapes" else 0:
             counts.setdefault(why, {})[layer.name] = count
     for (name, reason), count in position_reasons(groups, dead, left).items():
         counts.setdefault(reason, {})[name] = count
@@ -130,11 +129,10 @@ def position_reasons(
     found: Counter[tuple[str, str]] = Counter()
     ids = {member.name: member.ids for member in groups.members}
     for layer in groups.layers:
-        part = slice(layer.start, layer.stop)
-        if layer.kind != "shapes" or not left[part].any():
+        if layer.kind != "shapes" or not left[layer.span].any():
             continue
         if groups.example is None:
-            found[layer.name, NOT_TRACED] = int(left[part].sum())
+            found[layer.name, NOT_TRACED] = int(left[layer.span].sum())
             continue
         positions = ids[layer.producers[0]]
         dim = 0 if positions.shape[0] > 1 else 1  # transposed convolutions read along the first

@@ -9,7 +9,7 @@ between the two.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from reprlib import repr as short
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.surgery.conv_kernels import padding
+from secateur.utils.name_trees import is_inside
 from secateur.utils.typed_json import typed
 
 NUMBERS = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")  # of a block
@@ -226,11 +227,6 @@ class Placeholder(nn.Module):
             if hasattr(cache, "get_seq_length") and hasattr(cache, "update"):
                 nothing = x.new_zeros(x.shape[0], 1, x.shape[1], 1)
                 cache.update(nothing, nothing, self.layer_idx)
-
-
-def is_inside(name: str, modules: Iterable[str]) -> bool:
-    """Whether a module is one of `modules` or inside one of them."""
-    return any(f"{name}.".startswith(f"{outer}.") for outer in modules)
 
 
 def known_by_class(module: nn.Module) -> Replacement | None:

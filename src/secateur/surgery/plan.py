@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
+from torch import nn
 
 from secateur.groups.coupling import Coupling
 from secateur.groups.layer import Layer
@@ -18,6 +19,7 @@ from secateur.surgery.forward_wrappers import Places, combined, new_places
 from secateur.surgery.head_sizes import Sizes
 from secateur.surgery.module_removal import Replacement, name_before
 from secateur.surgery.norms import Numbers
+from secateur.utils.forward import unwrapped
 
 T = TypeVar("T")
 
@@ -38,6 +40,7 @@ class Plan:
         rerouted: modules with stacked experts -> new places of experts (forward_wrappers.py).
         difference: by how much the small network's outputs differ, relative to their scale, where
             it was not to be exact; the largest of several cuts.
+        full: measure -> what the network cost that the last cut was made in.
     """
 
     kept: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
@@ -49,6 +52,7 @@ class Plan:
     norms: Numbers = field(default_factory=dict)
     difference: float = 0.0
     rerouted: dict[str, Places] = field(default_factory=dict)
+    full: dict[str, int] = field(default_factory=dict)
 
     @property
     def out(self) -> tuple[str, ...]:
@@ -95,7 +99,10 @@ class Plan:
         rerouted = dict(earlier.rerouted)
         for name, places in self.rerouted.items():
             rerouted[name] = combined(rerouted[name], places) if name in rerouted else places
-        return Plan(kept, biases, groups, sizes, reshaped, absent, norms, difference, rerouted)
+        full = self.full or earlier.full
+        return Plan(
+            kept, biases, groups, sizes, reshaped, absent, norms, difference, rerouted, full
+        )
 
     def _named_as_before(self, blocks: Collection[str]) -> Plan:
         """The plan for a model from whose lists `blocks` have not left yet."""
@@ -115,6 +122,11 @@ class Plan:
         )
 
 
+def plan_of(model: nn.Module) -> Plan | None:
+    """The plan that a small network was cut by, which it carries; None for any other network."""
+    return getattr(unwrapped(model), "secateur", None)
+
+
 def planned(coupling: Coupling | None, layers: Sequence[Layer], dead: np.ndarray) -> Plan:
     """The plan that cuts the dead groups, bool of shape (m,), out of what `coupling` ties."""
     padded = np.append(dead, False)  # the last entry answers for "no group" (-1)
@@ -128,7 +140,7 @@ def planned(coupling: Coupling | None, layers: Sequence[Layer], dead: np.ndarray
     counts: dict[str, tuple[int, int]] = {}
     for layer in layers:
         alive, total = counts.get(layer.kind, (0, 0))
-        left = int((~dead[layer.start : layer.stop]).sum())
+        left = int((~dead[layer.span]).sum())
         counts[layer.kind] = (alive + left, total + len(layer))
     sizes: dict[str, dict[str, int]] = {}
     for size in coupling.sizes if coupling else ():

@@ -27,12 +27,13 @@ from secateur.surgery.cut import cut
 from secateur.surgery.forward_wrappers import only_needed
 from secateur.surgery.head_sizes import ways
 from secateur.surgery.leftover_zeros import all_zero, borders, staying
-from secateur.surgery.module_removal import is_inside, remove_from_lists
+from secateur.surgery.module_removal import remove_from_lists
 from secateur.surgery.norms import full_size_norms, numbers, rescale_
 from secateur.surgery.plan import Plan, planned
 from secateur.utils.comparison import largest_difference
 from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops
 from secateur.utils.forward import arguments, full_precision
+from secateur.utils.name_trees import is_inside
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from secateur.train.loop import test
 from secateur.train.monitor import LEARNT
 from secateur.train.records import zeros_like
 from secateur.train.spec import called, make_model
-from secateur.utils.forward import evaluating
+from secateur.utils.forward import device_of, evaluating
 
 START = "start"  # the teacher that is the model as the run finds it
 TEMPERATURE, WEIGHT = 2.0, 0.5
@@ -156,7 +156,7 @@ def make_teacher(words: str, model: nn.Module, factory: str) -> nn.Module:
             f"--distill {words}: no such file; name a file of weights (.safetensors, or from "
             f"torch.save), MODULE:FACTORY, or {START} for the model as it is at the beginning"
         )
-    return teacher.to(_device(model)).eval().requires_grad_(False)
+    return teacher.to(device_of(model)).eval().requires_grad_(False)
 
 
 def _filled(model: nn.Module, path: Path) -> nn.Module:
@@ -178,10 +178,6 @@ def _filled(model: nn.Module, path: Path) -> nn.Module:
 def _is_ours(path: Path) -> bool:
     with safe_open(path, framework="pt") as file:
         return "secateur" in (file.metadata() or {})
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def examine(teacher: nn.Module, data: Data, engine: Engine | None = None) -> dict[str, float]:

@@ -27,7 +27,7 @@ from secateur.shrinking import shrink
 from secateur.surgery.equivalence import tolerance
 from secateur.train.data import Data, call, split, to_device
 from secateur.train.loop import test
-from secateur.utils.forward import arguments, evaluating, tensors_of
+from secateur.utils.forward import arguments, device_of, evaluating, tensors_of
 
 
 def finish(
@@ -96,7 +96,7 @@ def finish(
     )
     return small, Run(
         title=title,
-        asked=budget.reached(small, example).lines,
+        asked=budget.reached(small, example, groups=groups).lines,
         widths=widths(model, groups),
         networks=networks,
         history=history,
@@ -114,7 +114,7 @@ def _same_outputs(model: nn.Module, small: nn.Module, data: Data) -> Check:
     apart, scale = 0.0, 0.0
     with evaluating(model), evaluating(small):
         for batch in data.test_loader:
-            inputs = to_device(split(batch)[0], _device(model))
+            inputs = to_device(split(batch)[0], device_of(model))
             pairs = zip(
                 tensors_of(call(model, inputs)), tensors_of(call(small, inputs)), strict=True
             )
@@ -143,7 +143,7 @@ def _export(
     inputs = split(next(iter(data.test_loader)))[0]
     args, named = arguments(inputs)
     with evaluating(small):
-        expected = tensors_of(call(small, to_device(inputs, _device(small))))[0].cpu()
+        expected = tensors_of(call(small, to_device(inputs, device_of(small))))[0].cpu()
     found = run_onnx(path, *args, **named)[0]
     apart, scale = float((expected - found).abs().max()), float(expected.abs().max())
     return [time.median for time in times], [_check(what, apart, scale, tolerance(small))]
@@ -161,7 +161,3 @@ def _check(what: str, apart: float, scale: float, allowed: float) -> Check:
     found = apart / (scale or 1.0)
     words = f"apart by at most {found:.0e} of the output's scale" if found else "bit for bit"
     return Check(what, found <= allowed, words)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

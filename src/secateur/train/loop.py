@@ -27,6 +27,7 @@ from secateur.train.engine import Engine
 from secateur.train.loggers import JsonLines, Logger
 from secateur.train.monitor import Watching, warn
 from secateur.train.records import baseline_loss, due, record
+from secateur.utils.forward import device_of
 from secateur.utils.rng import rng_state, seed_all, set_rng_state
 
 
@@ -135,7 +136,7 @@ class Loop:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        return device_of(self.model)
 
     def run(self) -> None:
         """Train to the end, from where the loop is.
@@ -339,7 +340,7 @@ def test(
     Raises:
         ValueError: the test loader is empty.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     engine = engine or Engine()
     training, rows, loss, score = model.training, 0.0, 0.0, 0.0
     model.eval()

@@ -86,8 +86,8 @@ PRESSING = 0.2  # hardness added up over steps, before which the budget hardly m
 
 RATE = "Lower the learning rate, or let it rise from 0 over the first steps"
 HELP = (
-    'If it stays up: weigh groups otherwise (weights="curvature", or 1.0), train longer, keep more '
-    "of every layer (at_least=4), or ask for less (a larger budget)"
+    'If it stays up: weigh groups otherwise (importance="curvature", or 1.0), train longer, keep '
+    "more of every layer (at_least=4), or ask for less (a larger budget)"
 )
 
 

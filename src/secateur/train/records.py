@@ -89,7 +89,7 @@ def pressure(optimizer: Proximal) -> dict[str, Any]:
 def widths(optimizer: Proximal) -> dict[str, int]:
     """How many groups of each layer the last proximal step kept, by the layers' names."""
     kept, layers = optimizer.multipliers.numpy() > 0, optimizer.groups.layers
-    counts = (int(kept[layer.start : layer.stop].sum()) for layer in layers)
+    counts = (int(kept[layer.span].sum()) for layer in layers)
     return dict(zip(labels(layers), counts, strict=True))
 
 

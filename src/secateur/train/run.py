@@ -162,8 +162,8 @@ def _make(
         groups,
         budgets,
         schedule=schedule,
-        weights=spec.parse_importance(settings.importance),
-        metric=settings.geometry,
+        importance=spec.parse_importance(settings.importance),
+        geometry=settings.geometry,
         every=settings.every,
     )
     return model, data, optimizer, LambdaLR(optimizer, cosine(schedule))

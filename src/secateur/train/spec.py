@@ -22,6 +22,7 @@ from secateur import kinds
 from secateur.budget import Budget, LatencyTarget
 from secateur.costs.measures import MEASURES
 from secateur.groups import Groups
+from secateur.utils.name_trees import is_inside
 
 THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 SIZES = {"B": 1, **{f"{p}B": n for p, n in THOUSANDS.items() if p}}
@@ -205,7 +206,7 @@ def resolve(text: str, option: str) -> Callable[..., Any]:
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name and (module_name + ".").startswith(error.name + "."):
+        if error.name and is_inside(module_name, [error.name]):
             raise ValueError(
                 f"{option} {text}: no module {module_name!r} in {os.getcwd()} or the environment"
             ) from error

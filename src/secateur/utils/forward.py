@@ -113,7 +113,7 @@ def state_of(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def device_of(model: nn.Module, example: Example) -> torch.device:
+def device_of(model: nn.Module, example: Example = ()) -> torch.device:
     """Return the device of the model's first parameter or buffer, or else of the example."""
     tensors = state_of(model) or inputs_of(example)
     return tensors[0].device if tensors else torch.device("cpu")

@@ -123,8 +123,18 @@ def tied_to(layer: str, producers: Iterable[str]) -> str:
         'bn1, head'
     """
     owners = dict.fromkeys(owner_of(producer) for producer in producers)
-    others = [owner for owner in owners if not f"{owner}.".startswith(f"{layer}.")]
+    others = [owner for owner in owners if not is_inside(owner, [layer])]
     return names(_seen_from(layer, other) for other in others)
+
+
+def is_inside(name: str, modules: Iterable[str]) -> bool:
+    """Whether a module (or parameter) is one of `modules` or inside one of them.
+
+    Example:
+        >>> is_inside("block.3.conv1", ["block.3"]), is_inside("block.30", ["block.3"])
+        (True, False)
+    """
+    return any(f"{name}.".startswith(f"{outer}.") for outer in modules)
 
 
 def owner_of(parameter: str) -> str:

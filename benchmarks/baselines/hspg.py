@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from baselines.group_lasso import shrink
 from secateur.groups import Groups
 from secateur.optim.gradients import refuse_bad, refuse_sparse
 from secateur.optim.importance import Fixed
-from secateur.optim.penalties import lasso
 
 Closure = Callable[[], Any]
 
@@ -42,7 +42,7 @@ class HSPG(Optimizer):
         lam: lambda, 0 or more.
         switch: after how many steps the second stage begins.
         epsilon: in [0, 1): how much of itself a group must retain in one step.
-        weights: d, a number or a tensor of shape (m,), above 0.
+        importance: d, a number or a tensor of shape (m,), above 0.
 
     Raises:
         ValueError: a value out of its bounds, or a grouped parameter that isn't optimized.
@@ -71,7 +71,7 @@ class HSPG(Optimizer):
         lam: float,
         switch: int,
         epsilon: float = 0.0,
-        weights: float | Tensor = 1.0,
+        importance: float | Tensor = 1.0,
     ) -> None:
         if not float(lr) >= 0 or not float(lam) >= 0:
             raise ValueError(f"HSPG(lr={lr!r}, lam={lam!r}): numbers of 0 or more")
@@ -81,7 +81,7 @@ class HSPG(Optimizer):
             raise ValueError(f"HSPG(switch={switch!r}): a number of steps, 0 or more")
         super().__init__(params, {"lr": lr, "lam": lam, "steps_taken": 0})
         self.groups, self.switch, self.epsilon = groups, int(switch), epsilon
-        self.weights = Fixed(weights, groups)
+        self.importance = Fixed(importance, groups)
         self._refuse_missing()
 
     @torch.no_grad()
@@ -126,11 +126,11 @@ class HSPG(Optimizer):
 
     def _shrunk(self, norms: np.ndarray, step: float) -> np.ndarray:
         """The factors of the penalty's proximal step."""
-        return lasso(norms, self.weights(norms), step)[0]
+        return shrink(norms, self.importance(norms), step)
 
     def _pull(self, norms: np.ndarray) -> np.ndarray:
         """The penalty's gradient with respect to group j, as a multiple of the group itself."""
-        return np.sqrt(self.weights(norms)) / np.where(norms > 0, norms, np.inf)
+        return np.sqrt(self.importance(norms)) / np.where(norms > 0, norms, np.inf)
 
     def _add_to_gradients_(self, pull: np.ndarray) -> None:
         """Add pull_j x_j: the gradient of the penalty where a group is not zero."""

@@ -11,11 +11,13 @@ import pytest
 import torch
 
 import secateur as sc
+from baselines.group_lasso import GroupLasso
+from baselines.svrg import SVRG, ProxSVRG
 from optim.regression import GROUPS, Regression
 from optim.training import same
-from secateur.optim import SVRG, ProxSVRG
 
 LEVEL = 3
+WAYS = {"lasso": GroupLasso(), "envelope": "envelope"}
 
 
 def train(problem: Regression, optimizer: Any, epochs: int) -> None:
@@ -33,7 +35,7 @@ def test_it_reaches_the_solution_of_an_interior_point_method(penalty: str, lam: 
         problem = Regression()
         solution = problem.solution(penalty, lam, LEVEL)
         parameters, budget = problem.model.parameters(), sc.Budget(groups=LEVEL)
-        options: dict[str, Any] = {"penalty": penalty, "lam": lam}
+        options: dict[str, Any] = {"penalty": WAYS[penalty], "lam": lam}
         if reduced:
             optimizer: Any = ProxSVRG(parameters, problem.groups, budget, lr=0.1, **options)
         else:

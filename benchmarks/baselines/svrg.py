@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from secateur.budget import Budget
 from secateur.groups import Groups
+from secateur.optim.gradients import watched
 from secateur.optim.proximal import Proximal
 
 Closure = Callable[[], Any]
@@ -101,7 +102,7 @@ class ProxSVRG(Proximal):
         groups: which parameters live and die together.
         budget: what may be kept.
         lr: the learning rate, 0 or more.
-        options: as for `Proximal`: steps, penalty, lam, weights and so on.
+        options: as for `Proximal`: steps, penalty, lam, importance and so on.
 
     Example:
         >>> import secateur as sc
@@ -151,7 +152,7 @@ class ProxSVRG(Proximal):
         Raises:
             FloatingPointError: a gradient holds NaN or inf; the last snapshot stays.
         """
-        return self.optimizer.snapshot(self._watched(closure))
+        return self.optimizer.snapshot(watched(closure, self._look))
 
 
 def _gradient(parameter: Tensor) -> Tensor:

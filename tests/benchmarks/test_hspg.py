@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from baselines.hspg import HSPG
 from optim.regression import GROUPS, SIZE, Regression
 from optim.training import groups_of, loss_of, network, same
-from secateur.optim import HSPG
 
 
 @pytest.mark.parametrize("switch", [100, 10**6])
@@ -42,7 +42,7 @@ def test_the_half_space_step_is_the_formula_s(epsilon: float) -> None:
         lam=lam,
         switch=0,
         epsilon=epsilon,
-        weights=weights,
+        importance=weights,
     )
     x = problem.model.weight.detach().clone().reshape(GROUPS, SIZE)
     problem.closure(optimizer)()
@@ -115,7 +115,7 @@ def test_values_out_of_bounds_are_refused() -> None:
         ({"lam": float("nan")}, r"numbers of 0 or more"),
         ({"epsilon": 1.0}, r"HSPG\(epsilon=1.0\): a number in \[0, 1\)"),
         ({"switch": -1}, r"HSPG\(switch=-1\): a number of steps, 0 or more"),
-        ({"weights": 0.0}, r"above 0"),
+        ({"importance": 0.0}, r"above 0"),
     ):
         with pytest.raises(ValueError, match=message):
             HSPG(problem.model.parameters(), problem.groups, **{**good, **wrong})

@@ -1,0 +1,1 @@
+"""Penalties and optimizers of other people's that the library is compared with."""
