@@ -25,7 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import runs
-from secateur.envelope import firm_, implementation, prox, prox_, root
+from secateur.envelope import firm_, implementation, prox, prox_
 from secateur.kernels import cpu
 from secateur.measurement.host import machine
 
@@ -85,7 +85,6 @@ def against_others(n: int) -> list[dict[str, Any]]:
     calls: dict[str, Call] = {
         "secateur, compiled": lambda: prox(norms, level, step=STEP),
         "secateur, plain": lambda: plainly(lambda: prox(norms, level, step=STEP)),
-        "sorting, torch": lambda: sorting_torch(norms, level),
         "sorting, NumPy": lambda: sorting_numpy(array, level),
     }
     others = {"ModOpt": modopt, "entmax, root only": entmax, "CVXPY": cvxpy}
@@ -131,13 +130,6 @@ def plainly(call: Call) -> Any:
         return call()
     finally:
         cpu._library = library
-
-
-def sorting_torch(norms: torch.Tensor, level: float) -> torch.Tensor:
-    one = torch.ones((), dtype=norms.dtype)
-    given = norms, STEP * one, one, level * one
-    kept = root.multipliers_at_root(root.root(*given, method="sorted"), *given[:2])
-    return kept / (kept + STEP)
 
 
 def sorting_numpy(norms: np.ndarray, level: float) -> np.ndarray:

@@ -9,6 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import secateur as sc
+import secateur.envelope.root as envelope_root
+import secateur.kernels.cpu as cpu
 from budget.cases import network, random_allowance
 from secateur.budget import Allowance
 from secateur.costs import Cost
@@ -60,6 +62,8 @@ def test_relaxed_multipliers_meet_the_tightest_limit(
 class Unknown(Cost):
     """A cost that isn't known to be linear."""
 
+    linear = False  # pyright: ignore
+
 
 @given(SEEDS, HARDNESS, st.integers(1, 3), st.integers(0, 2), st.sampled_from([None, 1e-9, 0.7]))
 def test_linear_costs_are_solved_as_all_others(
@@ -85,6 +89,43 @@ def test_linear_costs_are_solved_as_all_others(
     found = linear.relax(saliency, hardness, start=start)[0]
     expected = other.relax(saliency, hardness, start=start)[0]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11 / (1 - hardness))
+
+
+@pytest.mark.parametrize("limits", [{"params": 0.4}, {"memory": 0.6}, {"flops": 0.3, "bytes": 0.5}])
+@pytest.mark.parametrize("code", ["as installed", "plain"])
+def test_where_no_axes_meet_the_envelope_s_root_replaces_the_search(
+    limits: dict[str, float], code: str, monkeypatch
+) -> None:
+    """On a model whose grouped layers do not follow one another, all budgets are sums."""
+    model, roots = Parallel(), []
+    allowance = sc.Budget(**limits).on(sc.neurons(model, torch.ones(2, 6)))
+    assert all(cost.linear for cost in allowance.costs.values())
+    if code == "plain":
+        monkeypatch.setattr(cpu, "_library", None)
+    found_by = envelope_root._newton if cpu._library is None else cpu.root
+    where = (envelope_root, "_newton") if cpu._library is None else (cpu, "root")
+    monkeypatch.setattr(*where, lambda *a, **k: roots.append(1) or found_by(*a, **k))
+    saliency = np.random.default_rng(0).random(size(allowance)) + 0.1
+    found, threshold = allowance.relax(saliency, 0.7)
+    assert allowance.excess(found) == pytest.approx(0, abs=1e-12)
+    assert 1 <= len(roots) <= 2 * len(limits)
+    monkeypatch.setattr(Cost, "linear", False)
+    searched, expected = allowance.relax(saliency, 0.7)
+    assert 1 <= len(roots) <= 2 * len(limits)
+    np.testing.assert_allclose(found, searched, rtol=0, atol=1e-9)
+    assert threshold == pytest.approx(expected, rel=1e-9)
+
+
+class Parallel(torch.nn.Module):
+    """Two layers side by side: neurons of one never meet those of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = torch.nn.Linear(6, 40), torch.nn.Linear(6, 30)
+        self.a, self.b = torch.nn.Linear(40, 3), torch.nn.Linear(30, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.a(self.left(x).relu()) + self.b(self.right(x).relu())
 
 
 @given(SEEDS, HARDNESS)

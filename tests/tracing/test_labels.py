@@ -102,7 +102,7 @@ import sys, torch, secateur as sc
 model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
 groups = sc.neurons(model, torch.ones(1, 4))
 sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-optimizer = sc.Proximal(sgd, groups, sc.Budget(params=0.5), steps=2)
+optimizer = sc.Proximal(sgd, groups, sc.Budget(params=0.5, per_layer=True), steps=2)
 for _ in range(2):
     model(torch.ones(1, 4)).sum().backward()
     optimizer.step()

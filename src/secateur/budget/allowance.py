@@ -6,7 +6,6 @@ at hardness 1, a set of groups. (docs/math.md, section 5.)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
@@ -14,6 +13,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 
+from secateur.budget.search import MET, Looked, crossing
 from secateur.budget.trials import Trial, choose_by_trial
 from secateur.costs.multiples import Units, least, ordered
 from secateur.costs.terms import Cost
@@ -22,7 +22,6 @@ from secateur.envelope.root import root
 from secateur.groups import Layer
 
 ROUNDING = 1e-13  # relative: costs and limits are whole numbers, the sums of products are not
-MET = 1e-12  # relative: a limit is met while the hardness is below 1 (at 1, to the last unit)
 
 
 class AllowanceLike(Protocol):
@@ -99,6 +98,13 @@ class Allowance:
         """How far the worst measure lies above its limit, relative to the limit."""
         return max(cost(multipliers) / self.limits[m] for m, cost in self.costs.items()) - 1
 
+    def looked(self, multipliers: np.ndarray, moving: np.ndarray) -> Looked:
+        """The excess, and how fast it rises where the multipliers move by `moving`, (m,)."""
+        shares = {m: cost(multipliers) / self.limits[m] for m, cost in self.costs.items()}
+        worst = max(shares, key=lambda measure: shares[measure])
+        cost, limit = self.costs[worst], self.limits[worst]
+        return shares[worst] - 1, lambda: float((cost.gradient(multipliers) * moving).sum()) / limit
+
     def fits(self, multipliers: np.ndarray) -> bool:
         """Whether every limit holds."""
         return self.excess(multipliers) <= ROUNDING
@@ -141,58 +147,41 @@ class Allowance:
         free = saliency[~floor & (saliency > 0)]
         steep, offset = pressed / (1 - hardness), hardness / (1 - hardness)
         low, high = hardness / free.max(), 1 / free.min()  # of 1 / T: all but the floor 0, all 1
+        guess = 1 / start if start else 0.0
+
+        def look(x: float) -> Looked:
+            line = steep * x - offset
+            moving = np.where((line > 0) & (line < 1), steep, 0)
+            return self.looked(np.minimum(np.maximum(line, 0), 1), moving)
+
         if all(cost.linear for cost in self.costs.values()):
-            inverse = min(max(self._linear_root(steep, offset, floor, start), low), high)
+            inverse = max(self._linear_root(steep, offset, floor, high, guess), low)
         else:
-            inverse = self._root(steep, offset, low, high, start)
+            inverse = crossing(look, low, high, guess)
         return multipliers_at(pressed, 1 / inverse, hardness), 1 / inverse
 
-    def _root(
-        self, steep: np.ndarray, offset: float, low: float, high: float, start: float | None
-    ) -> float:
-        """Find x in [low, high] where u = clip(steep x - offset, 0, 1) meets the tightest limit.
-
-        Newton's method inside a bracket: u is piecewise linear in x, and its cost increasing. Where
-        a step leaves the bracket or makes slow progress, the bracket is halved (on a log scale).
-        """
-        x = 1 / start if start and low < 1 / start < high else math.sqrt(low) * math.sqrt(high)
-        last = math.inf
-        while True:
-            line = steep * x - offset
-            u = np.minimum(np.maximum(line, 0), 1)
-            shares = {
-                measure: cost(u) / self.limits[measure] for measure, cost in self.costs.items()
-            }
-            tightest = max(shares, key=lambda measure: shares[measure])
-            excess = shares[tightest] - 1
-            low, high = (x, high) if excess < 0 else (low, x)
-            if abs(excess) <= MET or high <= low * (1 + 4e-16):
-                return x
-            moving = np.where((line > 0) & (line < 1), steep, 0)
-            rate = float(self.costs[tightest].gradient(u) @ moving) / self.limits[tightest]
-            step = -excess / rate if rate > 0 else math.inf
-            if low < x + step < high and abs(step) < last / 2:
-                x, last = x + step, abs(step)
-            else:
-                x, last = math.sqrt(low) * math.sqrt(high), high - low
-
     def _linear_root(
-        self, steep: np.ndarray, offset: float, floor: np.ndarray, start: float | None
+        self, steep: np.ndarray, offset: float, floor: np.ndarray, x: float, guess: float
     ) -> float:
-        """The same where all costs are linear: the smallest of the envelope's roots, one a limit.
+        """The same without a search where costs are sums over groups, or the largest of such sums.
 
+        From x on downwards, each sum that is above its limit is solved for by the envelope's root.
         The floor is paid first: its lines are flat here, and the limits lower by its cost.
         """
-        paid = floor.astype(float)
         slope = torch.from_numpy(np.where(floor, 0, steep))
-        shift = torch.tensor(offset, dtype=torch.float64)
-        guess = torch.tensor(1 / start if start else 0.0, dtype=torch.float64)
-        roots = []
+        shift, start = (torch.tensor(value, dtype=torch.float64) for value in (offset, guess))
         for measure, cost in self.costs.items():
-            left = torch.tensor(max(self.limits[measure] - cost(paid), 0), dtype=torch.float64)
-            costs = torch.from_numpy(cost.gradient(paid))
-            roots.append(float(root(slope, shift, costs, left, start=guess)))
-        return min(roots)
+            limit, last = self.limits[measure], np.inf
+            while x < last * (1 - ROUNDING):
+                u = np.minimum(np.maximum(steep * x - offset, 0), 1)
+                over = cost(u) - limit
+                if over <= MET * limit:
+                    break
+                costs = cost.gradient(u)
+                left = torch.tensor(max((costs * (u - floor)).sum() - over, 0), dtype=torch.float64)
+                found = float(root(slope, shift, torch.from_numpy(costs), left, start=start))
+                x, last = min(found, x), x
+        return x
 
     # -- at hardness 1 -----------------------------------------------------------------------------
 

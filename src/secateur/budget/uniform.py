@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from secateur.budget.allowance import Allowance, refuse_bad
+from secateur.budget.search import Looked, crossing
 from secateur.envelope.root import multipliers_by_segment
 
 FIRST = 1e30  # the floor's saliency over the largest one: it is whole before others begin
-NARROW = 1e-3  # relative: how far the share moves in a step, most of the time
+LEAST = 1e-9  # share
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,36 +63,48 @@ class UniformAllowance(Allowance):
         refuse_bad(saliency)
         floor = self.floor(saliency)
         pressed = np.where(floor, FIRST * saliency.max(initial=1.0), saliency)
-        at = self._levelled(pressed, hardness)
-
-        def kept(share: float) -> np.ndarray:
-            return np.where(floor, 1.0, at(share))
-
         whole = (floor | (saliency > 0)).astype(float)
         if self.fits(whole):
             return whole, 1.0
-        share = _largest(lambda share: self.excess(kept(share)), near=start)
-        return kept(share), share
+        at = self._levelled(pressed, hardness)
+
+        def look(share: float) -> Looked:
+            kept, moving = at(share)
+            return self.looked(np.where(floor, 1, kept), np.where(floor, 0, moving))
+
+        share = crossing(look, LEAST, 1.0, start)
+        return np.where(floor, 1.0, at(share)[0]), share
 
     @cached_property
     def levels(self) -> np.ndarray:
         """How much of each layer may be kept, (layers,), were its groups all kept in equal part."""
         sizes = np.array([len(layer) for layer in self.layers])
-        if self.fits(np.ones(sizes.sum())):
+        ones = np.ones(sizes.sum())
+        if self.fits(ones):
             return sizes.astype(float)
-        return sizes * _largest(lambda share: self.excess(np.full(sizes.sum(), share)))
+        return sizes * crossing(lambda share: self.looked(share * ones, ones), LEAST, 1.0)
 
-    def _levelled(self, saliency: np.ndarray, hardness: float) -> Callable[[float], np.ndarray]:
-        """Multipliers as a function of the share: the roots of all layers in one call."""
+    def _levelled(
+        self, saliency: np.ndarray, hardness: float
+    ) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
+        """Multipliers as a function of the share, and how they move with it, (m,) each.
+
+        The roots of all layers are found in one call.
+        """
         slope = torch.from_numpy(saliency / (1 - hardness))
         offset = torch.tensor(hardness / (1 - hardness), dtype=torch.float64)
         bounds = torch.from_numpy(self.bounds)
-        sizes, last = bounds.diff().double(), None
+        sizes, last = np.diff(self.bounds), None
 
-        def at(share: float) -> np.ndarray:
+        def at(share: float) -> tuple[np.ndarray, np.ndarray]:
             nonlocal last
-            found, last = multipliers_by_segment(slope, offset, share * sizes, bounds, start=last)
-            return found.numpy()
+            levels = torch.from_numpy(share * sizes)
+            found, last = multipliers_by_segment(slope, offset, levels, bounds, start=last)
+            kept = found.numpy()
+            moving = np.where((kept > 0) & (kept < 1), slope.numpy(), 0)
+            rates = np.add.reduceat(moving, self.bounds[:-1])  # of a layer, by its root
+            per_share = np.divide(sizes, rates, out=np.zeros(len(sizes)), where=rates > 0)
+            return kept, moving * per_share.repeat(sizes)
 
         return at
 
@@ -99,15 +112,3 @@ class UniformAllowance(Allowance):
     def bounds(self) -> np.ndarray:
         """Where the layers' groups begin, and the last one's end, int64 (layers + 1,)."""
         return np.array([0, *(layer.stop for layer in self.layers)])
-
-
-def _largest(excess: Callable[[float], float], near: float | None = None) -> float:
-    """The share at which `excess`, which rises with it and is above 0 at 1, is 0."""
-    low, high = 1e-9, 1.0
-    if near is not None:
-        below, above = near * (1 - NARROW), min(1.0, near * (1 + NARROW))
-        if excess(below) <= 0 < excess(above):
-            low, high = below, above
-    from scipy.optimize import brentq  # takes 0.1 s to import
-
-    return brentq(excess, low, high, xtol=1e-300, rtol=1e-15)  # pyright: ignore

@@ -47,6 +47,9 @@ class Cost:
 
     def __call__(self, multipliers: np.ndarray) -> float:
         """The cost at `multipliers`, float64 of shape (m,)."""
+        if self.linear:
+            fixed, each = self._sum
+            return fixed + float((each * multipliers).sum())  # BLAS would start threads for it
         return float(self.rates @ self.products(multipliers))
 
     def products(self, multipliers: np.ndarray) -> np.ndarray:
@@ -55,19 +58,18 @@ class Cost:
 
     def gradient(self, multipliers: np.ndarray) -> np.ndarray:
         """dC/du, shape (m,): what the last bit of each group costs at `multipliers`."""
-        return self._gradient_at(multipliers) if self._constant is None else self._constant
+        return self._sum[1] if self.linear else self._gradient_at(multipliers)
 
     @property
     def linear(self) -> bool:
-        """Whether the gradient is the same everywhere, as of a count."""
-        return type(self) is Cost and self._constant is not None
+        """Whether no term has two axes: a sum over groups then, as a count is, or several."""
+        return self.factors.shape[1] == 1
 
     @cached_property
-    def _constant(self) -> np.ndarray | None:
-        """The gradient where it is the same everywhere, as of a count: no term has two axes."""
-        if self.factors.shape[1] > 1:
-            return None
-        return self._gradient_at(np.zeros(self.group_count))
+    def _sum(self) -> tuple[float, np.ndarray]:
+        """A linear cost as a number and a vector (m,) that multiplies the multipliers."""
+        nothing = np.zeros(self.group_count)
+        return float(self.rates @ self.products(nothing)), self._gradient_at(nothing)
 
     def _gradient_at(self, multipliers: np.ndarray) -> np.ndarray:
         widths = self._widths(multipliers)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from secateur.envelope.inputs import Problem, Scalar, read, read_between
 from secateur.envelope.root import multipliers_at_root, root, shares
-from secateur.kernels import cpu, dispatch
+from secateur.kernels import dispatch
 
 ROUNDING = 1e-12  # relative: fractions of a budget are rounded, and so is their sum
 
@@ -63,14 +63,14 @@ def firm(
     Gao and Bruce, "WaveShrink with firm shrinkage", Statistica Sinica 7, 1997.
     """
     problem = read("firm", norms, level, weights, costs)
-    rows = read_between("firm", "hardness", hardness, problem.given, 0, 1).unsqueeze(-1)
+    rows = read_between("firm", "hardness", hardness, problem.given, 0, 1)
     if isinstance(hardness, Tensor):  # some rows may be at 1: looking would wait for the device
-        below = soft(problem, torch.where(rows == 1, 0, rows))
-        found = torch.where(rows == 1, _projection(problem), below)
+        below = _soft(problem, torch.where(rows == 1, 0, rows))
+        found = torch.where((rows == 1).unsqueeze(-1), _projection(problem), below)
     elif hardness == 1:
         found = _projection(problem)
     else:
-        found = soft(problem, rows)
+        found = _soft(problem, rows)
     return found.to(norms.dtype)
 
 
@@ -127,24 +127,19 @@ def factors(multipliers: Any, hardness: Any) -> Any:
     return shares(multipliers, multipliers + hardness * (1 - multipliers))
 
 
-def soft(problem: Problem, hardness: Tensor, into: Tensor | None = None) -> Tensor:
-    """Solve for the threshold, 1 / (t (1 - hardness)), for a hardness under 1, (..., 1).
-
-    Where compiled loops take the problem, the factors are multiplied into `into`, if that is given.
-    """
-    loops, offset = dispatch.loops(problem.given), hardness / (1 - hardness)
-    if loops is cpu:
-        return cpu.shrunk(*problem.lines(offset), firm=True, into=into)
-    slope = problem.slope
+def _soft(problem: Problem, hardness: Tensor) -> Tensor:
+    """Solve for the threshold, 1 / (t (1 - hardness)), for a hardness (...,) under 1."""
+    offset = hardness / (1 - hardness)
+    if loops := dispatch.loops(problem.given):
+        return loops.shrunk(*problem.lines(offset), firm=True)
+    slope, offset = problem.slope, offset.unsqueeze(-1)
     t = root(slope, offset, problem.costs, problem.level)
-    if loops:
-        return loops.factors(slope, offset, t, firm=True, into=into)
-    return factors(multipliers_at_root(t, slope, offset), hardness)
+    return factors(multipliers_at_root(t, slope, offset), hardness.unsqueeze(-1))
 
 
 def _projection(problem: Problem) -> Tensor:
     """Keep groups whole, in the order of their saliency, as long as the level allows."""
-    saliency = problem.slope.to(problem.level)
+    saliency = problem.slope
     level = problem.level.unsqueeze(-1)
     order = saliency.argsort(dim=-1, descending=True, stable=True)
     spent = problem.costs.expand_as(saliency).gather(-1, order).cumsum(-1)

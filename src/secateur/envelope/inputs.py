@@ -12,8 +12,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from secateur.kernels import dispatch
-
 Scalar = float | int | Tensor
 DEVICES_WITHOUT_FLOAT64 = ("mps",)
 
@@ -38,8 +36,8 @@ class Problem:
         return self.given_costs.to(self.level.dtype)
 
     def lines(self, offset: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """What `fused.shrunk` takes, with an offset (..., 1)."""
-        return self.given, offset, self.given_costs, self.given_weights, self.level
+        """What the loops' `shrunk` takes, with an offset (...,)."""
+        return self.given, offset.unsqueeze(-1), self.given_costs, self.given_weights, self.level
 
     @cached_property
     def norms(self) -> Tensor:
@@ -50,7 +48,7 @@ class Problem:
     def slope(self) -> Tensor:
         """norms sqrt(weights / costs), (..., m), up to a factor that all groups share."""
         if self.weights.numel() == 1 == self.costs.numel():
-            return self.norms if dispatch.loops(self.given) is None else self.given
+            return self.norms
         return self.norms * (self.weights / self.costs).sqrt()
 
 

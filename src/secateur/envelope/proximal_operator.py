@@ -6,14 +6,13 @@ In: group norms (..., m), a level and a step. Out: the multipliers, or the facto
 from __future__ import annotations
 
 import math
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from secateur.envelope.inputs import Problem, Scalar, read, read_between
 from secateur.envelope.root import multipliers_at_root, root, shares
-from secateur.kernels import cpu, dispatch
+from secateur.kernels import dispatch
 
 
 @torch.no_grad()
@@ -91,25 +90,14 @@ def prox(
     problem = read("prox", norms, level, weights, costs)
     step = read_between("prox", "step", step, problem.given, 0, math.inf)
     if loops := dispatch.loops(problem.given):
-        return compiled_factors(loops, problem, step).to(norms.dtype)
+        return loops.shrunk(*problem.lines(step), firm=False).to(norms.dtype)
     kept = optimal_multipliers(problem, step)
     whole = kept + step.unsqueeze(-1) * problem.weights
     return shares(kept, whole).to(norms.dtype)
-
-
-def compiled_factors(
-    loops: ModuleType, problem: Problem, step: Tensor, into: Tensor | None = None
-) -> Tensor:
-    """The factors of a checked problem by compiled loops, multiplied into `into` if given."""
-    if loops is cpu:
-        return cpu.shrunk(*problem.lines(step.unsqueeze(-1)), firm=False, into=into)
-    offset = step.unsqueeze(-1) * problem.weights
-    t = root(problem.slope, offset, problem.costs, problem.level)
-    return loops.factors(problem.slope, offset, t, firm=False, into=into)
 
 
 def optimal_multipliers(problem: Problem, step: Tensor) -> Tensor:
     """Solve a checked problem for its multipliers, in the working precision; step is (...,)."""
     offset = step.unsqueeze(-1) * problem.weights
     t = root(problem.slope, offset, problem.costs, problem.level)
-    return multipliers_at_root(t, problem.slope.to(t), offset)
+    return multipliers_at_root(t, problem.slope, offset)

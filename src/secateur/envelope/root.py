@@ -9,7 +9,7 @@ a monotone, piecewise linear function of t with two breakpoints a group (docs/ma
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,11 +19,8 @@ from secateur.kernels import dispatch
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
-Method = Literal["auto", "fused", "sorted", "newton"]
-# From this many groups a row on, a CPU is faster with Newton (benchmarks/speed/envelope.py).
-NEWTON_FROM = 1024
-SAMPLE = 1024  # groups whose root Newton starts from, where there are many times as many
-NEWTON_PASSES = 24
+FREE_PASSES = 10  # from then on every pass halves the bracket
+HALVINGS = 64  # after which no float64 is left in it
 
 
 @torch.no_grad()
@@ -34,7 +31,6 @@ def root(
     level: Tensor,
     *,
     start: Tensor | None = None,
-    method: Method = "auto",
 ) -> Tensor:
     """Find the t at which the clipped lines cost exactly the level.
 
@@ -48,11 +44,7 @@ def root(
         offset: broadcasts to slope, 0 or more.
         costs: broadcasts to slope, above 0.
         level: (...,), above 0.
-        start: (...,), a guess of t (the last step's root), used by "fused" and "newton".
-        method: "fused" is Newton's method in compiled loops (dispatch.py) where they take it.
-            "sorted" searches the sorted breakpoints: never waits for the device, a number of
-            passes fixed by m. "newton" is the faster of the two for many groups on a CPU. "auto"
-            chooses the fastest.
+        start: (...,), a guess of t, such as the last step's root; changes only the time.
 
     Returns:
         t (...,), without a gradient; NaN for a row that holds a NaN. What it spends meets the
@@ -66,23 +58,14 @@ def root(
         tensor([1.0000, 0.6667, 0.3333], dtype=torch.float64)
 
     Source: K. C. Kiwiel, "Breakpoint searching algorithms for the continuous quadratic knapsack
-    problem", Mathematical Programming 112, 2008, for both methods' background. Departures: the
-    breakpoints are searched by bisection, with the function summed anew at each (prefix sums lose
-    all digits when slopes span many orders of magnitude), and Newton is confined to a bracket.
+    problem", Mathematical Programming 112, 2008, for the background. Departure: no breakpoints are
+    sorted; Newton's method is confined to a bracket.
     """
     if slope.shape[-1] == 0:
         return torch.full_like(level, torch.inf)
-    if method in ("auto", "fused") and (loops := dispatch.loops(slope)):
+    if loops := dispatch.loops(slope):
         return loops.root(slope, offset, costs, level, start)[0].to(level)
-    if method in ("auto", "fused"):
-        newton = slope.device.type == "cpu" and slope.shape[-1] >= NEWTON_FROM
-        method = "newton" if newton else "sorted"
-    if method == "newton":
-        found = _newton(slope, offset, costs, level, start)
-    else:
-        found = _sorted(slope, offset, costs, level)
-    fits = ((slope > 0) * costs).sum(-1) <= level
-    return torch.where(fits & ~found.isnan(), torch.inf, found)
+    return _newton(slope, offset, costs, level, start)
 
 
 def multipliers_at_root(t: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
@@ -132,90 +115,45 @@ def multipliers_by_segment(
     return multipliers_at_root(each, slope.unsqueeze(1), offset.unsqueeze(-1)).squeeze(1), t
 
 
-def _spent(t: Tensor, slope: Tensor, offset: Tensor, costs: Tensor) -> Tensor:
-    return (multipliers_at_root(t, slope, offset) * costs).sum(-1)
-
-
-def _full_at(slope: Tensor, offset: Tensor) -> Tensor:
-    """Find where each line reaches 1; 0 for a flat line, which never does."""
-    largest = torch.finfo(slope.dtype).max
-    return torch.where(slope == 0, 0, (1 + offset) / slope).clamp(max=largest)
-
-
-def _between(
-    low: Tensor, high: Tensor, spent_low: Tensor, spent_high: Tensor, level: Tensor
-) -> Tensor:
-    """Solve the straight line through two points; the lower one where the line is flat."""
-    rise = spent_high - spent_low
-    return low + (level - spent_low) / torch.where(rise == 0, 1, rise) * (high - low)
-
-
-def _sorted(slope: Tensor, offset: Tensor, costs: Tensor, level: Tensor) -> Tensor:
-    """Bisect the sorted breakpoints; between two neighbours the function is one straight line."""
-    empty_at = torch.where(slope == 0, 0, offset / slope)
-    breakpoints = torch.cat([empty_at, _full_at(slope, offset)], dim=-1).sort(dim=-1).values
-    last = breakpoints.shape[-1] - 1
-    below = torch.full_like(level, -1, dtype=torch.long)  # -1 stands for t = 0, where 0 is spent
-    above = torch.full_like(below, last)
-    low, high = torch.zeros_like(level), breakpoints[..., last]
-    spent_low, spent_high = torch.zeros_like(level), _spent(high, slope, offset, costs)
-    for _ in range(last.bit_length()):
-        middle = (below + above) // 2
-        t = breakpoints.gather(-1, middle.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        t = torch.where(middle < 0, 0, t)
-        spent = _spent(t, slope, offset, costs)
-        fits = spent <= level
-        below, above = torch.where(fits, middle, below), torch.where(fits, above, middle)
-        low, high = torch.where(fits, t, low), torch.where(fits, high, t)
-        spent_low = torch.where(fits, spent, spent_low)
-        spent_high = torch.where(fits, spent_high, spent)
-    return _between(low, high, spent_low, spent_high, level)
-
-
 def _newton(
     slope: Tensor, offset: Tensor, costs: Tensor, level: Tensor, start: Tensor | None
 ) -> Tensor:
-    """Step to the root of the current linear piece, inside a bracket, until it stays there.
+    """Step to the root of the linear piece around t, inside a bracket, until it is that of all.
 
-    The function is neither convex nor concave, so an unguarded step can cycle: one that leaves
-    the bracket is replaced by the secant through the bracket's ends. Rows that have not settled
-    after NEWTON_PASSES passes are left to the sorted method.
+    The function is neither convex nor concave, so steps may cycle: after FREE_PASSES, the bracket
+    is halved instead. As newton() of _fused.c, but for all rows at once; NaN gives NaN.
     """
-    weighted = costs * slope
-    low, high = torch.zeros_like(level), _full_at(slope, offset).amax(-1)
-    spent_low, spent_high = torch.zeros_like(level), _spent(high, slope, offset, costs)
-    level = torch.minimum(level, spent_high)  # a level nothing can spend would be chased to inf
-    total = weighted.sum(-1)
-    offsets = (costs * offset).expand_as(slope).sum(-1)
-    t = (level + offsets) / torch.where(total == 0, 1, total)  # the root if nothing was clipped
-    start = _sampled(slope, offset, costs, level) if start is None else start
-    t = torch.where(start.isfinite() & (start > 0), start, t)
-    t = torch.minimum(t, high)
-    slack = 32 * torch.finfo(slope.dtype).eps
-    settled = torch.zeros_like(level, dtype=torch.bool)
-    for _ in range(NEWTON_PASSES):
+    weighted, rounding = costs * slope, torch.finfo(slope.dtype).eps
+    total, offsets = weighted.sum(-1), (costs * offset).expand_as(slope).sum(-1)
+    low = torch.zeros_like(level)
+    high = torch.full_like(level, torch.finfo(level.dtype).max)
+    fits = ((slope > 0) * costs).sum(-1) <= level
+    t = torch.where(fits, torch.inf, low)
+    t = torch.where((level + total + offsets).isnan(), torch.nan, t)
+    done, step = t != 0, (level + offsets) / total  # the root if nothing was clipped
+    if start is not None:
+        step = torch.where(start.isfinite() & (start > 0), start, step)
+    for number in range(FREE_PASSES + HALVINGS):
+        middle = _between(low, high)
+        inside = (step > low) & (step < high) & (number < FREE_PASSES)
+        t = torch.where(done, t, torch.where(inside, step, middle))
+        done = done | (t == low)  # nothing lies between low and high
         line = t.unsqueeze(-1) * slope - offset
         rate = (weighted * ((line > 0) & (line < 1))).sum(-1)
         spent = (line.clamp_(0, 1) * costs).sum(-1)
-        fits = spent <= level
-        low, high = torch.where(fits, t, low), torch.where(fits, high, t)
-        spent_low = torch.where(fits, spent, spent_low)
-        spent_high = torch.where(fits, spent_high, spent)
+        low, high = torch.where(spent <= level, t, low), torch.where(spent <= level, high, t)
         step = t + (level - spent) / rate
-        secant = _between(low, high, spent_low, spent_high, level)
-        step = torch.where((step >= low) & (step <= high), step, secant)
-        at_root = (spent - level).abs() <= slack * (level + t * rate)
-        t = torch.where(settled, t, step)
-        settled = settled | at_root | spent.isnan() | level.isnan()
-        if bool(settled.all()):
-            return t
-    return torch.where(settled, t, _sorted(slope, offset, costs, level))
+        met = (spent - level).abs() <= 8 * rounding * (level + t * rate)
+        met |= (step - t).abs() <= 4 * rounding * t
+        t = torch.where(met & ~done & (step >= low) & (step <= high), step, t)
+        done = done | met
+        if not slope.is_meta and bool(done.all()):
+            break
+    return t
 
 
-def _sampled(slope: Tensor, offset: Tensor, costs: Tensor, level: Tensor) -> Tensor:
-    """Guess the root from every so manieth group; NaN where there are few enough to look at all."""
-    every = slope.shape[-1] // SAMPLE
-    if every < 8:
-        return torch.full_like(level, torch.nan)
-    few, offset, costs = (x.expand_as(slope)[..., ::every] for x in (slope, offset, costs))
-    return _newton(few, offset, costs, level / every, None)
+def _between(low: Tensor, high: Tensor) -> Tensor:
+    """Halve how many numbers lie between two: positive floats are ordered like their bits."""
+    bits = torch.int64 if low.dtype == torch.float64 else torch.int32
+    a, b = low.view(bits), high.view(bits)
+    return (a + (b - a) // 2).view(low.dtype)

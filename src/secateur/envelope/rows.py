@@ -12,9 +12,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from secateur.envelope.firm_operator import firm, soft
+from secateur.envelope.firm_operator import firm
 from secateur.envelope.inputs import Scalar, read, read_between
-from secateur.envelope.proximal_operator import compiled_factors, prox
+from secateur.envelope.proximal_operator import prox
 from secateur.kernels import dispatch
 
 
@@ -51,7 +51,7 @@ def prox_(
         each = values.squeeze(-1)
         problem = read("prox_", each, level, weights, costs, signed=True)
         step = read_between("prox_", "step", step, each, 0, math.inf)
-        compiled_factors(loops, problem, step, into=each)
+        loops.shrunk(*problem.lines(step), firm=False, into=each)
         return values
     return _scale_(values, prox(_norms(values), level, step=step, weights=weights, costs=costs))
 
@@ -84,11 +84,11 @@ def firm_(
     Source: own; `firm` gives the factors.
     """
     below_one = isinstance(hardness, (int, float)) and hardness < 1
-    if below_one and _own_slopes(values, weights, costs):
+    if below_one and (loops := _own_slopes(values, weights, costs)):
         each = values.squeeze(-1)
         problem = read("firm_", each, level, weights, costs, signed=True)
-        rows = read_between("firm_", "hardness", hardness, each, 0, 1).unsqueeze(-1)
-        soft(problem, rows, into=each)
+        rows = read_between("firm_", "hardness", hardness, each, 0, 1)
+        loops.shrunk(*problem.lines(rows / (1 - rows)), firm=True, into=each)
         return values
     found = firm(_norms(values), level, hardness=hardness, weights=weights, costs=costs)
     return _scale_(values, found)

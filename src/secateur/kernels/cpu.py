@@ -97,7 +97,7 @@ def root(
     spread: bool = False,
     finite: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Solve `solve.root`'s equation for every row.
+    """Solve `envelope.root.root`'s equation for every row.
 
     Args:
         slope: (..., m), what `takes` takes; its sign is not looked at. With `bounds`, (lines,).

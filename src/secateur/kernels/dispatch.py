@@ -1,6 +1,6 @@
 """Who runs this room's inner loops: C on a CPU (cpu.py), Triton on a GPU (gpu.py), or neither.
 
-In: tensors. Out: the module whose `root`, `factors`, `norms` and `scale_` can read them.
+In: tensors. Out: the module whose `root`, `shrunk`, `norms` and `scale_` can read them.
 """
 
 from __future__ import annotations

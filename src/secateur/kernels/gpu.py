@@ -71,7 +71,7 @@ def root(
     *,
     bounds: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Solve `solve.root`'s equation for every row, all rows in the same launches.
+    """Solve `envelope.root.root`'s equation for every row, all rows in the same launches.
 
     Two launches for rows of up to ALONE lines, 2 + SWEEPS for longer ones.
 
@@ -123,7 +123,7 @@ def root(
 def factors(
     slope: Tensor, offset: Tensor, t: Tensor, *, firm: bool, into: Tensor | None = None
 ) -> Tensor:
-    """Evaluate each line at its row's root, as `fused.factors` does, in one launch."""
+    """Evaluate each line at its row's root, as cpu.py's does, in one launch."""
     from secateur.kernels import triton_rows as kernels
 
     out = torch.empty_like(slope) if into is None else into
@@ -136,6 +136,24 @@ def factors(
     if into is not None and not into.is_inference():
         increment_version(into)  # as any operator in place does, for autograd
     return out
+
+
+def shrunk(
+    slope: Tensor,
+    offset: Tensor,
+    costs: Tensor,
+    weights: Tensor,
+    level: Tensor,
+    *,
+    firm: bool,
+    into: Tensor | None = None,
+) -> Tensor:
+    """`root` and `factors` of prox or firm shrinkage, as cpu.py's `shrunk`."""
+    if not weights.numel() == 1 == costs.numel():
+        slope = slope.double() * (weights.double() / costs.double()).sqrt()
+    offset = offset if firm else offset * weights.double()
+    t, _ = root(slope, offset, costs, level)
+    return factors(slope, offset, t, firm=firm, into=into)
 
 
 def norms(values: Tensor) -> Tensor:
