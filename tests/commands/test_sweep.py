@@ -206,9 +206,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
     assert main(words) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert "holds another sweep" in told and "epochs then 7, now 40" in told
-    (tmp_path / "sweep.json").write_text('{"epochs"')
-    assert main(words) == 2
-    assert "is not what a sweep writes" in capsys.readouterr().err
+    for damaged in ('{"epochs"', "[7]", "7", '{"epochs": ' + "[" * 5_000 + "]" * 5_000 + "}"):
+        (tmp_path / "sweep.json").write_text(damaged)
+        assert main(words) == 2
+        assert "is not what a sweep writes" in capsys.readouterr().err
 
 
 def test_budgets_are_not_taken_for_train_s(capsys):

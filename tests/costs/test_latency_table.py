@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import secateur as sc
+from hostile import hostile
 from secateur.budget import Budget, LatencyTarget
 from secateur.costs import LatencyTable
 from secateur.costs.latency_table import LayerTimes, NetworkTime
@@ -41,7 +42,7 @@ def by_hand() -> LatencyTable:
         ),
         offset=0.3,
         scales={"": 1.0, "addmm": 2.0},
-        networks=(NetworkTime(8.7, 0.1, 8.7),),
+        networks=(NetworkTime(8.7, 0.1),),
         error=0.02,
     )
 
@@ -83,15 +84,19 @@ def damaged(facts: dict) -> dict[str, dict]:
     layers = facts["layers"]
     negative = [{**layers[0], "seconds": [0.1, -1.0]}, *layers[1:]]
     short = [{**layers[0], "seconds": [0.1]}, *layers[1:]]
+    boolean = [{**layers[0], "seconds": [0.1, True]}, *layers[1:]]
+    no_offset = {name: value for name, value in facts.items() if name != "offset"}
     return {
         "is not a latency table": {**facts, "format": "something else"},
         "has version 7; this secateur reads 1": {**facts, "version": 7},
-        "a number is negative, infinite, or none": {**facts, "layers": negative},
+        "a number is negative": {**facts, "layers": negative},
         "has 1 widths and 1 numbers of seconds, not 2": {**facts, "layers": short},
         "there is no scale for addmm": {**facts, "scales": {"": 1.0}},
-        "damaged latency table: 'networks'": {k: v for k, v in facts.items() if k != "networks"},
+        "damaged latency table: networks": {k: v for k, v in facts.items() if k != "networks"},
+        "damaged latency table: the field 'offset' is missing": no_offset,
+        r"layers\[0\].seconds\[1\]: expected a number, got True": {**facts, "layers": boolean},
         "says nothing about the full network": {**facts, "networks": []},
-        "damaged latency table": {**facts, "unknown": 3},
+        "damaged latency table: unknown field 'unknown'": {**facts, "unknown": 3},
     }
 
 
@@ -108,6 +113,28 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
             LatencyTable.load(path)
     with pytest.raises(FileNotFoundError):
         LatencyTable.load(tmp_path / "nowhere.json")
+
+
+def test_whatever_stands_in_a_table_it_is_read_or_refused(tmp_path: Path) -> None:
+    path = fitting(grouped()).save(tmp_path / "table.json")
+    refused = 0
+    for where, text in hostile(path.read_text()):
+        path.write_text(text)
+        try:
+            str(LatencyTable.load(path))
+        except ValueError as error:
+            assert str(error).startswith(f"{path} "), where
+            refused += 1
+    assert refused > 300
+
+
+def test_a_table_from_before_by_table_was_dropped_is_read(tmp_path: Path) -> None:
+    table = fitting(grouped())
+    path = table.save(tmp_path / "table.json")
+    facts = json.loads(path.read_text())
+    facts["networks"][0]["by_table"] = 8.7
+    path.write_text(json.dumps(facts))
+    assert LatencyTable.load(path) == table
 
 
 def test_a_table_of_another_network_says_what_differs(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import secateur as sc
 from deploy.saved import Tied
+from hostile import hostile
 from networks import DenseNet, LeNet, MobileNet, ResNet, Sigmoids, Transformer, warm
 from secateur.deploy import FileError, load, save
 from secateur.groups import Groups
@@ -480,11 +482,46 @@ GOOD = {"kept": {}, "biases": [], "groups": {}, "aliases": {}}
         json.dumps({**GOOD, "kept": {"0.weight": {"zero": [0]}}}),
         json.dumps({**GOOD, "groups": {"neurons": 3}}),
         json.dumps({**GOOD, "aliases": ["x"]}),
+        json.dumps({**GOOD, "kept": {"0.weight": {"-1": [0]}}}),
+        json.dumps({**GOOD, "kept": {"0.weight": {"0": [0, True]}}}),
+        json.dumps({**GOOD, "difference": math.nan}),
+        json.dumps({**GOOD, "absent": {"0": {"like": []}}}),
+        json.dumps({**GOOD, "absent": {"0": {"kind": "tensor", "like": [[0, [1], {}]]}}}),
+        json.dumps({**GOOD, "unknown": 3}),
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_plan(plan: str, tmp_path: Path) -> None:
     path = rewritten(save(small_mlp(), tmp_path / "small"), plan=plan)
     refuses(path, "small holds a damaged plan: ")
+
+
+def test_a_wrong_value_in_a_plan_is_named_with_its_place(tmp_path: Path) -> None:
+    plan = json.dumps({**GOOD, "kept": {"0.weight": {"0": [0, "1"]}}})
+    path = rewritten(save(small_mlp(), tmp_path / "small"), plan=plan)
+    refuses(path, r"damaged plan: kept\['0.weight'\]\['0'\]\[1\]: expected an integer, got '1'")
+
+
+def test_whatever_stands_in_a_plan_it_is_followed_or_refused(tmp_path: Path) -> None:
+    path = save(small_mlp(), tmp_path / "small")
+    more = {
+        "sizes": {"0": {"out_features": 4}},
+        "reshaped": {"1": 2},
+        "absent": {"1": {"kind": "tensor", "like": [[0, [1, 2], [4, [1, 0]]]]}},
+        "norms": {"0": {"eps": 0.1, "normalized_shape": [3]}},
+        "rerouted": {"1": [0, 1]},
+    }
+    with safe_open(path, framework="pt") as file:
+        plan = {**json.loads(file.metadata()["plan"]), **more}
+    refused = 0
+    for where, text in hostile(json.dumps(plan)):
+        rewritten(path, plan=text)
+        try:
+            load(path, model=mlp())
+        except FileError as error:
+            assert str(path) in str(error), where
+            refused += 1
+    assert refused > 300
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Loggers: what is told to them arrives, once, also where a run was interrupted."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from accelerate import tracking
+from accelerate.state import PartialState
 
-from secateur.train.loggers import JsonLines, Log, Logger, TensorBoard, make_loggers
+from secateur.train.loggers import JsonLines, Log, Logger, Tracker, make_loggers
 
 RECORDS = [
     {"step": 1, "loss": 2.0, "kept": 8, "spent": {"flops": 1.0}, "widths": {"0": 8}},
@@ -122,19 +123,21 @@ def test_a_run_that_raises_has_failed():
 
 
 def test_tensorboard_shows_every_curve_once_also_after_an_interruption(tmp_path):
-    with Log([TensorBoard(tmp_path)], {"lr": 0.1}) as log:
+    with Log([Tracker("tensorboard", tmp_path)], {"lr": 0.1}) as log:
         log({"step": 1, "loss": 9.0})  # of a run that left no checkpoint
         log({"step": 7, "loss": 9.0})
-    with Log([TensorBoard(tmp_path)], {"lr": 0.1}, RECORDS[:1]) as log:
+    with Log([Tracker("tensorboard", tmp_path)], {"lr": 0.1}, RECORDS[:1]) as log:
         for record in RECORDS[1:]:
             log(record)
-    found = curves(tmp_path)
+    folder = tmp_path / "tensorboard"
+    found = curves(folder)
     assert found["loss"] == [(1, 2.0), (2, 1.0)]
     assert found["spent/flops"] == [(1, 1.0), (2, pytest.approx(0.7))]
     assert found["widths/0"] == [(1, 8.0), (2, 6.0)]
     assert found["held_out_loss"] == [(2, 0.5)]
-    assert any("look" in words for words in texts(tmp_path))
-    assert any("| lr | 0.1 |" in words for words in texts(tmp_path))
+    assert any("look" in words for words in texts(folder))
+    assert any("| lr | 0.1 |" in words for words in texts(folder))
+    assert not PartialState._shared_state  # Accelerate is as it was
 
 
 def test_the_loggers_of_lightning_fit(tmp_path):
@@ -155,15 +158,64 @@ def test_what_lacks_a_method_is_refused():
 
 def test_loggers_are_named(tmp_path):
     first, second = make_loggers(["tensorboard", f"{__name__}:Memory"], tmp_path)
-    assert isinstance(first, TensorBoard) and first.folder == tmp_path / "tensorboard"
+    assert isinstance(first, Tracker)
     assert type(second).__name__ == "Memory"
-    with pytest.raises(ValueError, match="--log wandb: write tensorboard, or MODULE:FACTORY"):
-        make_loggers(["wandb"], tmp_path)
+    with pytest.raises(ValueError, match=r"--log none: write .*tensorboard.*, or MODULE:FACTORY"):
+        make_loggers(["none"], tmp_path)
     with pytest.raises(TypeError, match="lacks log_hyperparams, finalize"):
         make_loggers([f"{__name__}:Half"], tmp_path)
 
 
-def test_a_missing_package_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ImportError, match="pip install tensorboard"):
-        TensorBoard(tmp_path)
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_missing_package_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "_available_trackers", [])
+    with pytest.raises(ImportError, match=f"pip install {name}"):
+        Tracker(name, tmp_path)
+
+
+class Service(tracking.GeneralTracker):
+    """A tracker of a service, as Accelerate has them."""
+
+    name, requires_logging_directory = "service", False
+    seen: list = []  # noqa: RUF012
+
+    def __init__(self, run_name: str) -> None:
+        super().__init__()
+        self.run_name = run_name
+
+    @property
+    def tracker(self):
+        return self
+
+    @tracking.on_main_process
+    def start(self):
+        self.seen.append(("start", self.run_name))
+
+    @tracking.on_main_process
+    def store_init_configuration(self, values):
+        self.seen.append(values)
+
+    @tracking.on_main_process
+    def log(self, values, step=None, **kwargs):
+        self.seen.append((step, values))
+
+    @tracking.on_main_process
+    def finish(self):
+        self.seen.append("end")
+
+
+def test_a_tracker_of_accelerate_is_told_what_is_new(tmp_path, monkeypatch):
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "service", Service)
+    monkeypatch.setattr(tracking, "_available_trackers", ["service"])
+    (logger,) = make_loggers(["service"], tmp_path)
+    with Log([logger], {"lr": 0.1, "ignore": ("head",), "clip": None}, RECORDS[:1]) as log:
+        for record in RECORDS[1:3]:
+            log(record)
+    assert Service.seen == [
+        ("start", "secateur"),
+        {"lr": 0.1, "ignore": "('head',)", "clip": "None"},
+        (2, {"loss": 1.0, "kept": 6, "spent/flops": 0.7, "widths/0": 6}),
+        (2, {"warning": 1.0}),
+        "end",
+    ]
+    assert not PartialState._shared_state

@@ -32,7 +32,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LOGGER",
-        help="tensorboard (into OUT/tensorboard), or MODULE:FACTORY of a logger of your own",
+        help="tensorboard (into OUT/tensorboard), wandb, mlflow, ... or MODULE:FACTORY of your own",
     )
 
 

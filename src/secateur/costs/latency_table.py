@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from secateur.groups.coupling import Operation
 from secateur.measurement import format_seconds
 from secateur.measurement.host import machine, machine_differences
 from secateur.utils.files import write_atomically
+from secateur.utils.typed_json import read_json, typed
 
 FORMAT, VERSION = "secateur latency table", 1
 
@@ -53,7 +54,6 @@ class NetworkTime:
 
     seconds: float
     spread: float
-    by_table: float
 
 
 @dataclass(frozen=True)
@@ -141,24 +141,24 @@ class LatencyTable:
         """
         path = Path(path)
         try:
-            facts = json.loads(path.read_text())
-            if facts.pop("format") != FORMAT:
-                raise KeyError("format")
-            version = facts.pop("version")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(
-                f"{path} is not a latency table, or it is damaged: {error!r}"
-            ) from error
-        if version != VERSION:
+            facts = read_json(path.read_text(), dict[str, Any])
+            if (found := facts.pop("format", None)) != FORMAT:
+                raise ValueError(f"its format is {found!r}")
+        except ValueError as error:
+            raise ValueError(f"{path} is not a latency table, or it is damaged: {error}") from error
+        if (version := facts.pop("version", None)) != VERSION:
             raise ValueError(f"{path} has version {version!r}; this secateur reads {VERSION}")
         try:
-            return _checked(_from_facts(facts, path))
-        except (ValueError, KeyError, TypeError) as error:
+            networks = typed(facts.get("networks"), list[dict[str, Any]], "networks")
+            for network in networks:
+                network.pop("by_table", None)  # which files had before
+            return _checked(replace(typed({**facts, "networks": networks}, cls), path=path))
+        except ValueError as error:
             raise ValueError(f"{path} is a damaged latency table: {error}") from error
 
     def __str__(self) -> str:
         slow = sorted(self.layers, key=lambda layer: -sum(layer.seconds))[:5]
-        total = sum(sum(layer.seconds) for layer in self.layers)
+        total = sum(sum(layer.seconds) for layer in self.layers) or 1.0
         lines = [
             f"{self.model} in {self.runtime} on {self.threads} threads of {_where(self.machine)}",
             f"full {format_seconds(self.full)}, smallest measured "
@@ -231,22 +231,6 @@ def _misfits(table: LatencyTable, groups: Groups) -> Sequence[str]:
     return found
 
 
-def _from_facts(facts: dict[str, Any], path: Path) -> LatencyTable:
-    layers = tuple(
-        LayerTimes(
-            layer["name"],
-            layer["operator"],
-            tuple(layer["widths"]),
-            tuple(map(float, layer["seconds"])),
-            tuple(tuple(point) for point in layer["points"]),
-        )
-        for layer in facts.pop("layers")
-    )
-    networks = tuple(NetworkTime(**network) for network in facts.pop("networks"))
-    example = tuple(facts.pop("example"))
-    return LatencyTable(**facts, example=example, layers=layers, networks=networks, path=path)
-
-
 def _checked(table: LatencyTable) -> LatencyTable:
     numbers = [table.offset, table.error, *table.scales.values()]
     for layer in table.layers:
@@ -259,8 +243,8 @@ def _checked(table: LatencyTable) -> LatencyTable:
         if layer.operator not in table.scales:
             raise ValueError(f"there is no scale for {layer.operator}")
     numbers += [network.seconds for network in table.networks]
-    if not all(isinstance(n, (int, float)) and math.isfinite(n) and n >= 0 for n in numbers):
-        raise ValueError("a number is negative, infinite, or none")
+    if min(numbers) < 0:
+        raise ValueError("a number is negative")
     if not table.networks or table.full <= 0 or "" not in table.scales:
         raise ValueError("it says nothing about the full network")
     return table

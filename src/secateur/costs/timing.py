@@ -114,10 +114,7 @@ def profile(
         layers=layers,
         offset=offset,
         scales=scales,
-        networks=tuple(
-            NetworkTime(whole.median, whole.spread, float(by))
-            for whole, by in zip(wholes, predicted, strict=True)
-        ),
+        networks=tuple(NetworkTime(whole.median, whole.spread) for whole in wholes),
         error=error,
     )
     _judge(table)

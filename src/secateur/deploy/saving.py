@@ -33,6 +33,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, TypeVar
 
 import torch
@@ -44,15 +45,14 @@ from torch.nn.utils.prune import BasePruningMethod
 
 from secateur.deploy.small_pretrained import configuration, keep_pretrained
 from secateur.surgery.cut import cut
-from secateur.surgery.module_removal import remove_from_lists
+from secateur.surgery.module_removal import check_replacements, remove_from_lists
 from secateur.surgery.plan import Plan, plan_of
 from secateur.utils.distributed import is_dtensor
 from secateur.utils.files import write_atomically
 from secateur.utils.forward import unwrapped, without_shells
+from secateur.utils.typed_json import read_json, typed
 
 FORMAT = "1"
-
-
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -98,12 +98,13 @@ def save(
     _refuse_masks(model)
     state = model.state_dict() if state_dict is None else dict(state_dict)
     tensors, aliases = _distinct(without_shells(state))
+    plan = plan_of(model) or Plan()
     metadata = {
         "format": "pt",
         "secateur": FORMAT,
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "modes": json.dumps(_modes(model)),
-        "plan": _plan_to_json(plan_of(model) or Plan(), aliases),
+        "plan": json.dumps({**vars(plan), "aliases": aliases}),
     }
     write_atomically(path, to_bytes(tensors, metadata))
     return path
@@ -240,24 +241,6 @@ def _set_modes(model: nn.Module, modes: list[Any]) -> None:
         module.training = bool(modes[0]) != (name in modes[1:])
 
 
-def _plan_to_json(plan: Plan, aliases: dict[str, str]) -> str:
-    return json.dumps(
-        {
-            "kept": plan.kept,
-            "biases": plan.biases,
-            "groups": plan.groups,
-            "sizes": plan.sizes,
-            "reshaped": plan.reshaped,
-            "absent": plan.absent,
-            "norms": plan.norms,
-            "difference": plan.difference,
-            "rerouted": plan.rerouted,
-            "full": plan.full,
-            "aliases": aliases,
-        }
-    )
-
-
 # -- reading ---------------------------------------------------------------------------------------
 
 
@@ -281,13 +264,12 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Plan, str, l
 def _modes_from(path: str | os.PathLike[str], metadata: dict[str, str]) -> list[Any]:
     """Whether the network trains, then its modules that don't do as it does; [] if unknown."""
     try:
-        modes = json.loads(metadata.get("modes", "[]"))
-    except (ValueError, RecursionError):
-        modes = None
-    kinds = (bool, *[str] * len(modes)) if isinstance(modes, list) else ()
-    if not isinstance(modes, list) or [*map(type, modes)] != [*kinds[: len(modes)]]:
-        raise FileError(f"{path} is damaged: modes in its metadata is no list of a bool and names")
-    return modes
+        modes = read_json(metadata.get("modes", "[]"), list[Any])
+        return [*typed(modes[:1], list[bool]), *typed(modes[1:], list[str])]
+    except ValueError as error:
+        raise FileError(
+            f"{path} is damaged: modes in its metadata is no list of a bool and names: {error}"
+        ) from error
 
 
 def _plan_from_metadata(
@@ -302,42 +284,25 @@ def _plan_from_metadata(
             "Load it with the version that wrote it, or with a newer one"
         )
     try:
-        raw = json.loads(metadata["plan"])
-        plan = Plan(
-            {
-                str(name): {int(dim): _indices(given) for dim, given in dims.items()}
-                for name, dims in raw["kept"].items()
-            },
-            tuple(map(str, raw["biases"])),
-            {kind: (int(kept), int(total)) for kind, (kept, total) in raw["groups"].items()},
-            {
-                str(name): {str(attribute): int(value) for attribute, value in values.items()}
-                for name, values in raw.get("sizes", {}).items()
-            },
-            {str(name): int(size) for name, size in raw.get("reshaped", {}).items()},
-            {str(name): dict(recipe) for name, recipe in raw.get("absent", {}).items()},
-            {
-                str(name): {str(attribute): _number(value) for attribute, value in values.items()}
-                for name, values in raw.get("norms", {}).items()
-            },
-            float(raw.get("difference", 0.0)),
-            {str(name): tuple(map(int, new)) for name, new in raw.get("rerouted", {}).items()},
-            {str(measure): int(cost) for measure, cost in raw.get("full", {}).items()},
-        )
-        return plan, {str(name): str(stored) for name, stored in raw["aliases"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{path} holds a damaged plan: {error!r}") from error
+        facts = read_json(metadata.get("plan", ""), dict[str, Any])
+        if missing := {"kept", "biases", "groups", "aliases"} - facts.keys():
+            raise ValueError(f"the field {min(missing)!r} is missing")
+        aliases = typed(facts.pop("aliases"), dict[str, str], "aliases")
+        plan = typed(facts, Plan)
+        _check_indices(plan)
+        check_replacements(plan.absent)
+        return plan, aliases
+    except ValueError as error:
+        raise FileError(f"{path} holds a damaged plan: {error}") from error
 
 
-def _number(given: float | list[int]) -> float | tuple[int, ...]:
-    return tuple(map(int, given)) if isinstance(given, list) else float(given)
-
-
-def _indices(given: list[int]) -> tuple[int, ...]:
-    indices = tuple(map(int, given))
-    if not indices or indices[0] < 0 or any(a >= b for a, b in pairwise(indices)):
-        raise ValueError(f"indices must ascend from 0 on, got {str(given)[:60]}")
-    return indices
+def _check_indices(plan: Plan) -> None:
+    for name, dims in plan.kept.items():
+        for dim, indices in dims.items():
+            if not indices or indices[0] < 0 or any(a >= b for a, b in pairwise(indices)):
+                raise ValueError(
+                    f"kept[{name!r}][{dim}]: indices must ascend from 0 on, got {short(indices)}"
+                )
 
 
 # -- filling a model -------------------------------------------------------------------------------

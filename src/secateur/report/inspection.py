@@ -15,7 +15,7 @@ from secateur.budget import Budget
 from secateur.costs.measures import COUNTED
 from secateur.groups import Groups
 from secateur.measurement import format_measure
-from secateur.report.tables import NAMES, plain_table
+from secateur.report.tables import measure_name, plain_table
 from secateur.tracing import Trace, trace
 from secateur.utils.name_trees import Row, folded, names, tree
 
@@ -97,5 +97,5 @@ def _reachable(groups: Groups) -> Any:
         full = allowance.spent(np.ones(len(groups)))[measure]
         least = allowance.spent(allowance.cheapest().astype(float))[measure]
         in_words = (format_measure(measure, value) for value in (full, least))
-        rows.append((NAMES.get(measure, measure), *in_words, f"{least / full:.2%}"))
+        rows.append((measure_name(measure), *in_words, f"{least / full:.2%}"))
     return plain_table("How small it can get", ["", "full size", "smallest", "of full"], rows)

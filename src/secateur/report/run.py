@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from secateur.budget.budget import Line
 from secateur.groups import Groups, Layer
 from secateur.measurement import Footprint
 from secateur.utils.files import write_atomically
+from secateur.utils.typed_json import read_json, typed
 
 FORMAT = 1
 FACTS = "run.json"  # the name of its file in a run's folder
@@ -50,6 +52,12 @@ class Network:
     footprint: Footprint
     onnx_latency: float | None = None
     score: float | None = None
+
+    @property
+    def latencies(self) -> dict[str, float]:
+        """Runtime -> seconds, of the runtimes in which it was timed."""
+        found = {"torch": self.footprint.latency, "ONNX Runtime": self.onnx_latency}
+        return {runtime: seconds for runtime, seconds in found.items() if seconds is not None}
 
 
 @dataclass(frozen=True)
@@ -131,24 +139,21 @@ class Run:
         if not path.exists():
             raise FileNotFoundError(f"no such file: {path}")
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            if raw.pop("secateur_run") != FORMAT:
+            facts = read_json(path.read_text(encoding="utf-8"), dict[str, Any])
+            if facts.pop("secateur_run", None) != FORMAT:
                 raise ValueError("another format")
-            raw["asked"] = tuple(Line(**line) for line in raw["asked"])
-            raw["widths"] = tuple(Width(**width) for width in raw["widths"])
-            raw["networks"] = tuple(
-                Network(**{**network, "footprint": Footprint(**network["footprint"])})
-                for network in raw["networks"]
-            )
-            raw["checks"] = tuple(Check(**check) for check in raw["checks"])
-            raw["history"] = tuple(raw["history"])
-            raw["frontier"] = tuple(
-                Point(tuple(Line(**line) for line in point["lines"]), point["score"])
-                for point in raw.get("frontier", ())
-            )
-            return cls(**raw)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return typed(facts, cls, finite=False)._checked()  # what diverged has no finite score
+        except ValueError as error:
             raise ValueError(f"{path} is not a run that secateur wrote: {error}") from error
+
+    def _checked(self) -> Run:
+        """Refuse what no report can be made of."""
+        if not self.networks or not all(point.lines for point in self.frontier):
+            raise ValueError("a network, or what it was asked for, is missing")
+        for line in (*self.asked, *(line for point in self.frontier for line in point.lines)):
+            if not (0 < line.asked < inf and 0 <= line.reached < inf and 0 < line.full < inf):
+                raise ValueError(f"{line} is no measure of a budget")
+        return self
 
 
 def labels(layers: Sequence[Width] | Sequence[Layer]) -> list[str]:

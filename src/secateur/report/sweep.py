@@ -15,7 +15,7 @@ from typing import Any
 
 from secateur.measurement import format_measure
 from secateur.report.run import Run
-from secateur.report.tables import NAMES, format_score, plain_table
+from secateur.report.tables import format_score, measure_name, plain_table
 
 HEAD = ("budget", "runs", "{metric}", "measure", "asked", "reached")
 
@@ -143,7 +143,7 @@ def rows(sweep: Sweep) -> list[tuple[str, ...]]:
             asked = _spread([line.asked for line in alike], show)
             reached = _spread([line.reached for line in alike], show)
             reached += f" ({mean(line.reached for line in alike) / full:.2%})"
-            name = NAMES.get(line.measure, line.measure)
+            name = measure_name(line.measure)
             found.append((*(first if i == 0 else ("", "", "")), name, asked, reached))
     return found
 

@@ -25,11 +25,16 @@ from secateur.utils.extras import require
 NAMES = {"flops": "FLOPs", "params": "parameters", "bytes": "bytes", "groups": "groups"}
 
 
+def measure_name(measure: str) -> str:
+    """What people call a measure."""
+    return NAMES.get(measure, measure)
+
+
 def asked_rows(lines: Sequence[Line]) -> list[tuple[str, str, str, str, str]]:
     """Measure, full size, asked, reached, share of what was asked."""
     return [
         (
-            NAMES.get(line.measure, line.measure),
+            measure_name(line.measure),
             format_measure(line.measure, line.full),
             f"{format_measure(line.measure, line.asked)} ({line.asked / line.full:.2%})",
             f"{format_measure(line.measure, line.reached)} ({line.reached / line.full:.2%})",
@@ -44,7 +49,7 @@ def frontier_rows(points: Sequence[Point], metric: str) -> list[tuple[str, str, 
     return [
         (
             ", ".join(
-                f"{line.asked / line.full:.2%} of the {NAMES.get(line.measure, line.measure)}"
+                f"{line.asked / line.full:.2%} of the {measure_name(line.measure)}"
                 for line in point.lines
             ),
             ", ".join(
@@ -83,13 +88,14 @@ def comparison_rows(networks: Sequence[Network], metric: str) -> list[tuple[str,
     ]
     scores = [network.score for network in networks]
     if any(score is not None for score in scores):
-        shown = ["–" if score is None else format_score(score, metric) for score in scores]
-        rows.append((f"test {metric}", *shown, ""))
+        rows.append((f"test {metric}", *(format_score(score, metric) for score in scores), ""))
     return [row for row in rows if row[0] != "energy" or set(row[1:-1]) != {UNAVAILABLE}]
 
 
-def format_score(score: float, metric: str) -> str:
+def format_score(score: float | None, metric: str) -> str:
     """A score as people read it: accuracies in percent, other metrics as numbers."""
+    if score is None:
+        return "–"
     return f"{score:.2%}" if metric == "accuracy" else f"{score:.4g}"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
+from reprlib import repr as short
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from secateur.surgery.conv_kernels import padding
 from secateur.tracing.size_attributes import NUMBERS
 from secateur.utils.name_trees import is_inside
+from secateur.utils.typed_json import typed
 
 DEPTHS = (  # how many blocks there are
     "num_layers", "num_hidden_layers", "n_layer", "n_layers", "depth", "num_blocks", "layers",
@@ -172,6 +174,22 @@ CROSS = ("key_value_states", "encoder_hidden_states")  # what attends to another
 # for (size + offset) // stride; [input] alone is that input itself, and null is None. {"kind":
 # "out"} is taken out of its list (module_removal.py).
 Replacement = Mapping[str, Any]
+_Size = int | tuple[int, int]
+_Like = tuple[int] | tuple[int, int | list[int] | None, _Size | list[_Size] | None]
+
+
+def check_replacements(absent: Mapping[str, Replacement]) -> None:
+    """Refuse what a file says of modules that left, if it isn't in this form.
+
+    Raises:
+        ValueError: it names the module.
+    """
+    for name, recipe in absent.items():
+        place = f"absent[{name!r}]"
+        found = typed(recipe, dict[str, str | list[_Like | None]], place)
+        zeros = found.get("kind") in ("tensor", "tuple", "list")
+        if found.get("kind") != "out" and not (zeros and isinstance(found.get("like"), list)):
+            raise ValueError(f"{place}: expected what takes its place, got {short(recipe)}")
 
 
 class Placeholder(nn.Module):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from secateur.train.data import Data
     from secateur.train.distill import Distill
     from secateur.train.finishing import finish
-    from secateur.train.loggers import JsonLines, Logger, TensorBoard
+    from secateur.train.loggers import JsonLines, Logger, Tracker
     from secateur.train.loop import Interrupted, Loop
     from secateur.train.settings import Settings
 
@@ -25,7 +25,7 @@ __all__ = [
     "Logger",
     "Loop",
     "Settings",
-    "TensorBoard",
+    "Tracker",
     "finish",
 ]
 
@@ -34,7 +34,7 @@ _NAMES = {
     "data": ["Data"],
     "distill": ["Distill"],
     "finishing": ["finish"],
-    "loggers": ["JsonLines", "Logger", "TensorBoard"],
+    "loggers": ["JsonLines", "Logger", "Tracker"],
     "loop": ["Interrupted", "Loop"],
     "settings": ["Settings"],
 }

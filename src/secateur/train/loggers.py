@@ -1,4 +1,4 @@
-"""Where a run's numbers go while it trains: JSON lines, TensorBoard, any logger of three methods.
+"""Where a run's numbers go while it trains: JSON lines, trackers, any logger of three methods.
 
 In: the records of a training loop. Out: lines and curves, interrupted or not the same.
 """
@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 from secateur.train.spec import called
+from secateur.utils.extras import require
 
 METHODS = ("log_hyperparams", "log_metrics", "finalize")
 
@@ -90,57 +91,73 @@ class JsonLines:
             file.write(json.dumps(record) + "\n")
 
 
-class TensorBoard:
-    """Curves for TensorBoard, in event files; the settings and warnings among its texts.
+class Tracker:
+    """One of Accelerate's trackers: TensorBoard, Weights and Biases, MLflow, Comet, Aim, ...
+
+    Trackers of a service are set up as their documentation says (an account, a key), and get the
+    project "secateur". TensorBoard's curves are those of an uninterrupted run.
 
     Args:
-        folder: for the event files: `tensorboard --logdir FOLDER` shows them.
+        name: as Accelerate calls it, such as "tensorboard" or "wandb".
+        folder: of the run; files of the tracker go into its folder of that name.
 
     Raises:
-        ImportError: the package tensorboard is missing.
+        ImportError: Accelerate or the tracker's package is missing.
+        ValueError: there is no such tracker.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with Log([TensorBoard(folder)], {"lr": 0.1}) as log:
+        ...     with Log([Tracker("tensorboard", folder)], {"lr": 0.1}) as log:
         ...         log({"step": 1, "loss": 2.0})
-        ...     [path.name.split(".")[0] for path in Path(folder).iterdir()]
+        ...     [path.name.split(".")[0] for path in Path(folder, "tensorboard").iterdir()]
         ['events']
     """
 
-    rewrites = True
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ImportError(
-                "logging for TensorBoard needs its package: pip install tensorboard"
-            ) from error
-        self.folder = Path(folder)
-        self._new_writer = SummaryWriter
-        self._writer: Any = None
+    def __init__(self, name: str, folder: str | os.PathLike[str]) -> None:
+        tracking = require("accelerate.tracking", extra="cli")
+        kinds = tracking.LOGGER_TYPE_TO_CLASS
+        if name not in kinds:
+            raise ValueError(
+                f"--log {name}: write {', '.join(sorted(kinds))}, or MODULE:FACTORY of your own"
+            )
+        if name not in map(str, tracking.get_available_trackers()):
+            raise ImportError(f"logging to {name} needs its package: pip install {name}")
+        self._kind, self._folder = kinds[name], Path(folder)
+        self.rewrites = name == "tensorboard"  # which shows points twice otherwise
+        self._tracker: Any = None
+        self._state: Any = None
 
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
-        """Begin; what older event files of the folder show is not shown any more."""
-        self._writer = self._new_writer(str(self.folder), purge_step=0)
-        rows = "".join(f"| {name} | {value} |\n" for name, value in params.items())
-        if rows:
-            self._writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}", 0)
+        """Begin; what TensorBoard's older files of the folder show is not shown any more."""
+        state = require("accelerate.state", extra="cli").PartialState
+        if not state._shared_state:  # outside of Accelerate, whose trackers ask which process it is
+            self._state = state(cpu=True)
+        writes, more = self._kind.requires_logging_directory, {"purge_step": 0}
+        place = (self._kind.name, self._folder) if writes else ("secateur",)
+        self._tracker = self._kind(*place, **(more if self.rewrites else {}))
+        self._tracker.start()
+        plain = {n: v if type(v) in (int, float, str, bool) else str(v) for n, v in params.items()}
+        if not self.rewrites:
+            self._tracker.store_init_configuration(plain)
+        elif plain:  # as words: its own table of settings makes a folder a start
+            rows = "".join(f"| {name} | {value} |\n" for name, value in plain.items())
+            self._tracker.log({"settings": f"| setting | value |\n|---|---|\n{rows}"}, 0)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Add a point to each curve."""
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+        self._tracker.log(dict(metrics), step)
 
     def log_text(self, words: str, step: int) -> None:
-        """Add a warning to the texts."""
-        self._writer.add_text("warning", words, step)
+        """Add a warning: its words where the tracker takes them, or a point."""
+        self._tracker.log({"warning": words if self.rewrites else 1.0}, step)
 
     def finalize(self, status: str) -> None:
         """Write what is left, and close."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._tracker is not None:
+            self._tracker.finish()
+        if self._state is not None:
+            self._state._reset_state()
 
 
 class Log:
@@ -227,21 +244,17 @@ def make_loggers(words: Sequence[str], folder: Path) -> tuple[Logger, ...]:
     """The loggers that --log names.
 
     Args:
-        words: "tensorboard", or MODULE:FACTORY, which is called without arguments.
-        folder: of the run; TensorBoard's files go into its folder tensorboard.
+        words: names of trackers, such as "tensorboard" (see `Tracker`), or MODULE:FACTORY, which is
+            called without arguments.
+        folder: of the run.
 
     Raises:
         ValueError: another word, or a factory that failed.
         TypeError: a factory returned something that is not a logger.
-        ImportError: the package tensorboard is missing.
+        ImportError: the package of a tracker is missing.
     """
     found: list[Any] = []
     for word in dict.fromkeys(words):
-        if word == "tensorboard":
-            found.append(TensorBoard(folder / "tensorboard"))
-        elif ":" in word:
-            found.append(called(word, "--log"))
-            check(found[-1])
-        else:
-            raise ValueError(f"--log {word}: write tensorboard, or MODULE:FACTORY of your own")
+        found.append(called(word, "--log") if ":" in word else Tracker(word, folder))
+        check(found[-1])
     return tuple(found)

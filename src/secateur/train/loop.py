@@ -63,7 +63,7 @@ class Loop:
         accumulate: batches of one optimizer step; the last one of an epoch may have fewer.
         distill: mixes the teacher's word into the training loss: a `Distill`, or called alike with
             (loss, output, inputs...). Not part of the checkpoint: give it again to resume.
-        loggers: told what is recorded, such as `TensorBoard(folder)`; see `Logger`.
+        loggers: told what is recorded, such as `Tracker("tensorboard", folder)`; see `Logger`.
         warn: told where the loss jumps as the budget presses; by default a warning of Python's.
         engine: takes the steps; by default in one process and in the model's precision. Under one
             of several processes, all call `run`, and the first one writes.

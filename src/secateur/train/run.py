@@ -63,7 +63,8 @@ def train(
         resume: go on from the folder's checkpoint.
         device: such as "cpu" or "cuda"; by default what Accelerate finds.
         checkpoint_every: "30s", "5m", or a number of steps.
-        log: "tensorboard" (into the folder's folder of this name), or MODULE:FACTORY of a `Logger`.
+        log: trackers such as "tensorboard" (into the folder's folder of this name), or
+            MODULE:FACTORY of a `Logger`.
         watch: told how far things are, and warned of a loss that jumps.
 
     Returns:

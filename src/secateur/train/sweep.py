@@ -31,6 +31,7 @@ from secateur.train.run import CHECKPOINT, REPORT, Watch, train
 from secateur.train.settings import Resources, Settings
 from secateur.utils.extras import require
 from secateur.utils.files import write_atomically
+from secateur.utils.typed_json import read_json
 
 SWEEP, RESULTS, ERROR = "sweep.json", "results.jsonl", "error.txt"
 REACHABLE = 5.0  # seconds a cluster has to answer
@@ -181,7 +182,7 @@ def _claim(folder: Path, settings: Settings) -> None:
     if not path.exists():
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path.read_text(encoding="utf-8"), dict[str, Any])
     except ValueError as error:
         raise ValueError(f"{path} is not what a sweep writes: {error}") from error
     lines = checkpoint.differences(_shared(settings), found)
