@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from secateur.deploy.configs import build
-from secateur.deploy.saving import FileError, load
+from secateur.deploy.loading import FileError, load
 from secateur.deploy.small_pretrained import FILE, ordinary_weights
 from secateur.utils.extras import require
 
