@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from secateur.shrinking import ShrinkError, refit, shrink
     from secateur.surgery import Plan
     from secateur.tracing import trace
+    from secateur.train import recalibrate
 
 __version__ = "0.1.0"
 
@@ -80,6 +81,7 @@ __all__ = [
     "neurons",
     "profile",
     "reachable",
+    "recalibrate",
     "refit",
     "save",
     "shapes",
@@ -113,6 +115,7 @@ _NAMES = {
     "shrinking": ["ShrinkError", "refit", "shrink"],
     "surgery": ["Plan"],
     "tracing": ["trace"],
+    "train": ["recalibrate"],
 }
 _ROOMS = {
     "budget",

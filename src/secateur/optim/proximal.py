@@ -26,6 +26,7 @@ from secateur.optim.importance import weighting
 from secateur.optim.penalties import Kept, convex, firm, lasso, saliency
 from secateur.optim.schedules import Constant, Homotopy
 from secateur.optim.state import joined, ours_in, theirs_in
+from secateur.optim.statistics import followed
 from secateur.optim.support import Support
 from secateur.utils.distributed import all_reduce_sum, local
 
@@ -93,6 +94,9 @@ class Proximal(Optimizer):
         every: take the proximal step after every so many steps, as hard as all of them would have
             been together, and look at gradients only then; the freeze is never late.
         metric: "euclidean", or "optimizer" for Adam, AdamW, NAdam, RMSprop and Adagrad.
+        statistics: "recent" for running averages of BatchNorm that keep up while the budget presses
+            and begin anew at the choice (`RunningStatistics`), so that the network is handed over
+            with those of itself; "model" leaves them to the model's own momentum.
 
     Raises:
         TypeError: parts of another type, or SparseAdam.
@@ -129,6 +133,7 @@ class Proximal(Optimizer):
         weights: Any = "auto",
         every: int = 1,
         metric: str = "euclidean",
+        statistics: str = "recent",
     ) -> None:
         one = isinstance(budget, Budget) or not isinstance(budget, Sequence)
         self.budgets: tuple[Budget, ...] = (budget,) if one else tuple(budget)  # pyright: ignore
@@ -154,6 +159,7 @@ class Proximal(Optimizer):
         self.frozen = False
         self._last = Kept(np.ones(len(groups)))
         self._support: Support | None = None
+        self._statistics = followed(statistics, groups.model, pressing=penalty == "firm")
 
     _seen: Tensor | None = None  # by the weighting in this step, to be learned once it was taken
 
@@ -301,6 +307,7 @@ class Proximal(Optimizer):
     def _count(self, *, press: bool) -> None:
         """Go on by one step of the schedule; without `press`, nothing but the freeze is done."""
         self.steps_taken += 1
+        self._statistics.follow_(chosen=self.frozen)
         if self._seen is not None:
             self.weighting.learn(self._seen, self.every)
             self._seen = None
@@ -337,6 +344,8 @@ class Proximal(Optimizer):
         self._support = Support(self.groups, kept)
         self._support.clear_parameters_()
         self._support.clear_state_(self.state)
+        if not kept.all():
+            self._statistics.begin_anew()
 
     def _thaw(self) -> None:
         """Begin the next stage: what is dead stays dead, what is left competes again."""
@@ -488,6 +497,7 @@ class Proximal(Optimizer):
             "frozen": self.frozen,
             "live": torch.from_numpy(self._live().copy()),
             "weighting": self.weighting.state_dict(),
+            "statistics": self._statistics.state_dict(),
         }
 
     def _live(self) -> np.ndarray:
@@ -529,6 +539,7 @@ class Proximal(Optimizer):
                 )
         self.optimizer.load_state_dict(theirs_in(state_dict))
         self.weighting.load_state_dict(ours["weighting"])
+        self._statistics.load_state_dict(ours["statistics"])
         self.steps_taken = int(ours["steps_taken"])
         multipliers = ours["multipliers"].cpu().double().numpy().copy()
         self._last = Kept(multipliers, ours["threshold"])
@@ -557,7 +568,7 @@ class Proximal(Optimizer):
 _COPIED = (
     *("optimizer", "groups", "budgets", "penalty", "every", "schedule", "weighting", "allowance"),
     "metric",
-    *("steps_taken", "frozen", "_allowances", "_last", "_support"),
+    *("steps_taken", "frozen", "_allowances", "_last", "_support", "_statistics"),
 )
 
 

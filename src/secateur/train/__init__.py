@@ -6,6 +6,7 @@ from secateur.train.distill import Distill
 from secateur.train.finishing import finish
 from secateur.train.loggers import JsonLines, Logger, TensorBoard
 from secateur.train.loop import Interrupted, Loop
+from secateur.train.recalibration import recalibrate
 
 __all__ = [
     "CheckpointError",
@@ -17,4 +18,5 @@ __all__ = [
     "Loop",
     "TensorBoard",
     "finish",
+    "recalibrate",
 ]
