@@ -66,9 +66,9 @@ class RunningStatistics:
                 self._begin(MEMORY - 1)
             return
         values, counts = self._read()
-        momenta = torch.tensor(self._momenta(), device=values.device)
-        shown, spans = self._shown.to(values), self._spans.to(values.device)
-        passes = (counts - self._counts.to(counts.device)).float()
+        momenta = values.new_tensor(self._momenta())
+        shown, spans = self._shown.to(values), self._spans.to(values)
+        passes = (counts - self._counts.to(counts.device)).to(values)
         own = -torch.expm1(passes * torch.log1p(-momenta))
         counted = (own > 0) & self._mine.to(values.device)  # fewer passes: it was loaded
         gain = torch.where(counted, passes / ((spans + passes) * own), 1.0).clamp_min(1)
@@ -106,7 +106,7 @@ class RunningStatistics:
     def _begin(self, span: int) -> None:
         if self._layers:
             self._shown, self._counts = self._read()
-            self._spans = torch.full((len(self._layers),), float(span), device=self._shown.device)
+            self._spans = self._shown.new_full((len(self._layers),), span)
             self._steps = 0
 
     # -- the layers --------------------------------------------------------------------------------
