@@ -121,17 +121,14 @@ def accuracy(model: nn.Module, images: data.Images) -> float:
 def table(lines: list[dict[str, Any]]) -> str:
     """One row a budget and momentum: as handed over and averaged anew, without and with."""
     rows = [
-        "| FLOPs | BatchNorm momentum | groups chosen after | the model's own averages | anew "
-        "| ours, as handed over | anew |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| FLOPs | BatchNorm momentum | groups chosen after | as handed over, the model's own "
+        "averages | as handed over, ours | averaged anew |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
-    for (budget, momentum, freeze), mine in runs.grouped(
-        lines, "budget", "momentum", "freeze"
-    ).items():
-        cells = []
-        for way in ("model", "recent"):
-            found = runs.those(mine, statistics=way)
-            cells += [_mean(found, "handed_over"), _mean(found, "anew")]
+    keys = "budget", "momentum", "freeze"
+    for (budget, momentum, freeze), mine in runs.grouped(lines, *keys).items():
+        ways = [runs.those(mine, statistics=way) for way in ("model", "recent")]
+        cells = [*(_mean(found, "handed_over") for found in ways), _mean(mine, "anew")]
         chosen = "" if budget == "dense" else f"{freeze or 0.8:.0%}"
         rows.append(f"| {budget} | {momentum} | {chosen} | {' | '.join(cells)} |")
     seeds = ", ".join(map(str, sorted({line["seed"] for line in lines})))
