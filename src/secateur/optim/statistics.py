@@ -134,7 +134,7 @@ class RunningStatistics:
     @cached_property
     def _places(self) -> Tensor:
         """The layer of every value."""
-        sizes = torch.tensor([layer.num_features for layer in self._layers])
+        sizes = torch.tensor([x.num_features for x in self._layers], dtype=torch.int64)
         return torch.arange(len(sizes)).repeat_interleave(sizes).repeat(2)
 
     @cached_property
@@ -183,9 +183,9 @@ class RunningStatistics:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a state_dict was taken, if it is of such layers; else from the averages."""
         shown = state.get("shown")
-        fits = shown is not None and len(shown) == len(self._places)
-        self._shown = shown.clone() if fits else None
-        if fits:
+        self._shown = None
+        if shown is not None and len(shown) == len(self._places):
+            self._shown = shown.clone()
             self._counts, self._spans = state["counts"].clone(), state["spans"].clone()
             self._steps = int(state["steps"])
 
