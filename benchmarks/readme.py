@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import runs
+import transfer
 from accuracy import kinds, known, penalties, widths  # noqa: F401
 from accuracy.table import cell, compared, cut_later, sensitivity, studied, summary
 from gpu.accuracy import budget_tables, known_on_gpu, penalty_table
@@ -230,7 +231,7 @@ TABLES: dict[str, dict[str, Callable[[list[dict[str, Any]]], str]]] = {
         "gpu-accuracy-20:budgets": budget_tables,
         "gpu-accuracy-20:penalties": penalty_table,
     },
-    "docs/training.md": {"interruption": interruption_table},
+    "docs/training.md": {"transfer": transfer.table, "interruption": interruption_table},
 }
 
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     )
     from secateur.measurement import Footprint, measure
     from secateur.optim import Constant, Homotopy, Proximal
-    from secateur.shrinking import ShrinkError, refit, shrink
+    from secateur.shrinking import ShrinkError, recalibrate, refit, shrink
     from secateur.surgery import Plan
     from secateur.tracing import trace
 
@@ -81,6 +81,7 @@ __all__ = [
     "neurons",
     "profile",
     "reachable",
+    "recalibrate",
     "refit",
     "save",
     "shapes",
@@ -111,7 +112,7 @@ _NAMES = {
     ],
     "measurement": ["Footprint", "measure"],
     "optim": ["Constant", "Homotopy", "Proximal"],
-    "shrinking": ["ShrinkError", "refit", "shrink"],
+    "shrinking": ["ShrinkError", "recalibrate", "refit", "shrink"],
     "surgery": ["Plan"],
     "tracing": ["trace"],
 }

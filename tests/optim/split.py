@@ -478,3 +478,29 @@ def shrunk_on_rank_0(rank: int, world: int, name: str) -> Any:
     complete.load_state_dict(state)
     small = sc.shrink(complete, optimizer.groups)
     return refusal, str(small), small(batch(0)[0]).detach()
+
+
+# -- running averages ------------------------------------------------------------------------------
+
+
+def averages(rank: int, world: int, broadcast: bool) -> Any:
+    """A layer's means after training in DDP, and the plain mean of what this rank's layer saw."""
+    torch.manual_seed(0)
+    layers = nn.Linear(6, 8), nn.BatchNorm1d(8, momentum=0.01), nn.ReLU(), nn.Linear(8, 1)
+    model = nn.Sequential(*layers).double()
+    groups = sc.neurons(model, torch.ones(2, 6, dtype=torch.float64))
+    ddp = DistributedDataParallel(model, broadcast_buffers=broadcast)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = sc.Homotopy(STEPS, freeze=0.5)
+    optimizer = sc.Proximal(sgd, groups, sc.Budget(groups=3), schedule=schedule)
+    seen: list[Tensor] = []
+    model[1].register_forward_pre_hook(lambda _, given: seen.append(given[0].detach().mean(0)))
+    for step in range(STEPS):
+        generator = torch.Generator().manual_seed(2 * step + rank)
+        rows = torch.randn(16, 6, generator=generator, dtype=torch.float64) + 1
+        optimizer.zero_grad()
+        ddp(rows).square().mean().backward()
+        optimizer.step()
+    mean = model[1].running_mean
+    assert isinstance(mean, Tensor)
+    return {"found": mean.clone(), "plain": torch.stack(seen[STEPS // 2 :]).mean(0)}

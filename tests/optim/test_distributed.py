@@ -230,3 +230,15 @@ def test_rank_0_shrinks_the_gathered_model(ranks: Ranks) -> None:
     expected = sc.shrink(model, optimizer.groups)
     assert small == str(expected)
     torch.testing.assert_close(outputs, expected(split.batch(0)[0]), rtol=1e-8, atol=1e-10)
+
+
+# -- running averages ------------------------------------------------------------------------------
+
+
+def test_ddp_hands_the_first_process_s_averages_round(ranks: Ranks) -> None:
+    """The others' are its own but for the last step, whatever they saw."""
+    first, second = ranks(split.averages, broadcast=True)
+    torch.testing.assert_close(first["found"], first["plain"])
+    torch.testing.assert_close(second["found"], first["found"], rtol=0.02, atol=0.02)
+    for one in ranks(split.averages, broadcast=False):
+        torch.testing.assert_close(one["found"], one["plain"])

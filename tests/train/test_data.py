@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.train.data import Data, accuracy, call, cross_entropy, logits, split
+from secateur.train.data import Data, accuracy, cross_entropy, logits
+from secateur.utils.batches import call, split
 
 BATCHES = [(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))]
 

@@ -72,7 +72,7 @@ def reachable(groups: Groups, *, at_least: int = 1, multiple_of: int = 1) -> Rea
     if not len(groups):
         raise ValueError("reachable: there are no groups; nothing can be cut")
     found = []
-    for measure in COUNTED if groups.model is not None else ("groups",):
+    for measure in COUNTED if groups.coupling is not None else ("groups",):
         costs = {measure: cost(groups, measure)}
         full = full_costs(groups, measure)
         units = steps(groups, multiple_of)

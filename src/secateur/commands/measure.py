@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"{numbers:,} parameters and buffers, {size:,} bytes (more with --model)")
         return
     from secateur.measurement import measure
-    from secateur.train.data import to_device
+    from secateur.utils.batches import to_device
 
     network = model(options).to(options.device)
     inputs = to_device(example(options), options.device)

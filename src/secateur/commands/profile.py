@@ -26,8 +26,8 @@ def run(options: argparse.Namespace) -> None:
     """Measure, write the table down and print it."""
     from secateur.costs import profile
     from secateur.report.tables import layer_table
-    from secateur.train.data import to_device
     from secateur.train.spec import make_groups
+    from secateur.utils.batches import to_device
 
     path = Path(options.out)
     network = model(options).to(options.device)

@@ -70,7 +70,7 @@ def zeros_in_place(
     if not members:
         lines = [f"{type(model).__name__} has no weight whose {kind} can be grouped"]
         raise ValueError("\n".join([*lines, *reasons(refused)]))
-    return Groups(tuple(members), tuple(layers), None, tuple(refused))
+    return Groups(tuple(members), tuple(layers), None, tuple(refused), model=model)
 
 
 def _reason(weight: nn.Parameter, names: list[str], ignored: dict[str, str]) -> str:

@@ -66,4 +66,5 @@ def custom(model: nn.Module, ids: Mapping[str, Tensor]) -> Groups:
     if used != list(range(len(used))):
         missing = sorted(set(range(int(used[-1]))) - set(used))[:5]
         raise ValueError(f"custom: ids must run from 0 without gaps; missing {missing}")
-    return Groups(tuple(members), (Layer("custom", "custom", 0, len(used), tuple(ids)),))
+    layer = Layer("custom", "custom", 0, len(used), tuple(ids))
+    return Groups(tuple(members), (layer,), model=model)

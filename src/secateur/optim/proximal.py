@@ -27,6 +27,7 @@ from secateur.optim.rates import common_rate, is_resting
 from secateur.optim.schedules import Constant, Homotopy
 from secateur.optim.state import Wrapper
 from secateur.optim.stationarity import stationarity
+from secateur.optim.statistics import followed
 from secateur.optim.support import Support
 
 
@@ -72,6 +73,9 @@ class Proximal(Wrapper):
         every: take the proximal step after every so many steps, as hard as all of them would have
             been together, and look at gradients only then; the freeze is never late.
         geometry: "euclidean", or "optimizer" for Adam, AdamW, NAdam, RMSprop and Adagrad.
+        statistics: "recent" for running averages of BatchNorm that keep up while the budget presses
+            and begin anew at the choice (`RunningStatistics`), so that the network is handed over
+            with those of itself; "model" leaves them to the model's own momentum.
 
     Raises:
         TypeError: parts of another type, or SparseAdam.
@@ -108,6 +112,7 @@ class Proximal(Wrapper):
         importance: Any = "auto",
         every: int = 1,
         geometry: str = "euclidean",
+        statistics: str = "recent",
     ) -> None:
         one = isinstance(budget, Budget) or not isinstance(budget, Sequence)
         self.budgets: tuple[Budget, ...] = (budget,) if one else tuple(budget)  # pyright: ignore
@@ -126,6 +131,7 @@ class Proximal(Wrapper):
         self.frozen = False
         self._relaxation = Relaxation(np.ones(len(groups)))
         self._support: Support | None = None
+        self._statistics = followed(statistics, groups.model, pressing=not has_lambda)
 
     _seen: Tensor | None = None  # by the importance in this step, to be learned once it was taken
 
@@ -180,6 +186,7 @@ class Proximal(Wrapper):
     def _advance(self, *, press: bool) -> None:
         """Go on by one step of the schedule; without `press`, nothing but the freeze is done."""
         self.steps_taken += 1
+        self._statistics.follow_(chosen=self.frozen)
         if self._seen is not None:
             self.importance.learn(self._seen, self.every)
             self._seen = None
@@ -225,6 +232,8 @@ class Proximal(Wrapper):
         self._support = Support(self.groups, kept)
         self._support.clear_state_(self.state)
         self._hold_()
+        if not kept.all():
+            self._statistics.begin_anew()
 
     def _thaw(self) -> None:
         """Begin the next stage: what is dead stays dead, what is left competes again."""
@@ -358,10 +367,12 @@ class Proximal(Wrapper):
             "frozen": self.frozen,
             "live": torch.from_numpy(live.copy()),  # what was not given up for good
             "learned": self.importance.state_dict(),
+            "statistics": self._statistics.state_dict(),
         }
 
     def _resume(self, ours: dict[str, Any]) -> None:
         self.importance.load_state_dict(ours["learned"])
+        self._statistics.load_state_dict(ours["statistics"])
         self.steps_taken = int(ours["steps_taken"])
         multipliers = ours["multipliers"].cpu().double().numpy().copy()
         self._relaxation = Relaxation(multipliers, ours["threshold"])
@@ -387,4 +398,5 @@ class Proximal(Wrapper):
 _COPIED = (
     *("optimizer", "groups", "budgets", "penalty", "every", "schedule", "importance", "geometry"),
     *("allowance", "steps_taken", "frozen", "_allowances", "_relaxation", "_support"),
+    "_statistics",
 )

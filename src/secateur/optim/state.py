@@ -116,7 +116,8 @@ def ours_in(state_dict: Mapping[str, Any]) -> dict[str, Any] | None:
     """Our entry, wherever it lies; None where there is none."""
     places = [state_dict, *state_dict.get("param_groups", ())]
     found = next((place[NAME] for place in places if NAME in place), None)
-    return None if found is None else {"learned": {}, **found}  # empty, it may have been dropped
+    empty: dict[str, Any] = {"learned": {}, "statistics": {}}  # which may have been dropped
+    return None if found is None else {**empty, **found}
 
 
 def theirs_in(state_dict: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,11 +22,12 @@ from torch.optim import Optimizer
 
 from secateur.optim import Proximal
 from secateur.train import checkpoint
-from secateur.train.data import Data, call, split, to_device
+from secateur.train.data import Data
 from secateur.train.engine import Engine
 from secateur.train.loggers import JsonLines, Logger
 from secateur.train.monitor import Watching, warn
 from secateur.train.records import baseline_loss, due, record
+from secateur.utils.batches import call, split, to_device
 from secateur.utils.forward import device_of
 from secateur.utils.rng import rng_state, seed_all, set_rng_state
 
