@@ -20,6 +20,7 @@ from secateur.budget.budget import Line
 from secateur.groups import Groups, Layer
 from secateur.measurement import Footprint
 from secateur.utils.files import write_atomically
+from secateur.utils.strict_json import to_json, with_numbers
 
 FORMAT = 1
 FACTS = "run.json"  # the name of its file in a run's folder
@@ -115,9 +116,7 @@ class Run:
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the run as JSON; an older file is replaced in one step."""
-        return write_atomically(
-            path, json.dumps({"secateur_run": FORMAT, **asdict(self)}, indent=1)
-        )
+        return write_atomically(path, to_json({"secateur_run": FORMAT, **asdict(self)}, indent=1))
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Run:
@@ -134,6 +133,8 @@ class Run:
             raw = json.loads(path.read_text(encoding="utf-8"))
             if raw.pop("secateur_run") != FORMAT:
                 raise ValueError("another format")
+            for name in ("networks", "history", "frontier"):  # what a metric or a loss may be in
+                raw[name] = with_numbers(raw.get(name, []))
             raw["asked"] = tuple(Line(**line) for line in raw["asked"])
             raw["widths"] = tuple(Width(**width) for width in raw["widths"])
             raw["networks"] = tuple(
@@ -144,7 +145,7 @@ class Run:
             raw["history"] = tuple(raw["history"])
             raw["frontier"] = tuple(
                 Point(tuple(Line(**line) for line in point["lines"]), point["score"])
-                for point in raw.get("frontier", ())
+                for point in raw["frontier"]
             )
             return cls(**raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
