@@ -1,5 +1,6 @@
 """Runs with several budgets: a network for each, written down, and resumable in between."""
 
+import json
 import math
 import os
 import stat
@@ -16,7 +17,7 @@ from secateur.train import checkpoint
 from secateur.train.loop import Interrupted
 from secateur.train.run import cosine, train
 from secateur.train.settings import Settings
-from secateur.utils.lock import FolderInUse
+from secateur.utils.lock import FolderInUse, Lock
 from train import mine
 
 SETTINGS = Settings(
@@ -173,14 +174,13 @@ def test_a_report_that_cannot_be_drawn_is_said_and_ends_nothing(
 
 def test_one_run_a_folder(tmp_path: Path) -> None:
     def meanwhile(what: str, done: int, *_: object) -> None:
-        if done == 5:
-            assert (tmp_path / "lock").exists()
-            for resume in (False, True):
-                with pytest.raises(FolderInUse, match="in use by process"):
-                    train(TWO, tmp_path, resume=resume)
         if done == 10:
+            assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
             (tmp_path / "lock").write_text('{"host": "far", "pid": 3}')
 
+    for resume in (False, True):
+        with Lock(tmp_path), pytest.raises(FolderInUse, match="in use by process"):
+            train(TWO, tmp_path, resume=resume)
     with pytest.raises(FolderInUse, match="process 3 on far took it over"):
         train(TWO, tmp_path, watch=meanwhile)
     assert not (tmp_path / "checkpoint").exists()
