@@ -34,6 +34,11 @@ FUNCTIONS = {
         ({"costs": torch.tensor([1.0, -2.0, 1.0])}, r"\(costs=-2\): expected costs above 0"),
         ({"weights": torch.ones(4)}, r"weights has shape \(4,\),\n.*norms has shape \(2, 3\)"),
         ({"costs": torch.ones(2, 1, 3)}, r"costs has shape \(2, 1, 3\)"),
+        ({"costs": 1e308}, r"\(costs.sum\(\)=inf\): expected costs.sum\(\) to be finite: divide"),
+        ({"costs": torch.full((3,), 1e308, dtype=torch.float64)}, r"\(costs.sum\(\)=inf\)"),
+        ({"costs": torch.full((2, 1), 1e308, dtype=torch.float64)}, r"\(costs.sum\(\)=inf\)"),
+        ({"costs": math.inf}, r"\(costs=inf\): expected a finite number"),
+        ({"weights": 10**400}, r"\(weights=inf\): expected a finite number"),
         ({"norms": torch.tensor(1.0)}, r"norms of shape \(\)\): expected \(..., m\)"),
     ],
 )
@@ -51,7 +56,41 @@ def test_norms_that_are_no_floating_tensor(name: str) -> None:
         FUNCTIONS[name]([1.0, 2.0], 1)
 
 
-@pytest.mark.parametrize("step", [-0.1, torch.tensor([0.1, -0.1]), math.nan, torch.ones(3)])
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("argument", ["level", "weights", "costs"])
+@pytest.mark.parametrize("wrong", [True, torch.tensor(False), torch.ones(3) > 0, "1", None, 1j])
+def test_what_is_no_number(name: str, argument: str, wrong: object) -> None:
+    given = {"level": 1.0, argument: wrong}
+    with pytest.raises(TypeError, match=rf"{name}\({argument}=.*convert it first, e.g. float"):
+        FUNCTIONS[name](torch.rand(3), given.pop("level"), **given)
+
+
+@pytest.mark.parametrize("level", [math.inf, 10**400, 1e308])
+def test_any_level_above_what_there_is_keeps_everything(level: float) -> None:
+    assert firm(torch.rand(3) + 1, level, hardness=0.5).tolist() == [1, 1, 1]
+    assert multipliers(torch.rand(3) + 1, level, step=0.1).tolist() == [1, 1, 1]
+
+
+def test_steps_and_hardness_that_are_no_number() -> None:
+    for wrong in (True, torch.tensor(True), "1"):
+        with pytest.raises(TypeError, match=r"prox\(step="):
+            prox(torch.rand(3), 1, step=wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"firm\(hardness="):
+            firm(torch.rand(3), 1, hardness=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        math.inf,
+        10**400,
+        torch.tensor([1, math.inf]),
+        -0.1,
+        torch.tensor([0.1, -0.1]),
+        math.nan,
+        torch.ones(3),
+    ],
+)
 @pytest.mark.parametrize("function", [prox, multipliers])
 def test_step(function, step) -> None:
     with pytest.raises(ValueError, match="step"):

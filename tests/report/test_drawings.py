@@ -1,5 +1,6 @@
 """Drawings: what is drawn has the proportions of the numbers."""
 
+import math
 import re
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -95,3 +96,23 @@ def test_ticks_cover_the_range_in_few_round_steps(low, high):
     assert 2 <= len(found) <= 7
     steps = {round(b - a, 12) for a, b in pairwise(found)}
     assert max(steps) - min(steps) <= 1e-9 * max(steps)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1e305])
+def test_curves_leave_out_what_is_not_finite_and_say_so(odd):
+    points = [(1, 2.0), (2, odd), (3, 1.0)]
+    picture = curves([Series("loss", points)], "x", level=("asked", odd), dots=[(2, odd)])
+    assert "(2 of 4 points are not finite)" in picture
+    assert picture.count("<path") == curves([Series("", points[::2])], "x").count("<path")
+    nothing = curves([Series("loss", [(1, odd), (2, odd)])], "x", from_zero=False)
+    assert "2 of 2 points" in nothing
+    assert "nan" not in picture + nothing and "inf" not in (picture + nothing).replace("finite", "")
+    assert rectangles(bars([("a", odd), ("b", 1.0)], "x", show=str), "full") == []
+
+
+@pytest.mark.parametrize("low", [0.0, 1.0, 1e-15, -3e299, 5e-324])
+@pytest.mark.parametrize("apart", [0.0, 1e-16, 1e-13, 1e-3, 1e299])
+def test_curves_of_any_finite_numbers_have_an_axis(low, apart):
+    for from_zero in (True, False):
+        points = [(1, low), (2, low + apart)]
+        assert "nan" not in curves([Series("", points)], "x", from_zero=from_zero)

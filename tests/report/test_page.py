@@ -1,6 +1,9 @@
 """The report: one well-formed page with the run's figures, self-contained."""
 
+import json
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -8,7 +11,9 @@ import pytest
 
 from report.facts import DENSE, make_run
 from secateur.budget.budget import Line
-from secateur.report import Network, html
+from secateur.report import Network, Point, Run, html
+from secateur.report.sweep import Sweep, SweepTrial
+from secateur.report.sweep_page import sweep_html
 
 VOID = {"meta", "br"}
 
@@ -108,3 +113,36 @@ def test_a_run_with_little_to_tell_still_has_a_page(tmp_path):
     bare = make_run(asked=(), widths=(), history=(), checks=(), networks=(Network("a", DENSE),) * 2)
     page = html(bare, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "What it costs" in page and "Training" not in page
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_a_run_whose_scores_and_losses_are_no_numbers_has_a_page_and_facts(odd, tmp_path):
+    run = make_run()
+    history = [
+        {
+            **record,
+            **{name: odd for name in record if name in ("loss", "held_out_loss", "accuracy")},
+        }
+        for record in run.history
+    ]
+    history[0]["loss"] = 1.5
+    line = run.asked
+    run = make_run(
+        history=tuple(history),
+        networks=(run.networks[0], replace(run.networks[1], score=odd)),
+        frontier=(Point(line, odd), Point(line, 0.5)),
+    )
+    page = html(run, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (
+        "not a number" if math.isnan(odd) else "infinite"
+    ) in page and "points are not finite" in page
+    assert not re.search(r"\bnan|\binf\b", page)
+    path = run.write(tmp_path / "run.json")
+    json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert repr(Run.read(path)) == repr(run)
+    sweep = Sweep(
+        "", (SweepTrial("flops=1%", 0, "a", run), SweepTrial("flops=1%", 1, "b", make_run()))
+    )
+    assert not re.search(r"\bnan|\binf\b", sweep_html(sweep, tmp_path / "s.html").read_text())
+    for one in sweep.lines().splitlines():
+        json.loads(one, parse_constant=pytest.fail)

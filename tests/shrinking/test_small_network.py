@@ -331,3 +331,40 @@ def test_a_deep_copy_of_a_small_network_shrinks_like_the_original() -> None:
     small = copy.deepcopy(shrink(model, groups))
     again = sc.neurons(small, torch.ones(2, 4)).scale_(torch.tensor([0.0, 1, 1]))
     assert shrink(small, again).secateur.kept["0.weight"] == {0: (2, 5)}
+
+
+class LowRank(nn.Module):
+    """A LoRA of rank 0 beside a hidden layer, and a parameter that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.down, self.up = nn.Parameter(torch.empty(0, 4)), nn.Parameter(torch.empty(8, 0))
+        self.unused = nn.Parameter(torch.empty(0, 4))
+        self.register_buffer("nothing", torch.empty(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.outer((self.inner(x) + x @ self.down.T @ self.up.T).relu())
+
+
+@pytest.mark.parametrize("kind", [sc.neurons, sc.channels])
+@pytest.mark.parametrize("adam", [False, True])
+def test_empty_parameters_are_grouped_trained_cut_and_kept(kind, adam, tmp_path) -> None:
+    model, x = LowRank(), torch.randn(3, 4)
+    inner = (
+        torch.optim.Adam(model.parameters()) if adam else torch.optim.SGD(model.parameters(), 0.1)
+    )
+    optimizer = sc.Proximal(inner, kind(model, x), sc.Budget(params=0.6), steps=6)
+    for _ in range(6):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+    small = sc.shrink(model, optimizer.groups)
+    assert small.up.shape == (small.inner.out_features, 0) and len(small.up) < 8
+    assert small.down.shape == small.unused.shape == (0, 4)
+    loaded = sc.load(sc.save(small, tmp_path / "small.safetensors"), model=LowRank())
+    assert torch.equal(loaded(x), small(x))
+    again = sc.refit(optimizer, model, small)
+    small(x).sum().backward()
+    again.step()

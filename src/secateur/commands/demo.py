@@ -21,11 +21,12 @@ def run(options: argparse.Namespace) -> None:
     """Train both, print what they cost, write the report."""
     from secateur.commands.digits import demo
     from secateur.report import html
+    from secateur.utils.lock import Lock
 
     folder = Path(options.out or "secateur-demo")
     default = folder / "report.html" if options.out else Path("report.html")
-    with watched() as watch:
+    with Lock(folder), watched() as watch:
         run = demo(folder, watch)
-    report = html(run, options.report or default)
+        report = html(run, options.report or default)
     show_run(run)
     print(f"files in {folder}, report in {report}")

@@ -6,6 +6,7 @@ has no float64), whose level is NaN in every row that holds a value no answer ca
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -78,8 +79,8 @@ def read(
         The problem. Its level is NaN where a row of norms, weights or costs is not finite.
 
     Raises:
-        TypeError: norms is no floating tensor.
-        ValueError: a value or a shape is out of bounds.
+        TypeError: norms is no floating tensor, or another argument neither number nor real tensor.
+        ValueError: a value or a shape is out of bounds, or the sum of costs is.
     """
     if not isinstance(norms, Tensor) or not norms.is_floating_point():
         given = norms.dtype if isinstance(norms, Tensor) else type(norms).__name__
@@ -101,6 +102,7 @@ def read(
         _sound_norms(function, norms, signed=signed)
         & _sound_rows(function, "weights", weights, strict=True)
         & _sound_rows(function, "costs", costs, strict=True)
+        & _sound_total(function, costs, norms)
         & (level > 0)
     )
     return Problem(norms, torch.where(sound, level, torch.nan), weights, costs)
@@ -109,10 +111,8 @@ def read(
 def per_row(function: str, name: str, value: Scalar, norms: Tensor) -> Tensor:
     """Give `value`, a number or (...,), the shape (...,) and the precision to work in."""
     rows = norms.shape[:-1]
-    tensor = _as_tensor(value, norms)
+    tensor = _as_tensor(function, name, value, norms)
     if _expands_to(tensor, rows):
-        if not isinstance(value, Tensor) and value != value:
-            raise ValueError(f"{function}({name}=nan): expected a number; check how it was made.")
         return tensor.expand(rows)
     raise ValueError(
         f"{function}: {name} has shape {tuple(tensor.shape)},\n"
@@ -124,10 +124,11 @@ def per_row(function: str, name: str, value: Scalar, norms: Tensor) -> Tensor:
 def read_between(
     function: str, name: str, value: Scalar, norms: Tensor, low: float, high: float
 ) -> Tensor:
-    """Read a number or (...,) that lies in [low, high]; NaN where a device value does not."""
+    """Read a finite number or (...,) in [low, high]; NaN where a device value is none."""
     tensor = per_row(function, name, value, norms)
-    outside = (tensor < low) | (tensor > high)
-    _refuse(function, name, tensor, outside, f"in [{low:g}, {high:g}]")
+    outside = (tensor < low) | (tensor > high) | tensor.isinf()
+    bounds = f"in [{low:g}, {high:g}]" if high < torch.inf else f"finite, and {low:g} or more"
+    _refuse(function, name, tensor, outside, bounds)
     return torch.where(outside, torch.nan, tensor)
 
 
@@ -136,15 +137,31 @@ def _working_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type in DEVICES_WITHOUT_FLOAT64 else torch.float64
 
 
-def _as_tensor(value: Scalar, like: Tensor, keep: tuple[torch.dtype, ...] = ()) -> Tensor:
+def _as_tensor(
+    function: str, name: str, value: Scalar, like: Tensor, keep: tuple[torch.dtype, ...] = ()
+) -> Tensor:
     """Bring a value beside `like`; a number is filled in on the device, which waits for nothing.
 
     It gets the dtype to work in, if it isn't of one to keep.
     """
     dtype = _working_dtype(like.device)
-    if isinstance(value, (int, float)):
-        return torch.full((), float(value), dtype=dtype, device=like.device)
-    tensor = torch.as_tensor(value).detach()
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        beyond = abs(value) > torch.finfo(dtype).max
+        number = math.copysign(math.inf, value > 0 or -1) if beyond else float(value)
+        if math.isnan(number) or (math.isinf(number) and name != "level"):
+            expected = "a finite number; check how it was made"
+            raise ValueError(f"{function}({name}={number:g}): expected {expected}.")
+        return torch.full((), number, dtype=dtype, device=like.device)
+    try:
+        tensor = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError):
+        tensor = None
+    if tensor is None or tensor.dtype == torch.bool or tensor.is_complex():
+        given = tensor.dtype if tensor is not None and tensor.ndim else repr(value)
+        raise TypeError(
+            f"{function}({name}={given}): expected a real number or a tensor of them; "
+            f"convert it first, e.g. float({name}) or {name}.float()."
+        )
     return tensor.to(like.device, tensor.dtype if tensor.dtype in keep else dtype)
 
 
@@ -157,7 +174,7 @@ def _expands_to(tensor: Tensor, shape: torch.Size) -> bool:
 
 def _per_group(function: str, name: str, value: Scalar, norms: Tensor) -> Tensor:
     """Bring weights or costs beside the norms, unexpanded: a number stays cheap to compute with."""
-    tensor = _as_tensor(value, norms, keep=(torch.float32,))
+    tensor = _as_tensor(function, name, value, norms, keep=(torch.float32,))
     if _expands_to(tensor, norms.shape):
         return tensor
     raise ValueError(
@@ -185,6 +202,18 @@ def _sound_rows(function: str, name: str, values: Tensor, *, strict: bool) -> Te
     bound = "above 0" if strict else "0 or more"
     _refuse(function, name, low, wrong, f"{bound} for every group")
     return ~wrong & high.isfinite()
+
+
+def _sound_total(function: str, costs: Tensor, norms: Tensor) -> Tensor:
+    """Say which rows have costs whose sum is finite."""
+    alike = not costs.ndim or costs.shape[-1] == 1
+    total = costs.to(_working_dtype(norms.device))
+    total = (total.sum(-1) if costs.ndim else total) * (norms.shape[-1] if alike else 1)
+    if total.device.type == "cpu" and bool(total.isinf().any()):
+        each = costs.isfinite().all(-1) if costs.ndim else costs.isfinite()
+        expected = "to be finite: divide costs and level by the same number"
+        _refuse(function, "costs.sum()", total, total.isinf() & each, expected)
+    return total.isfinite()
 
 
 def _refuse(function: str, name: str, values: Tensor, wrong: Tensor, expected: str) -> None:

@@ -179,6 +179,8 @@ class Member:
         """
         values = self.view(self.parameter.detach() if tensor is None else tensor)
         self.to(values.device)
+        if not values.numel():
+            return  # such as a LoRA of rank 0: adds nothing to its groups
         dtype = torch.promote_types(values.dtype, torch.float32)
         copies = values.dtype != dtype and values.device.type == "cpu"
         for ids, piece in self._pieces(values, copies=copies):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from secateur.report.svg import drawing, number, text, ticks
 
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 48, 40  # pixels around the plot
+FAR = 1e300  # beyond this an axis can't be divided into steps
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def curves(
     dots: Sequence[tuple[float, float]] = (),
     size: tuple[int, int] = (372, 262),
 ) -> str:
-    """Draw curves over one x axis.
+    """Draw curves over one x axis; points that are not finite are left out, and counted below it.
 
     Args:
         series: up to three curves.
@@ -52,11 +53,16 @@ def curves(
     Raises:
         ValueError: no points.
     """
-    places = [point for one in series for point in one.points] + list(dots)
-    xs = [x for x, _ in places]
-    ys = [y for _, y in places] + ([level[1]] if level else [])
-    if not xs:
+    given = [point for one in series for point in one.points] + list(dots)
+    if not given:
         raise ValueError(f"curves({title!r}): no points to draw")
+    series = [Series(one.name, finite(one.points)) for one in series]
+    dots, places = finite(dots), finite(given)
+    if left_out := len(given) - len(places):
+        x_name += f" ({left_out:,} of {len(given):,} points are not finite)"
+    level = level if level and abs(level[1]) < FAR else None
+    xs = [x for x, _ in places] or [0.0]
+    ys = [y for _, y in places] + ([level[1]] if level else []) or [0.0]
     width, height = size
     y_ticks = ticks(0.0 if from_zero else min(ys), max(ys))
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
@@ -86,11 +92,18 @@ def curves(
         body.append(text(x, TOP - 7, at[0], "soft mid"))
     for i, one in enumerate(series):
         path = "L".join(f"{number(place_x(x))} {number(place_y(y))}" for x, y in one.points)
+        if not path:
+            continue
         body.append(f'<path class="curve c{i}" d="M{path}"/>')
     for x, y in dots:
         place = f'cx="{number(place_x(x))}" cy="{number(place_y(y))}"'
         body.append(f'<circle class="k1" {place} r="3.5"/>')
     return drawing(width, height, title, [*_legend(series), *body])
+
+
+def finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that have a place on paper."""
+    return [(x, y) for x, y in points if abs(x) < FAR and abs(y) < FAR]
 
 
 def _legend(series: Sequence[Series]) -> list[str]:
@@ -113,7 +126,7 @@ def bars(
     """Draw one horizontal bar a row, the last one (the small network) in colour.
 
     Args:
-        rows: (name, value), values 0 or more.
+        rows: (name, value), values 0 or more; others are left out.
         title: what the drawing says to those who can't see it.
         show: how a value is written behind its bar.
         width: pixels.
@@ -121,8 +134,9 @@ def bars(
     Returns:
         One <svg> element.
     """
+    rows = [(name, value) for name, value in rows if 0 <= value < FAR]
     most = max((value for _, value in rows), default=0) or 1.0
-    left = 16 + 7 * max(len(name) for name, _ in rows)
+    left = 16 + 7 * max((len(name) for name, _ in rows), default=0)
     body = []
     for i, (name, value) in enumerate(rows):
         y, length = 4 + i * 30, value / most * (width - left - 88)

@@ -6,7 +6,6 @@ report are made; JSON on disk.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from secateur.budget.budget import Line
 from secateur.groups import Groups, Layer
 from secateur.measurement import Footprint
 from secateur.utils.files import write_atomically
+from secateur.utils.strict_json import to_json, with_numbers
 from secateur.utils.typed_json import read_json, typed
 
 FORMAT = 1
@@ -123,9 +123,7 @@ class Run:
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the run as JSON; an older file is replaced in one step."""
-        return write_atomically(
-            path, json.dumps({"secateur_run": FORMAT, **asdict(self)}, indent=1)
-        )
+        return write_atomically(path, to_json({"secateur_run": FORMAT, **asdict(self)}, indent=1))
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Run:
@@ -142,6 +140,8 @@ class Run:
             facts = read_json(path.read_text(encoding="utf-8"), dict[str, Any])
             if facts.pop("secateur_run", None) != FORMAT:
                 raise ValueError("another format")
+            for name in ("networks", "history", "frontier"):  # what a metric or a loss may be in
+                facts[name] = with_numbers(facts.get(name, []))
             return typed(facts, cls, finite=False)._checked()  # what diverged has no finite score
         except ValueError as error:
             raise ValueError(f"{path} is not a run that secateur wrote: {error}") from error

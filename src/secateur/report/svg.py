@@ -51,9 +51,12 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
         >>> ticks(0, 0.93)
         [0.0, 0.25, 0.5, 0.75, 1.0]
     """
-    span = (high - low) or abs(high) or 1.0
+    size = max(abs(low), abs(high))
+    span = max(high - low, 1e-9 * size)  # what is closer together looks the same
+    span = span if span > 1e-290 else 1.0
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
+    digits = 2 - math.floor(math.log10(step))
+    return [round(i * step, digits) for i in range(first, max(last, first + 1) + 1)]

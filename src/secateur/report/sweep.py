@@ -6,16 +6,17 @@ page share; one line of JSON a run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from math import isfinite
 from statistics import mean, stdev
 from typing import Any
 
 from secateur.measurement import format_measure
 from secateur.report.run import Run
 from secateur.report.tables import format_score, measure_name, plain_table
+from secateur.utils.strict_json import to_json
 
 HEAD = ("budget", "runs", "{metric}", "measure", "asked", "reached")
 
@@ -117,7 +118,7 @@ class Sweep:
 
     def lines(self) -> str:
         """JSON lines, one a trial."""
-        return "".join(json.dumps(trial.record()) + "\n" for trial in self.trials)
+        return "".join(to_json(trial.record()) + "\n" for trial in self.trials)
 
 
 def head(sweep: Sweep) -> tuple[str, ...]:
@@ -166,5 +167,5 @@ def _spread(values: Sequence[float], show: Any) -> str:
     """The mean, and the sample's standard deviation where there is one."""
     if not values:
         return "–"
-    spread = stdev(values) if len(values) > 1 else 0.0
+    spread = stdev(values) if len(values) > 1 and all(map(isfinite, values)) else 0.0
     return show(mean(values)) + (f" ± {show(spread)}" if spread else "")

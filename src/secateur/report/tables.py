@@ -5,6 +5,7 @@ A run's facts flow in; rich tables flow out, and rows of words that the HTML rep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,6 +97,8 @@ def format_score(score: float | None, metric: str) -> str:
     """A score as people read it: accuracies in percent, other metrics as numbers."""
     if score is None:
         return "–"
+    if not math.isfinite(score):
+        return "not a number" if math.isnan(score) else "infinite" if score > 0 else "-infinite"
     return f"{score:.2%}" if metric == "accuracy" else f"{score:.4g}"
 
 

@@ -45,7 +45,7 @@ def timeline_svg(
         return ""
     first, last = records[0]["step"], records[-1]["step"]
     left = 16 + 7 * max(len(short(name)) for name in names)
-    scale = (width - left - 110) / (last - first)
+    scale = (width - left - 110) / ((last - first) or 1)
 
     def place(step: float) -> float:
         return left + (step - first) * scale

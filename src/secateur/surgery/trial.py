@@ -97,7 +97,7 @@ def _perturbed(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():
-                fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+                fan_in = max(1, parameter.shape[1:].numel())  # of an empty one, 0
                 parameter += 0.1 / math.sqrt(fan_in) * noise(parameter, generator)
         for module in model.modules():
             if isinstance(module, _NormBase) and module.running_mean is not None:

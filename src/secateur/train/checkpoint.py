@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ MAGIC = b"secateur checkpoint 1\n"
 
 
 class CheckpointError(ValueError):
-    """The file is damaged, foreign, or belongs to another run; nothing was changed."""
+    """The file is damaged, foreign, or belongs to another run."""
 
 
 def write(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
@@ -70,11 +69,70 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             "Restore a copy of the file, or train from the start into another folder"
         )
     try:
-        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+        content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch says to bytes that only look like a checkpoint
         raise CheckpointError(
             f"{path} holds something other than tensors and plain values; it was not read"
         ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint's fields")
+    return content
+
+
+FIELDS = {
+    "model": dict,
+    "optimizer": dict,
+    "scheduler": (dict, type(None)),
+    "engine": dict,
+    "place": tuple,
+    "processes": list,
+    "history": list,
+}
+
+
+def check_fields(
+    path: str | os.PathLike[str], state: Mapping[str, Any], *, epochs: int, batches: int, each: int
+) -> None:
+    """Refuse a loop's checkpoint that lacks something, or is of no place in this run.
+
+    Args:
+        path: of the file.
+        state: what was read.
+        epochs: in the run.
+        batches: in an epoch.
+        each: batches of one optimizer step.
+
+    Raises:
+        CheckpointError: naming the field.
+    """
+    for name, kind in FIELDS.items():
+        _check(path, name, isinstance(state.get(name), kind), state.get(name))
+    place = state["place"]
+    _check(path, "place", len(place) == 3 and all(type(part) is int for part in place), place)
+    epoch, batch, step = place
+    inside = (0 <= epoch < epochs and 0 <= batch <= batches) or (epoch, batch) == (epochs, 0)
+    known = step == epoch * -(-batches // each) + -(-batch // each)
+    _check(path, "place", inside and known, f"{place} of {epochs} epochs of {batches} batches")
+    for record in state["history"]:
+        well = isinstance(record, dict) and type(record.get("step")) is int
+        _check(path, "history", well and _has_numbers(record), record)
+    _check(path, "processes", bool(state["processes"]), "none")
+    for own in state["processes"]:
+        summed = own.get("summed") if isinstance(own, dict) else None
+        well = isinstance(summed, tuple) and [type(part) for part in summed] == [float, int]
+        _check(path, "processes", well and isinstance(own.get("rng"), dict), own)
+
+
+def _has_numbers(record: Mapping[str, Any]) -> bool:
+    """Whether what the loss is watched by has the right types."""
+    named = (record[name] for name in ("loss", "hardness", "baseline_loss") if name in record)
+    whole = "hardness" not in record or "loss" in record
+    return whole and all(type(value) in (float, int) for value in named)
+
+
+def _check(path: str | os.PathLike[str], name: str, holds: bool, found: Any) -> None:
+    if not holds:
+        raise CheckpointError(f"{path}: its {name} can't be: {str(found)[:80]}")
 
 
 def clear_up(path: str | os.PathLike[str]) -> None:

@@ -5,7 +5,6 @@ In: the records of a training loop. Out: lines and curves, interrupted or not th
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from secateur.train.spec import called
 from secateur.utils.extras import require
+from secateur.utils.strict_json import to_json
 
 METHODS = ("log_hyperparams", "log_metrics", "finalize")
 
@@ -88,7 +88,7 @@ class JsonLines:
 
     def _add(self, record: Mapping[str, Any]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(to_json(record) + "\n")
 
 
 class Tracker:

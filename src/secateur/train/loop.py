@@ -7,8 +7,6 @@ the run; a checkpoint from which the same run continues, bit for bit on one CPU.
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -30,6 +28,7 @@ from secateur.train.records import baseline_loss, due, record
 from secateur.utils.batches import call, split, to_device
 from secateur.utils.forward import device_of
 from secateur.utils.rng import rng_state, seed_all, set_rng_state
+from secateur.utils.signals import Signals
 
 
 class Interrupted(Exception):
@@ -147,18 +146,27 @@ class Loop:
             RuntimeError: the training loader's length and its batches disagree.
         """
         with Signals() as signals, self._watching.telling(self.settings):
+            self._tell_settled()  # which a run that was stopped there has not been through
             while self.epoch < self.epochs:
                 batches = self._remaining_batches()
                 while window := list(islice(batches, self.accumulate)):
                     self._train_on(window)
-                    if isinstance(self.optimizer, Proximal) and self.optimizer.settled:
-                        self.settled()
+                    if self._has_settled():
+                        self.save()  # what is written down of a network may fail
+                        self._tell_settled()
                     self._pause(signals)
                 self._check_length()
                 self._watching.add(self._test(signals))
                 self.epoch, self.batch = self.epoch + 1, 0
                 self._pause(signals)
         self.save()
+
+    def _has_settled(self) -> bool:
+        return isinstance(self.optimizer, Proximal) and self.optimizer.settled
+
+    def _tell_settled(self) -> None:
+        if self._has_settled():
+            self.settled()
 
     # -- one epoch -------------------------------------------------------------------------------
 
@@ -227,7 +235,14 @@ class Loop:
                 self._stop_if_asked(signals.received)
 
         self.engine.align()
-        scores = test(self.model, self.data, stop=stop, engine=self.engine)
+        if self.engine.world > 1:  # all processes save together, so not where one has failed
+            self.save()
+        try:
+            scores = test(self.model, self.data, stop=stop, engine=self.engine)
+        except Exception as error:
+            if self.engine.world == 1 and not isinstance(error, Interrupted):
+                self.save()
+            raise
         return {"step": self.step, "epoch": self.epoch + 1, **scores}
 
     # -- stopping and going on -------------------------------------------------------------------
@@ -288,16 +303,16 @@ class Loop:
             raise ValueError("resume: this loop has no checkpoint path")
         state = checkpoint.read(self.path)
         checkpoint.check_same(self.path, self.settings, state.get("settings"))
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise checkpoint.CheckpointError(
-                f"{self.path} does not fit this {type(self.model).__name__}: {error}"
-            ) from error
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.engine.load_state_dict(state["engine"])
+        checkpoint.check_fields(
+            self.path,
+            state,
+            epochs=self.epochs,
+            batches=len(self.loader),
+            each=self.accumulate,
+        )
+        for name in ("model", "optimizer", "scheduler", "engine"):
+            if (part := getattr(self, name)) is not None:
+                self._load(part.load_state_dict, state, name)
         self.epoch, self.batch, self.step = state["place"]
         self._watching.go_on(state["history"])
         if not self.engine.rank:
@@ -305,7 +320,18 @@ class Loop:
         if len(state["processes"]) == self.engine.world:
             own = state["processes"][self.engine.rank]
             self._summed, self._steps_summed = own["summed"]
-            self._rng = own["rng"] if self.batch else None
+            if self.batch:
+                self._load(partial(set_rng_state, loader=self.loader), own, "rng")
+                self._rng = own["rng"]
+
+    def _load(self, load: Callable[[Any], object], state: Mapping[str, Any], name: str) -> None:
+        try:
+            load(state[name])
+        except Exception as error:  # each part has its own words for what it does not know
+            raise checkpoint.CheckpointError(
+                f"{self.path}: its {name} does not fit this {type(self.model).__name__}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def steps_in_epoch(data: Data, accumulate: int = 1) -> int:
@@ -361,25 +387,3 @@ def test(
     if not rows:
         raise ValueError("the test loader is empty: nothing to test on")
     return {"held_out_loss": loss / rows, data.metric_name: score / rows}
-
-
-class Signals:
-    """Notes SIGINT and SIGTERM instead of dying; a second one of a kind acts as usual."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        if threading.current_thread() is threading.main_thread():  # Python sets handlers only there
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, _: Any) -> None:
-        self.received = number
-        signal.signal(number, self._before[number])
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from secateur.train.finishing import finish
 from secateur.train.loggers import make_loggers
 from secateur.train.loop import Loop, steps_in_epoch
 from secateur.train.settings import Settings
+from secateur.utils.lock import Lock
 from secateur.utils.rng import seed_all
 
 CHECKPOINT, REPORT = "checkpoint", "report.html"
@@ -72,10 +74,22 @@ def train(
 
     Raises:
         Interrupted: a signal asked to stop; the checkpoint has been written.
-        ValueError: settings that don't fit, or a folder that already holds a run.
+        ValueError: settings that don't fit.
+        FileExistsError: the folder already holds a run.
+        FolderInUse: another run works in the folder.
     """
     budgets = spec.parse_budgets(settings.budget, **settings.budgeted())
     interval = spec.parse_interval(checkpoint_every)
+    with ExitStack() as held:
+        with Accelerated(device, precision=settings.precision, clip=settings.clip) as engine:
+            lock = None if engine.rank else held.enter_context(Lock(folder))
+            _check_resumable(folder, resume)
+            write = _train(settings, folder, budgets, interval, engine, lock, resume, log, watch)
+        return None if engine.rank else write()
+
+
+def _check_resumable(folder: Path, resume: bool) -> None:
+    """Refuse to go on with nothing, and to train over a run."""
     path = folder / CHECKPOINT
     if resume and not path.exists():
         raise FileNotFoundError(f"{path}: nothing to resume; start the run without --resume")
@@ -83,64 +97,91 @@ def train(
         raise FileExistsError(
             f"{folder} already holds a run: continue it with --resume, or choose another --out"
         )
-    with Accelerated(device, precision=settings.precision, clip=settings.clip) as engine:
-        if engine.rank:
-            watch = _unwatched
-        loggers = () if engine.rank else make_loggers(log, folder)
-        model, data, optimizer, scheduler = _make(settings, budgets, engine.device, watch)
-        distill, own, checks = _teach(settings, model, data, engine)
-        words = settings.words()
-        if engine.world > 1:
-            words["processes"] = str(engine.world)
 
-        def write(place: Path, *, points: tuple[Point, ...] = ()) -> Run:
-            """Write down the network as it is now, trained to the budget of its stage."""
-            _, run = finish(
-                model,
-                optimizer.groups,
-                optimizer.budget,
-                data,
-                place,
-                title=f"{type(model).__name__}, trained to {_words(optimizer.budget)}",
-                history=tuple(loop.history),
-                settings=words,
-                watch=lambda words: watch(words, 0, 0, ""),
-            )
-            frontier = (*points, Point.of(run)) if points else ()
-            run = replace(run, frontier=frontier, checks=(*checks, *run.checks))
-            run.write(place / FACTS)
-            html(run, place / REPORT)
-            return run
 
-        def write_stage() -> None:
-            if optimizer.stage < len(budgets) - 1 and not engine.rank:
-                write(folder / STAGE.format(optimizer.stage + 1))
+def _train(
+    settings: Settings,
+    folder: Path,
+    budgets: tuple[Budget, ...],
+    interval: Mapping[str, Any],
+    engine: Accelerated,
+    lock: Lock | None,
+    resume: bool,
+    log: Sequence[str],
+    watch: Watch,
+) -> Callable[[], Run]:
+    """Train, in a folder that is this run's own; returns what writes down the last network.
 
-        loop = Loop(
-            model,
-            optimizer,
-            data,
-            epochs=settings.epochs,
-            scheduler=scheduler,
-            seed=settings.seed,
-            path=path,
-            settings={**asdict(settings), **own},
-            watch=lambda done, total, words: watch("training", done, total, words),
-            settled=write_stage,
-            accumulate=settings.accumulate,
-            distill=distill,
-            loggers=loggers,
-            warn=lambda words: watch(WARNING, 0, 0, words),
-            engine=engine,
-            **interval,  # pyright: ignore[reportArgumentType]
-        )
-        if resume:
-            loop.resume()
-        loop.run()
+    Only the first process has a lock.
+    """
     if engine.rank:
-        return None
-    earlier = (folder / STAGE.format(number) for number in range(1, len(budgets)))
-    return write(folder, points=tuple(Point.of(Run.read(place / FACTS)) for place in earlier))
+        watch = _unwatched
+    loggers = () if engine.rank else make_loggers(log, folder)
+    model, data, optimizer, scheduler = _make(settings, budgets, engine.device, watch)
+    distill, own, checks = _teach(settings, model, data, engine)
+    words = settings.words()
+    if engine.world > 1:
+        words["processes"] = str(engine.world)
+
+    def write(place: Path, *, points: tuple[Point, ...] = ()) -> Run:
+        """Write down the network as it is now, trained to the budget of its stage."""
+        _, run = finish(
+            model,
+            optimizer.groups,
+            optimizer.budget,
+            data,
+            place,
+            title=f"{type(model).__name__}, trained to {_words(optimizer.budget)}",
+            history=tuple(loop.history),
+            settings=words,
+            watch=lambda words: watch(words, 0, 0, ""),
+        )
+        frontier = (*points, Point.of(run)) if points else ()
+        run = replace(run, frontier=frontier, checks=(*checks, *run.checks))
+        run.write(place / FACTS)
+        try:
+            html(run, place / REPORT)
+        except Exception as error:  # the network and its facts are written, and the run goes on
+            why = f"{type(error).__name__}: {error}"
+            watch(WARNING, 0, 0, f"{place / REPORT} could not be written: {why}")
+        return run
+
+    def seen(done: int, total: int, words: str) -> None:
+        if lock is not None:
+            lock.check()
+        watch("training", done, total, words)
+
+    def write_stage() -> None:
+        if optimizer.stage < len(budgets) - 1 and not engine.rank:
+            write(folder / STAGE.format(optimizer.stage + 1))
+
+    loop = Loop(
+        model,
+        optimizer,
+        data,
+        epochs=settings.epochs,
+        scheduler=scheduler,
+        seed=settings.seed,
+        path=folder / CHECKPOINT,
+        settings={**asdict(settings), **own},
+        watch=seen,
+        settled=write_stage,
+        accumulate=settings.accumulate,
+        distill=distill,
+        loggers=loggers,
+        warn=lambda words: watch(WARNING, 0, 0, words),
+        engine=engine,
+        **interval,
+    )
+    if resume:
+        loop.resume()
+    loop.run()
+
+    def write_last() -> Run:
+        earlier = (folder / STAGE.format(number) for number in range(1, len(budgets)))
+        return write(folder, points=tuple(Point.of(Run.read(place / FACTS)) for place in earlier))
+
+    return write_last
 
 
 def _make(

@@ -13,7 +13,7 @@ import re
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,15 +22,18 @@ from typing import Any
 import torch
 
 from secateur.budget import Budget
+from secateur.report.progress import WARNING
 from secateur.report.run import FACTS, Run
 from secateur.report.sweep import Sweep, SweepTrial
 from secateur.report.sweep_page import sweep_html
 from secateur.train import checkpoint, spec
-from secateur.train.loop import Interrupted, Signals
+from secateur.train.loop import Interrupted
 from secateur.train.run import CHECKPOINT, REPORT, Watch, train
 from secateur.train.settings import Resources, Settings
 from secateur.utils.extras import require
 from secateur.utils.files import write_atomically
+from secateur.utils.lock import Lock
+from secateur.utils.signals import Signals
 from secateur.utils.typed_json import read_json
 
 SWEEP, RESULTS, ERROR = "sweep.json", "results.jsonl", "error.txt"
@@ -83,6 +86,7 @@ def sweep(
     Raises:
         ImportError: Ray is missing.
         ValueError: budgets, seeds or settings that can't be, or a folder of something else.
+        FolderInUse: another sweep works in the folder.
         ConnectionError: no cluster at that address.
         SweepInterrupted: a signal asked to stop.
 
@@ -97,6 +101,21 @@ def sweep(
     folder, resources = Path(folder).resolve(), resources or Resources()
     plan = _plan(settings, budgets, seeds)
     spec.parse_interval(checkpoint_every)
+    with Lock(folder):
+        return _sweep(settings, folder, plan, address, resources, checkpoint_every, watch, ended)
+
+
+def _sweep(
+    settings: Settings,
+    folder: Path,
+    plan: Mapping[str, Settings],
+    address: str | None,
+    resources: Resources,
+    checkpoint_every: str,
+    watch: Watch,
+    ended: Callable[[SweepTrial], None],
+) -> Sweep:
+    """The sweep itself, in a folder that is its own."""
     _claim(folder, settings)
     trials = {name: _trial(folder, name, own) for name, own in plan.items()}
     jobs = {name: plan[name] for name, trial in trials.items() if trial.run is None}
@@ -123,7 +142,11 @@ def sweep(
             told(name)
             ended(trials[name])
     write_atomically(folder / RESULTS, facts().lines())
-    sweep_html(facts(), folder / REPORT)
+    try:
+        sweep_html(facts(), folder / REPORT)
+    except Exception as error:  # the runs and their facts are written
+        words = f"{type(error).__name__}: {error}"
+        watch(WARNING, 0, 0, f"{folder / REPORT} could not be written: {words}")
     return facts()
 
 
