@@ -73,9 +73,8 @@ class Proximal(Wrapper):
         every: take the proximal step after every so many steps, as hard as all of them would have
             been together, and look at gradients only then; the freeze is never late.
         geometry: "euclidean", or "optimizer" for Adam, AdamW, NAdam, RMSprop and Adagrad.
-        statistics: "recent" for running averages of BatchNorm that keep up while the budget presses
-            and begin anew at the choice (`RunningStatistics`), so that the network is handed over
-            with those of itself; "model" leaves them to the model's own momentum.
+        statistics: "recent" for averages of BatchNorm that keep up while the budget presses and
+            begin anew at the choice (`RunningStatistics`); "model" for the model's own momentum.
 
     Raises:
         TypeError: parts of another type, or SparseAdam.
@@ -114,8 +113,8 @@ class Proximal(Wrapper):
         geometry: str = "euclidean",
         statistics: str = "recent",
     ) -> None:
-        one = isinstance(budget, Budget) or not isinstance(budget, Sequence)
-        self.budgets: tuple[Budget, ...] = (budget,) if one else tuple(budget)  # pyright: ignore
+        several = isinstance(budget, Sequence)
+        self.budgets: tuple[Budget, ...] = tuple(budget) if several else (budget,)
         chain = Chained(*optimizer) if isinstance(optimizer, Sequence) else optimizer
         check_parts(chain, groups, self.budgets, every)
         super().__init__(chain, groups)
@@ -395,8 +394,8 @@ class Proximal(Wrapper):
         )
 
 
-_COPIED = (
+_COPIED = {
     *("optimizer", "groups", "budgets", "penalty", "every", "schedule", "importance", "geometry"),
-    *("allowance", "steps_taken", "frozen", "_allowances", "_relaxation", "_support"),
-    "_statistics",
-)
+    *("allowance", "steps_taken", "frozen"),
+    *("_allowances", "_relaxation", "_support", "_statistics"),
+}
