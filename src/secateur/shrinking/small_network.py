@@ -15,8 +15,8 @@ from torch import nn
 from secateur.groups import Groups, Layer
 from secateur.surgery.equivalence import agree, difference, tolerance
 from secateur.surgery.leftover_zeros import tied
-from secateur.surgery.norms import full_size_norms
 from secateur.surgery.removal import Removal, remove
+from secateur.surgery.rounding import gap_after, rounding_explains
 from secateur.utils.distributed import is_dtensor
 from secateur.utils.forward import unwrapped
 
@@ -170,15 +170,15 @@ def _checked_removal(model: nn.Module, groups: Groups, dead: np.ndarray) -> Remo
         removal = remove(model, groups, dead)
         if groups.example is None:
             return removal  # made without running the model: an equal copy
-        norms = groups.coupling.norms if groups.coupling else ()
-        with full_size_norms(removal.model, model, norms, removal.dead, removal.plan.out):
-            found = difference(model, removal.model, groups.example)
+        found = gap_after(model, removal, groups, thorough=True)
     except Exception as error:
         raise ShrinkError(
             f"{type(model).__name__} does not run on the groups' example inputs, whole or without "
             f"its dead groups: {error}\n  {advice}"
         ) from error
-    if not agree(model, found, groups.example):
+    if not agree(model, found, groups.example) and not rounding_explains(
+        model, groups, removal.dead, found, thorough=True
+    ):
         allowed = tolerance(model, groups.example)
         raise ShrinkError(
             f"the small network's output differs by {found:.1e} of its scale "

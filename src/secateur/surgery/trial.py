@@ -18,10 +18,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from secateur.groups.groups import Groups
-from secateur.surgery.equivalence import agree, difference, noise, precise
-from secateur.surgery.norms import full_size_norms
+from secateur.surgery.bias_folding import unproven
+from secateur.surgery.equivalence import agree, precise
 from secateur.surgery.plan import Plan
 from secateur.surgery.removal import remove
+from secateur.surgery.rounding import gap_after, rounding_explains
+from secateur.surgery.variations import noise
 from secateur.tracing.model_checks import is_on_meta
 
 
@@ -53,26 +55,55 @@ def try_removal(
     parts = list(_halves(groups)) if parts is None else parts
     model, example = precise(_perturbed(model), groups.example)
     groups = replace(groups, example=example)
+    failed, biases, accepted = _settled(model, groups, parts, thorough=False)
+    # other sizes and values once, at the end, unless something differs there
+    if accepted.any() and not isinstance(_attempt(model, groups, accepted, thorough=True), Plan):
+        failed, biases, _ = _settled(model, groups, parts, thorough=True)
+    return failed, biases
+
+
+def _settled(
+    model: nn.Module, groups: Groups, parts: Sequence[np.ndarray], *, thorough: bool
+) -> tuple[dict[int, str], tuple[str, ...], np.ndarray]:
+    """The parts that can't be removed and why, the biases that came, and the groups removed."""
     failed: dict[int, str] = {}
     biases: tuple[str, ...] = ()
     accepted = np.zeros(len(groups), bool)
 
     def settle(numbers: list[int]) -> None:
+        nonlocal biases
         attempt = accepted.copy()
         for number in numbers:
             attempt |= parts[number]
-        outcome = _attempt(model, groups, attempt)
+        outcome = _attempt(model, groups, attempt, thorough=thorough)
         if isinstance(outcome, Plan):
-            nonlocal biases
             accepted[:], biases = attempt, outcome.biases
-        elif len(numbers) == 1:
-            failed[numbers[0]] = outcome
-        else:
-            settle(numbers[: len(numbers) // 2])
-            settle(numbers[len(numbers) // 2 :])
+            return
+        doubts = _parts_with(outcome, parts, numbers) if isinstance(outcome, dict) else {}
+        failed.update(doubts)
+        rest = [number for number in numbers if number not in doubts]
+        if doubts and rest:
+            settle(rest)
+        elif len(rest) == 1:
+            failed[rest[0]] = str(outcome)
+        elif rest:
+            settle(rest[: len(rest) // 2])
+            settle(rest[len(rest) // 2 :])
 
     settle(list(range(len(parts))))
-    return failed, biases
+    return failed, biases, accepted
+
+
+def _parts_with(
+    doubts: dict[int, str], parts: Sequence[np.ndarray], numbers: list[int]
+) -> dict[int, str]:
+    """The parts that hold groups which can't be shown to leave the same behind, and why."""
+    found = {}
+    for number in numbers:
+        for group, reason in doubts.items():
+            if parts[number][group]:
+                found.setdefault(number, reason)
+    return found
 
 
 def _halves(groups: Groups) -> Iterator[np.ndarray]:
@@ -105,24 +136,30 @@ def _perturbed(model: nn.Module) -> nn.Module:
     return model
 
 
-def _attempt(model: nn.Module, groups: Groups, dead: np.ndarray) -> Plan | str:
-    """The plan that removes `dead` groups, or why it doesn't leave an equal network."""
+def _attempt(
+    model: nn.Module, groups: Groups, dead: np.ndarray, *, thorough: bool
+) -> Plan | str | dict[int, str]:
+    """The plan that removes `dead` groups, or why it doesn't leave an equal network.
+
+    Groups by name, with their reasons, where it isn't certain that they leave the same behind.
+    """
     zeroed = copy.deepcopy(model)
     factors = torch.from_numpy(np.where(dead, 0.0, 1.0))
-    groups.on(zeroed).scale_(factors)
+    mine = groups.on(zeroed)
+    mine.scale_(factors)
     try:
-        removal = remove(zeroed, groups, dead)
+        removal = remove(zeroed, groups, dead, prove=False)
         if removal.refused:
             return removal.refused[0][2]
-        norms = groups.coupling.norms if groups.coupling else ()
-        out = removal.plan.out
-        with full_size_norms(
-            removal.model, zeroed, norms, removal.dead, out
-        ):  # they alone may be inexact
-            found = difference(zeroed, removal.model, groups.example)
+        found = gap_after(zeroed, removal, groups, thorough=thorough)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return f"the smaller network does not run: {first}"
-    if not agree(zeroed, found, groups.example):
-        return f"removal changes the output by {found:.1e} of its scale"
-    return removal.plan
+    if not agree(zeroed, found, groups.example) and not rounding_explains(
+        zeroed, mine, dead, found, thorough=thorough
+    ):
+        return (
+            unproven(zeroed, mine, dead)
+            or f"removal changes the output by {found:.1e} of its scale"
+        )
+    return unproven(zeroed, mine, dead) or removal.plan
