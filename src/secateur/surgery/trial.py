@@ -10,7 +10,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,8 +20,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from secateur.groups.groups import Groups
 from secateur.surgery.bias_folding import unproven
 from secateur.surgery.equivalence import agree, precise
-from secateur.surgery.plan import Plan
-from secateur.surgery.removal import remove
+from secateur.surgery.removal import Removal, remove
 from secateur.surgery.rounding import gap_after, rounding_explains
 from secateur.surgery.variations import noise
 from secateur.tracing.model_checks import is_on_meta
@@ -55,29 +54,45 @@ def try_removal(
     parts = list(_halves(groups)) if parts is None else parts
     model, example = precise(_perturbed(model), groups.example)
     groups = replace(groups, example=example)
-    failed, biases, accepted = _settled(model, groups, parts, thorough=False)
+    failed, latest = _settled(model, groups, parts, range(len(parts)), thorough=False)
     # other sizes and values once, at the end, unless something differs there
-    if accepted.any() and not isinstance(_attempt(model, groups, accepted, thorough=True), Plan):
-        failed, biases, _ = _settled(model, groups, parts, thorough=True)
-    return failed, biases
+    if latest is not None and (_difference(latest, thorough=True)):
+        rest = [number for number in range(len(parts)) if number not in failed]
+        more, latest = _settled(model, groups, parts, rest, thorough=True)
+        failed |= more
+    return failed, () if latest is None else latest.removal.plan.biases
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A zeroed copy of the model, its groups, and what their removal made of it."""
+
+    zeroed: nn.Module
+    groups: Groups
+    removal: Removal
 
 
 def _settled(
-    model: nn.Module, groups: Groups, parts: Sequence[np.ndarray], *, thorough: bool
-) -> tuple[dict[int, str], tuple[str, ...], np.ndarray]:
-    """The parts that can't be removed and why, the biases that came, and the groups removed."""
+    model: nn.Module,
+    groups: Groups,
+    parts: Sequence[np.ndarray],
+    numbers: Sequence[int],
+    *,
+    thorough: bool,
+) -> tuple[dict[int, str], _Attempt | None]:
+    """The parts that can't be removed and why, and the removal of all others."""
     failed: dict[int, str] = {}
-    biases: tuple[str, ...] = ()
     accepted = np.zeros(len(groups), bool)
+    latest: _Attempt | None = None
 
-    def settle(numbers: list[int]) -> None:
-        nonlocal biases
+    def settle(numbers: Sequence[int]) -> None:
+        nonlocal latest
         attempt = accepted.copy()
         for number in numbers:
             attempt |= parts[number]
         outcome = _attempt(model, groups, attempt, thorough=thorough)
-        if isinstance(outcome, Plan):
-            accepted[:], biases = attempt, outcome.biases
+        if isinstance(outcome, _Attempt):
+            accepted[:], latest = attempt, outcome
             return
         doubts = _parts_with(outcome, parts, numbers) if isinstance(outcome, dict) else {}
         failed.update(doubts)
@@ -90,12 +105,13 @@ def _settled(
             settle(rest[: len(rest) // 2])
             settle(rest[len(rest) // 2 :])
 
-    settle(list(range(len(parts))))
-    return failed, biases, accepted
+    if numbers:
+        settle(numbers)
+    return failed, latest
 
 
 def _parts_with(
-    doubts: dict[int, str], parts: Sequence[np.ndarray], numbers: list[int]
+    doubts: dict[int, str], parts: Sequence[np.ndarray], numbers: Sequence[int]
 ) -> dict[int, str]:
     """The parts that hold groups which can't be shown to leave the same behind, and why."""
     found = {}
@@ -138,28 +154,41 @@ def _perturbed(model: nn.Module) -> nn.Module:
 
 def _attempt(
     model: nn.Module, groups: Groups, dead: np.ndarray, *, thorough: bool
-) -> Plan | str | dict[int, str]:
-    """The plan that removes `dead` groups, or why it doesn't leave an equal network.
+) -> _Attempt | str | dict[int, str]:
+    """The removal of `dead` groups, or why it doesn't leave an equal network.
 
-    Groups by name, with their reasons, where it isn't certain that they leave the same behind.
+    Groups by number, with their reasons, where it isn't certain that they leave the same behind.
     """
     zeroed = copy.deepcopy(model)
-    factors = torch.from_numpy(np.where(dead, 0.0, 1.0))
     mine = groups.on(zeroed)
-    mine.scale_(factors)
+    mine.scale_(torch.from_numpy(np.where(dead, 0.0, 1.0)))
     try:
-        removal = remove(zeroed, groups, dead, prove=False)
-        if removal.refused:
-            return removal.refused[0][2]
-        found = gap_after(zeroed, removal, groups, thorough=thorough)
+        removal = remove(zeroed, mine, dead, prove=False)
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return f"the smaller network does not run: {first}"
-    if not agree(zeroed, found, groups.example) and not rounding_explains(
-        zeroed, mine, dead, found, thorough=thorough
-    ):
-        return (
-            unproven(zeroed, mine, dead)
-            or f"removal changes the output by {found:.1e} of its scale"
-        )
-    return unproven(zeroed, mine, dead) or removal.plan
+        return _does_not_run(error)
+    if removal.refused:
+        return removal.refused[0][2]
+    attempt = _Attempt(zeroed, mine, removal)
+    reason = _difference(attempt, thorough=thorough)
+    if thorough and not reason:  # these groups have been proven
+        return attempt
+    return unproven(zeroed, mine, dead) or reason or attempt
+
+
+def _difference(attempt: _Attempt, *, thorough: bool) -> str:
+    """How the smaller network differs from the zeroed one by more than rounding, or ""."""
+    zeroed, groups, removal = attempt.zeroed, attempt.groups, attempt.removal
+    try:
+        found = gap_after(zeroed, removal, groups, thorough=thorough)
+        if agree(zeroed, found, groups.example) or rounding_explains(
+            zeroed, groups, removal.dead, found, thorough=thorough
+        ):
+            return ""
+    except Exception as error:
+        return _does_not_run(error)
+    return f"removal changes the output by {found:.1e} of its scale"
+
+
+def _does_not_run(error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"the smaller network does not run: {first}"

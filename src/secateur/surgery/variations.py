@@ -6,7 +6,7 @@ integers drawn anew, larger values, flags turned. What a model can't run at, the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,11 @@ from secateur.utils.forward import arguments
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 SIZES = 6  # how many sets of dimensions are tried at another size
+CHANGES: tuple[Callable[[int], int], ...] = (  # of a size, the cheapest first
+    lambda size: size // 2 or 2,
+    lambda size: 2 * size,
+    lambda size: size + 1,
+)
 
 
 def usual(example: Any) -> Iterator[list[Call]]:
@@ -46,10 +51,11 @@ def thorough(example: Any, *, flags: bool = False) -> Iterator[list[Call]]:
     yield from usual(example)
     call = arguments(example)
     generator = torch.Generator().manual_seed(1)
-    yield [_mapped(call, lambda leaf: _drawn(leaf, generator, 1.0))]
+    if not all(tensor.is_floating_point() for tensor in tensors_in(call)):
+        yield [_mapped(call, lambda leaf: _drawn(leaf, generator, 1.0))]
     yield [_mapped(call, lambda leaf: _drawn(leaf, generator, 8.0))]
     for places in _sets_of_dims(call):
-        yield [_resized(call, places, change, generator) for change in ((2, 0), (1, 1), (1, -1))]
+        yield [_resized(call, places, change, generator) for change in CHANGES]
     leaves, tree = tree_flatten(call)
     for position, leaf in enumerate(leaves):
         if isinstance(leaf, (int, float)) and (flags or not isinstance(leaf, bool)):
@@ -111,13 +117,16 @@ def _sets_of_dims(call: Call) -> list[frozenset[tuple[int, int]]]:
             found[frozenset(place for place, its in group.items() if its == size)] = None
         for dim in sorted({dim for _, dim in group}):
             found[frozenset(place for place in group if place[1] == dim)] = None
-    return [places for places in found if places][:SIZES]
+    batch = frozenset(place for place in places if place[1] == 0)  # `usual` varies it
+    varied = {places[place] for place in batch}
+    done = [batch] if len(varied) == 1 else []
+    return [places for places in found if places and places not in done][:SIZES]
 
 
 def _resized(
     call: Call,
     places: frozenset[tuple[int, int]],
-    change: tuple[int, int],
+    change: Callable[[int], int],
     generator: torch.Generator,
 ) -> Call:
     leaves, tree = tree_flatten(call)
@@ -126,7 +135,7 @@ def _resized(
         if isinstance(leaf, Tensor):
             number += 1
             shape = [
-                max(size * change[0] + change[1], 1) if (number, dim) in places else size
+                change(size) if (number, dim) in places else size
                 for dim, size in enumerate(leaf.shape)
             ]
             leaf = _drawn(leaf, generator, 1.0, tuple(shape))

@@ -174,14 +174,16 @@ def _run_on(facts: Facts, mask_of: Callable[[Operand], Tensor], fill: float) -> 
     for leaf in flat:
         if isinstance(leaf, Tensor) and id(leaf) not in indices:
             mask = mask_of(facts.of[id(leaf)])
-            leaf = mask.to(torch.float64).expand(leaf.shape).contiguous() - fill
+            wide = mask.to(torch.float64).expand(leaf.shape).contiguous() - fill
+            leaf = torch.complex(wide, wide) if leaf.is_complex() else wide
         swapped.append(leaf)
     args, kwargs = tree_unflatten(swapped, tree)
     kwargs.pop("dtype", None)
     if facts.call.has("value") and facts.call.name == "constant_pad_nd":
         args = (args[0], args[1], 0.0)
     out = facts.call.func(*args, **kwargs)
-    return [leaf.real if leaf.is_complex() else leaf for leaf in tree_leaves(out)]
+    parts = [torch.view_as_real(x) if x.is_complex() else x[..., None] for x in tree_leaves(out)]
+    return [part.amax(-1) for part in parts]
 
 
 @rule(
@@ -238,6 +240,14 @@ def _lookup(facts: Facts) -> Sequence[Fact | None]:
     else:
         mixed, groups = source.unknown, source.groups
     return [facts.make(moved(mixed) > 0, moved(groups).long(), pure=facts.pure)]
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def _bag(facts: Facts) -> Sequence[Fact | None]:
+    """Zero where the whole column is, however many rows a bag has."""
+    table = facts.of[id(facts.call.args[0])]
+    full, groups = any_along(table.full, [0]), table.groups.amin(0, keepdim=True)
+    return [facts.make(full, groups, pure=False)]
 
 
 @rule("index_put", "_index_put_impl", "scatter", "scatter_add", "index_add", "index_copy",

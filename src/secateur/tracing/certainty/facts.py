@@ -79,7 +79,11 @@ class Operand:
     def zero(self) -> Tensor:
         if bool(self.unknown.all()):
             return torch.zeros_like(self.unknown)
-        return compress((self.tensor == 0) & ~self.unknown)
+        if self.fact.pure or self.unknown.numel() == 1:
+            return compress((self.tensor == 0) & ~self.unknown)
+        sizes = zip(self.unknown.shape, self.tensor.shape, strict=True)
+        shared = [dim for dim, (mine, whole) in enumerate(sizes) if mine != whole]
+        return ~(any_along(self.tensor != 0, shared) | self.unknown)  # all of a channel, or none
 
     @cached_property
     def full(self) -> Tensor:
@@ -94,6 +98,10 @@ class Operand:
         x = self.tensor.real if self.tensor.is_complex() else self.tensor
         x = x.to(torch.uint8) if x.dtype == torch.bool else x
         return x.amax(dims, keepdim=True) == x.amin(dims, keepdim=True)
+
+    def uneven(self, constant: Tensor, dims: list[int]) -> Tensor:
+        """Where values that are known along some dimensions differ there."""
+        return constant & ~self.is_uniform(dims) if bool(constant.any()) else constant
 
 
 class Facts:

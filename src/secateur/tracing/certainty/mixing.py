@@ -34,7 +34,7 @@ def _reduction(facts: Facts) -> Sequence[Fact | None]:
         constant = any_along(x.constant, dims)
         counts = call.name in ("sum", "prod", "norm", "linalg_vector_norm", "logsumexp", "aminmax")
         if bool(constant.any()):
-            unknown = unknown | (constant if counts else constant & ~x.is_uniform(dims))
+            unknown = unknown | (constant if counts else x.uneven(constant, dims))
     keepdim = bool(call.argument("keepdim")) if call.has("keepdim") else False
     if not keepdim:
         sizes = [d for d in range(depth) if d not in dims]
@@ -80,7 +80,7 @@ def _spatial(facts: Facts) -> Sequence[Fact | None]:
     zeros = call.name.startswith("grid") or (call.name.startswith("avg_pool") and pads)
     constant = any_along(x.constant, dims)
     unknown = any_along(x.unknown, dims)
-    unknown = unknown | (constant if zeros else constant & ~x.is_uniform(dims))
+    unknown = unknown | (constant if zeros else x.uneven(constant, dims))
     fact = facts.make(unknown, x.groups.amin(dims, keepdim=True))
     return [fact] * max(1, len(call.func._schema.returns))
 
@@ -117,9 +117,9 @@ def _batch_norm(facts: Facts) -> Sequence[Fact | None]:
     weight, bias, mean, _ = rest
     dims = [0, *range(2, x.tensor.ndim)]
     if mean is None:
-        unknown = any_along(x.unknown, dims) | (any_along(x.constant, dims) & ~x.is_uniform(dims))
+        unknown = any_along(x.unknown, dims) | x.uneven(any_along(x.constant, dims), dims)
     else:
-        unknown = x.unknown | (x.tensor != channel(mean.tensor))
+        unknown = x.unknown | any_along(x.tensor != channel(mean.tensor), dims)
     if weight is not None:
         unknown = unknown & ~channel(weight.zero)
     if bias is not None:
@@ -194,7 +194,9 @@ def _contract(facts: Facts, a: Operand, b: Operand, axes: tuple[str, str, str]) 
     def dims_of(letters: str, these: Iterable[str]) -> list[int]:
         return [letters.index(letter) for letter in these if letter in letters]
 
-    unknown = product(a.unknown, b.full) | product(a.full, b.unknown)
+    unknown = product(a.unknown, b.full)
+    if bool(b.unknown.any()):
+        unknown = unknown | product(a.full, b.unknown)
     if not (a.fact.pure or b.fact.pure):  # how many constants are added up, the inputs may say
         unknown = unknown | product(a.constant, b.constant)
     groups = []
@@ -254,7 +256,7 @@ def _convolution(facts: Facts) -> Sequence[Fact | None]:
     space = list(range(2, x.tensor.ndim))
     pads = transposed or any(call.argument("padding"))
     constant = any_along(x.constant, space)
-    lost = constant if pads else constant & ~x.is_uniform(space)
+    lost = constant if pads else x.uneven(constant, space)
     inputs, kernel = Operand(x.tensor, x.fact), Operand(weight.tensor, weight.fact)
     inputs.unknown = any_along(x.unknown, space) | lost
     inputs.zero, inputs.groups = ~any_along(x.full, space), x.groups.amin(space, keepdim=True)
