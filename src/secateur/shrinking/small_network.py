@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from secateur.groups import Groups, Layer
-from secateur.surgery.equivalence import agree, difference, tolerance
+from secateur.surgery.equivalence import agree, difference, only_in_eval_mode, tolerance
 from secateur.surgery.leftover_zeros import tied
 from secateur.surgery.removal import Removal, remove
 from secateur.surgery.rounding import gap_after, rounding_explains
@@ -29,8 +29,9 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
     """Cut the dead groups out of a copy of a model.
 
     A group is dead where all of its parameters are exactly zero. Before it is returned, the small
-    network is compared with `model` in eval mode, on the groups' example inputs and on random ones
-    of another batch size:
+    network is compared with `model` in eval mode, on the groups' example inputs and on random ones:
+    another batch, other sizes, masks and integers, larger values, as far as `model` runs on them;
+    and in train mode, without dropout:
 
         max |small - model| <= 1e-5 * max |model|    (float32; 1e-9 float64, 2e-2 and 1e-1 halves)
 
@@ -93,6 +94,15 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
     for layer, count, reason in removal.refused:
         warnings.warn(f"{count} dead groups of {layer} stay in the network: {reason}", stacklevel=2)
     small, plan = removal.model, removal.plan
+    if groups.example is not None and dead.any():
+        if reason := only_in_eval_mode(model, small, groups.example):
+            warnings.warn(
+                f"{type(model).__name__} runs in train mode on the groups' example inputs, and the "
+                f"small network does not ({reason}). Groups follow what runs in eval mode; layers "
+                "that only training reaches keep their width: leave what they read out of the "
+                "groups with ignore=",
+                stacklevel=2,
+            )
     if _inexact(groups, removal.dead):
         found = difference(model, small, groups.example)
         warnings.warn(

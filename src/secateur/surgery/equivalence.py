@@ -83,6 +83,21 @@ def _worst_gap(expected: list[Tensor], found: list[Tensor]) -> float:
     return max([*map(_gap, expected, found), 0.0])
 
 
+def only_in_eval_mode(model: nn.Module, other: nn.Module, example: Any) -> str:
+    """Why the other model does not run in train mode on an example where the first one does."""
+    with torch.no_grad(), unfused_ops():
+        for network in (model, other):
+            twin = copy.deepcopy(network)  # statistics stay as they are
+            with preserve_state(twin):
+                twin.train()
+                args, kwargs = arguments(example)
+                try:
+                    twin(*args, **kwargs)
+                except Exception as error:
+                    return "" if network is model else f"{type(error).__name__}: {error}"
+    return ""
+
+
 def _in_train_mode(model: nn.Module, other: nn.Module, example: Any) -> float:
     """How far they differ with the statistics of this batch; 0 where one of them doesn't run."""
     args, kwargs = arguments(example)
