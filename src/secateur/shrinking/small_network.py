@@ -94,15 +94,8 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
     for layer, count, reason in removal.refused:
         warnings.warn(f"{count} dead groups of {layer} stay in the network: {reason}", stacklevel=2)
     small, plan = removal.model, removal.plan
-    if groups.example is not None and dead.any():
-        if reason := only_in_eval_mode(model, small, groups.example):
-            warnings.warn(
-                f"{type(model).__name__} runs in train mode on the groups' example inputs, and the "
-                f"small network does not ({reason}). Groups follow what runs in eval mode; layers "
-                "that only training reaches keep their width: leave what they read out of the "
-                "groups with ignore=",
-                stacklevel=2,
-            )
+    if dead.any():
+        _warn_where_training_fails(model, small, groups)
     if _inexact(groups, removal.dead):
         found = difference(model, small, groups.example)
         warnings.warn(
@@ -113,6 +106,17 @@ def shrink(model: nn.Module, groups: Groups, *, exact: bool = True) -> nn.Module
         plan = replace(plan, difference=found)
     small.secateur = plan.after(getattr(model, "secateur", None))  # pyright: ignore
     return small
+
+
+def _warn_where_training_fails(model: nn.Module, small: nn.Module, groups: Groups) -> None:
+    if groups.example is None or not (reason := only_in_eval_mode(model, small, groups.example)):
+        return
+    warnings.warn(
+        f"{type(model).__name__} runs in train mode on the groups' example inputs, and the small "
+        f"network does not ({reason}). Groups follow what runs in eval mode; layers that only "
+        "training reaches keep their width: leave what they read out of the groups with ignore=",
+        stacklevel=3,
+    )
 
 
 def _warn_of_other_parameters(given: Groups, here: Groups) -> None:
