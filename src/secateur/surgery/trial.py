@@ -90,7 +90,7 @@ def _settled(
         attempt = accepted.copy()
         for number in numbers:
             attempt |= parts[number]
-        outcome = _attempt(model, groups, attempt, thorough=thorough)
+        outcome = _attempt(model, groups, attempt, thorough=thorough, alone=len(numbers) == 1)
         if isinstance(outcome, _Attempt):
             accepted[:], latest = attempt, outcome
             return
@@ -153,11 +153,12 @@ def _perturbed(model: nn.Module) -> nn.Module:
 
 
 def _attempt(
-    model: nn.Module, groups: Groups, dead: np.ndarray, *, thorough: bool
+    model: nn.Module, groups: Groups, dead: np.ndarray, *, thorough: bool, alone: bool
 ) -> _Attempt | str | dict[int, str]:
     """The removal of `dead` groups, or why it doesn't leave an equal network.
 
     Groups by number, with their reasons, where it isn't certain that they leave the same behind.
+    With `thorough` they have been proven before; `alone` asks for the cause of a difference.
     """
     zeroed = copy.deepcopy(model)
     mine = groups.on(zeroed)
@@ -170,9 +171,10 @@ def _attempt(
         return removal.refused[0][2]
     attempt = _Attempt(zeroed, mine, removal)
     reason = _difference(attempt, thorough=thorough)
-    if thorough and not reason:  # these groups have been proven
-        return attempt
-    return unproven(zeroed, mine, dead) or reason or attempt
+    if not reason:
+        return attempt if thorough else unproven(zeroed, mine, dead) or attempt
+    doubts = unproven(zeroed, mine, dead) if alone else {}
+    return ": ".join([reason, *list(doubts.values())[:1]])
 
 
 def _difference(attempt: _Attempt, *, thorough: bool) -> str:
