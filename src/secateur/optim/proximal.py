@@ -114,7 +114,7 @@ class Proximal(Wrapper):
         statistics: str = "recent",
     ) -> None:
         several = isinstance(budget, Sequence)
-        self.budgets: tuple[Budget, ...] = tuple(budget) if several else (budget,)
+        self.budgets = tuple(budget) if isinstance(budget, Sequence) else (budget,)
         chain = Chained(*optimizer) if isinstance(optimizer, Sequence) else optimizer
         check_parts(chain, groups, self.budgets, every)
         super().__init__(chain, groups)

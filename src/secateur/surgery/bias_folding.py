@@ -6,6 +6,7 @@ of the small model that take it over.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,11 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.groups.coupling import Coupling
+from secateur.groups.groups import Groups
 from secateur.surgery.conv_kernels import padding, pads_with_zeros
 from secateur.surgery.plan import Plan
+from secateur.surgery.variations import others, usual
+from secateur.tracing.certainty.run import uncertain
 from secateur.utils.contexts import preserve_state, unfused_ops
 from secateur.utils.forward import arguments, full_precision
 
@@ -68,6 +72,8 @@ def constants(
     try:
         with preserve_state(model), torch.no_grad(), unfused_ops(), full_precision():
             model(*args, **kwargs)
+            if any(_leaves_a_constant(seen.get(name), inputs) for name, _, inputs in consumers):
+                _run_on_others(model, example)
     finally:
         for hook in hooks:
             hook.remove()
@@ -89,6 +95,49 @@ def constants(
         elif constant.any():
             constants[name] = torch.from_numpy(constant)
     return constants, refused
+
+
+def _leaves_a_constant(seen: _Seen | None, inputs: np.ndarray) -> bool:
+    """Whether a layer reads anything but zeros on its dead inputs."""
+    return seen is not None and bool((seen.low != 0)[torch.from_numpy(inputs >= 0)].any())
+
+
+def _run_on_others(model: nn.Module, example: Any) -> None:
+    """A constant may come from a size or a number: it has to be the same at others."""
+    twin = copy.deepcopy(model)  # with its hooks; code may remember sizes that it has seen
+    for variation in (*usual(example), *others(example, flags=True)):
+        for args, kwargs in variation.calls:
+            try:
+                twin(*args, **kwargs)
+            except Exception:
+                continue
+            break
+
+
+def unproven(model: nn.Module, groups: Groups, dead: np.ndarray) -> dict[int, str]:
+    """Dead groups that leave behind what may be something else on other inputs, and why.
+
+    Zeros, and constants that the parameters alone give, are the same whatever the inputs are.
+    """
+    if groups.coupling is None or groups.example is None or not dead.any():
+        return {}
+    padded = np.append(dead, False)
+    places: dict[str, Tensor] = {}
+    for slot in groups.coupling.slots:
+        cut = torch.full([1] * len(slot.shape), -1, device="cpu")
+        for dim, entries in enumerate(slot.entries):
+            if entries is not None and padded[entries].any():
+                line = torch.from_numpy(np.where(padded[entries], entries, -1))
+                cut = torch.maximum(
+                    cut, line.reshape([-1 if d == dim else 1 for d in range(cut.ndim)])
+                )
+        if bool((cut >= 0).any()):
+            places |= dict.fromkeys(slot.names, cut)
+    found = uncertain(model, groups.example, places)
+    return {
+        group: f"what it leaves behind depends on more than the parameters ({why})"
+        for group, why in found.items()
+    }
 
 
 def _pads_with_zeros(module: nn.Module) -> bool:

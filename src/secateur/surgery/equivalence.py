@@ -7,14 +7,15 @@ rounding explains.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from secateur.surgery import variations
 from secateur.utils.comparison import largest_difference
 from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops
 from secateur.utils.forward import arguments, full_precision, state_of
@@ -25,16 +26,34 @@ _HALVES = (torch.float16, torch.bfloat16)
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
-def difference(model: nn.Module, other: nn.Module, example: Any) -> float:
+def difference(
+    model: nn.Module,
+    other: nn.Module,
+    example: Any,
+    *,
+    thorough: bool = False,
+    again: bool = True,
+) -> float:
     """The largest difference between two models' outputs, relative to the outputs' scale.
 
     Both run in eval mode, with the same random numbers, on the example and on random inputs of
     another batch size (where the first model accepts them and gives numbers).
 
+    Args:
+        model: what is compared with.
+        other: what is compared.
+        example: inputs.
+        thorough: whether to run also at other sizes, on masks and integers drawn anew, on larger
+            values and with other numbers and flags (variations.py), and once in train mode,
+            without dropout.
+        again: False leaves out what is not only run where it is thorough, once that has been.
+
     Returns:
         max |a - b| / max |a| over all outputs and inputs; inf where their shapes differ, or where
         one is not a number.
     """
+    if thorough:  # code may remember sizes that it has seen
+        model, other = copy.deepcopy(model), copy.deepcopy(other)
     worst = 0.0
     with (
         preserve_state(model),
@@ -43,49 +62,102 @@ def difference(model: nn.Module, other: nn.Module, example: Any) -> float:
         unfused_ops(),
         full_precision(),
     ):
-        for position, (args, kwargs) in enumerate(_variations(example)):
-            try:
-                expected = _outputs(model, args, kwargs)
-            except Exception:
-                if position == 0:
-                    raise
-                continue  # this model has a fixed batch size
-            if position and any(bool(t.isnan().any()) for t in expected):
-                continue  # this model does not take any number
-            found = _outputs(other, args, kwargs)
-            worst = max(worst, largest_difference(expected, found))
-    return worst
+        usual = list(variations.usual(example))
+        tried = [*(usual if again else ()), *(variations.others(example) if thorough else ())]
+        ran: list[variations.Places] = []
+        for variation in tried:
+            if any(variation.places and variation.places < places for places in ran):
+                continue  # another size of more dimensions has been tried
+            needed = variation is usual[0]
+            call, expected = _first_that_runs(model, variation.calls, needed=needed)
+            if call is None or (not needed and any(bool(t.isnan().any()) for t in expected)):
+                continue  # this model has a fixed size, or does not take any number
+            worst = max(worst, largest_difference(expected, _outputs(other, *call)))
+            ran.append(variation.places)
+        return max(worst, _in_train_mode(model, other, example)) if thorough else worst
+
+
+def _first_that_runs(
+    model: nn.Module, alternatives: list[variations.Call], *, needed: bool
+) -> tuple[variations.Call | None, list[Tensor]]:
+    for call in alternatives:
+        try:
+            return call, _outputs(model, *call)
+        except Exception:  # noqa: PERF203
+            if needed:
+                raise
+    return None, []
+
+
+def only_in_eval_mode(model: nn.Module, other: nn.Module, example: Any) -> str:
+    """Why the other model does not run in train mode on an example where the first one does."""
+    with torch.no_grad(), unfused_ops():
+        for network in (model, other):
+            twin = copy.deepcopy(network)  # statistics stay as they are
+            with preserve_state(twin):
+                twin.train()
+                args, kwargs = arguments(example)
+                try:
+                    twin(*args, **kwargs)
+                except Exception as error:
+                    return "" if network is model else f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _in_train_mode(model: nn.Module, other: nn.Module, example: Any) -> float:
+    """How far they differ with the statistics of this batch; 0 where one of them doesn't run.
+
+    In float64 if that runs: dividing by the deviation of few numbers would amplify rounding.
+    """
+    narrow = (*_HALVES, torch.float32)
+    wide = widened(model, example, narrow, torch.float64)
+    other_wide = widened(other, example, narrow, torch.float64)
+    if wide is not None and other_wide is not None:
+        (model, example), other = wide, other_wide[0]
+    args, kwargs = arguments(example)
+    results = []
+    for network in (model, other):
+        network.train()
+        for module in network.modules():
+            if isinstance(module, _DropoutNd):
+                module.eval()
+        watch = _Undropped()
+        try:
+            with watch:
+                results.append(_outputs(network, args, kwargs))
+        except Exception:
+            return 0.0
+        finally:
+            network.eval()
+        if watch.is_random:
+            return 0.0
+    if any(bool(t.isnan().any()) for t in results[0]):
+        return 0.0
+    return largest_difference(*results)
+
+
+class _Undropped(TorchDispatchMode):
+    """Dropout called as a function keeps all; other random numbers are noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_random = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name
+        if name == "aten::native_dropout":
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        if name == "aten::bernoulli_" and len(args) > 1 and not isinstance(args[1], Tensor):
+            return args[0].fill_(args[1])  # is divided by the same number next
+        if torch.Tag.nondeterministic_seeded in func.tags and name != "aten::empty":
+            self.is_random = True
+        return func(*args, **(kwargs or {}))
 
 
 def _outputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     torch.manual_seed(0)
     found = tensors_in(model(*args, **kwargs))
     return [t for t in found if (t.is_floating_point() or t.is_complex()) and t.numel()]
-
-
-def _variations(example: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    call = arguments(example)
-    yield call
-    sizes = {tensor.shape[0] for tensor in tensors_in(call) if tensor.ndim}
-    if len(sizes) == 1:
-        generator = torch.Generator().manual_seed(0)
-        order = [*range(sizes.pop()), 0]
-
-        def vary(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor) or not leaf.ndim:
-                return leaf
-            taken = leaf[order]
-            if not leaf.is_floating_point():
-                return taken
-            return noise(taken, generator)
-
-        yield tree_map(vary, call)
-
-
-def noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal random numbers, the same on every device, whatever torch's default device is."""
-    shape = like.shape
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(like)
 
 
 def tolerance(model: nn.Module, example: Any = None) -> float:
@@ -130,16 +202,39 @@ def precise(model: nn.Module, example: Any) -> tuple[nn.Module, Any]:
     """
     if not any(t.dtype in _HALVES for t in state_of(model)):
         return model, example
+    return widened(model, example, _HALVES, torch.float32) or (model, example)
 
-    def widened(value: Any) -> Any:
-        is_half = isinstance(value, Tensor) and value.dtype in _HALVES
-        return value.float() if is_half else value
 
-    wide, inputs = copy.deepcopy(model)._apply(widened), tree_map(widened, example)
+def widened(
+    model: nn.Module, example: Any, narrow: tuple[torch.dtype, ...], wide: torch.dtype
+) -> tuple[nn.Module, Any] | None:
+    """A copy of the model and its inputs with wider numbers; None if its code won't have them."""
+
+    def widen(value: Any) -> Any:
+        is_narrow = isinstance(value, Tensor) and value.dtype in narrow
+        return value.to(wide) if is_narrow else value
+
+    twin, inputs = copy.deepcopy(model)._apply(widen), tree_map(widen, example)
     args, kwargs = arguments(inputs)
     try:
-        with preserve_state(wide), torch.no_grad(), unfused_ops():
-            wide(*args, **kwargs)
+        with preserve_state(twin), torch.no_grad(), unfused_ops():
+            twin(*args, **kwargs)
     except Exception:
-        return model, example  # its code asks for halves
-    return wide, inputs
+        return None
+    return twin, inputs
+
+
+class Narrowed(nn.Module):
+    """A model of wide numbers that takes narrow inputs, to measure what rounding does to it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        def widen(value: Any) -> Any:
+            is_narrow = isinstance(value, Tensor) and value.dtype == torch.float32
+            return value.double() if is_narrow else value
+
+        args, kwargs = tree_map(widen, (args, kwargs))
+        return self.model(*args, **kwargs)

@@ -22,7 +22,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from secateur.groups.coupling import Norm
 from secateur.groups.groups import Groups
 from secateur.surgery.bias_folding import constants as find_constants
-from secateur.surgery.bias_folding import fold_constants
+from secateur.surgery.bias_folding import fold_constants, unproven
 from secateur.surgery.cut import cut
 from secateur.surgery.forward_wrappers import only_needed
 from secateur.surgery.head_sizes import ways
@@ -53,7 +53,7 @@ class Removal:
     refused: tuple[tuple[str, int, str], ...] = ()
 
 
-def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
+def remove(model: nn.Module, groups: Groups, dead: np.ndarray, *, prove: bool = True) -> Removal:
     """Cut dead groups out of a copy of `model`.
 
     Args:
@@ -61,12 +61,16 @@ def remove(model: nn.Module, groups: Groups, dead: np.ndarray) -> Removal:
         groups: groups of a model of this shape; those that no trace ties to an axis stay as zeros,
             but for what they free between them (unread channels, the borders of kernels).
         dead: which groups to remove, bool of shape (m,).
+        prove: whether groups stay of which it isn't certain that they leave the same behind on
+            all inputs.
 
     Returns:
         The small model; a constant that a dead channel leaves behind an activation with f(0) != 0
         is folded into the bias of the layer that reads it; where that isn't exact it stays.
     """
     constants, refused = find_constants(model, groups.coupling, groups.example, dead)
+    if prove:
+        refused = unproven(model, groups, dead) | refused
     dead = dead.copy()
     dead[list(refused)] = False
     plan = planned(groups.coupling, groups.layers, dead)

@@ -10,7 +10,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from secateur.groups.groups import Groups
-from secateur.surgery.equivalence import agree, difference, noise, precise
-from secateur.surgery.norms import full_size_norms
-from secateur.surgery.plan import Plan
-from secateur.surgery.removal import remove
+from secateur.surgery.bias_folding import unproven
+from secateur.surgery.equivalence import agree, precise
+from secateur.surgery.removal import Removal, remove
+from secateur.surgery.rounding import gap_after, rounding_explains
+from secateur.surgery.variations import noise
 from secateur.tracing.model_checks import is_on_meta
 
 
@@ -53,26 +54,72 @@ def try_removal(
     parts = list(_halves(groups)) if parts is None else parts
     model, example = precise(_perturbed(model), groups.example)
     groups = replace(groups, example=example)
-    failed: dict[int, str] = {}
-    biases: tuple[str, ...] = ()
-    accepted = np.zeros(len(groups), bool)
+    failed, latest = _settled(model, groups, parts, range(len(parts)), thorough=False)
+    # other sizes and values once, at the end, unless something differs there
+    if latest is not None and _difference(latest, thorough=True, again=False):
+        rest = [number for number in range(len(parts)) if number not in failed]
+        more, latest = _settled(model, groups, parts, rest, thorough=True)
+        failed |= more
+    return failed, () if latest is None else latest.removal.plan.biases
 
-    def settle(numbers: list[int]) -> None:
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A zeroed copy of the model, its groups, and what their removal made of it."""
+
+    zeroed: nn.Module
+    groups: Groups
+    removal: Removal
+
+
+def _settled(
+    model: nn.Module,
+    groups: Groups,
+    parts: Sequence[np.ndarray],
+    numbers: Sequence[int],
+    *,
+    thorough: bool,
+) -> tuple[dict[int, str], _Attempt | None]:
+    """The parts that can't be removed and why, and the removal of all others."""
+    failed: dict[int, str] = {}
+    accepted = np.zeros(len(groups), bool)
+    latest: _Attempt | None = None
+
+    def settle(numbers: Sequence[int]) -> None:
+        nonlocal latest
         attempt = accepted.copy()
         for number in numbers:
             attempt |= parts[number]
-        outcome = _attempt(model, groups, attempt)
-        if isinstance(outcome, Plan):
-            nonlocal biases
-            accepted[:], biases = attempt, outcome.biases
-        elif len(numbers) == 1:
-            failed[numbers[0]] = outcome
-        else:
-            settle(numbers[: len(numbers) // 2])
-            settle(numbers[len(numbers) // 2 :])
+        outcome = _attempt(model, groups, attempt, thorough=thorough, alone=len(numbers) == 1)
+        if isinstance(outcome, _Attempt):
+            accepted[:], latest = attempt, outcome
+            return
+        doubts = _parts_with(outcome, parts, numbers) if isinstance(outcome, dict) else {}
+        failed.update(doubts)
+        rest = [number for number in numbers if number not in doubts]
+        if doubts and rest:
+            settle(rest)
+        elif len(rest) == 1:
+            failed[rest[0]] = str(outcome)
+        elif rest:
+            settle(rest[: len(rest) // 2])
+            settle(rest[len(rest) // 2 :])
 
-    settle(list(range(len(parts))))
-    return failed, biases
+    if numbers:
+        settle(numbers)
+    return failed, latest
+
+
+def _parts_with(
+    doubts: dict[int, str], parts: Sequence[np.ndarray], numbers: Sequence[int]
+) -> dict[int, str]:
+    """The parts that hold groups which can't be shown to leave the same behind, and why."""
+    found = {}
+    for number in numbers:
+        for group, reason in doubts.items():
+            if parts[number][group]:
+                found.setdefault(number, reason)
+    return found
 
 
 def _halves(groups: Groups) -> Iterator[np.ndarray]:
@@ -105,24 +152,45 @@ def _perturbed(model: nn.Module) -> nn.Module:
     return model
 
 
-def _attempt(model: nn.Module, groups: Groups, dead: np.ndarray) -> Plan | str:
-    """The plan that removes `dead` groups, or why it doesn't leave an equal network."""
+def _attempt(
+    model: nn.Module, groups: Groups, dead: np.ndarray, *, thorough: bool, alone: bool
+) -> _Attempt | str | dict[int, str]:
+    """The removal of `dead` groups, or why it doesn't leave an equal network.
+
+    Groups by number, with their reasons, where it isn't certain that they leave the same behind.
+    With `thorough` they have been proven before; `alone` asks for the cause of a difference.
+    """
     zeroed = copy.deepcopy(model)
-    factors = torch.from_numpy(np.where(dead, 0.0, 1.0))
-    groups.on(zeroed).scale_(factors)
+    mine = groups.on(zeroed)
+    mine.scale_(torch.from_numpy(np.where(dead, 0.0, 1.0)))
     try:
-        removal = remove(zeroed, groups, dead)
-        if removal.refused:
-            return removal.refused[0][2]
-        norms = groups.coupling.norms if groups.coupling else ()
-        out = removal.plan.out
-        with full_size_norms(
-            removal.model, zeroed, norms, removal.dead, out
-        ):  # they alone may be inexact
-            found = difference(zeroed, removal.model, groups.example)
+        removal = remove(zeroed, mine, dead, prove=False)
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return f"the smaller network does not run: {first}"
-    if not agree(zeroed, found, groups.example):
-        return f"removal changes the output by {found:.1e} of its scale"
-    return removal.plan
+        return _does_not_run(error)
+    if removal.refused:
+        return removal.refused[0][2]
+    attempt = _Attempt(zeroed, mine, removal)
+    reason = _difference(attempt, thorough=thorough)
+    if not reason:
+        return attempt if thorough else unproven(zeroed, mine, dead) or attempt
+    doubts = unproven(zeroed, mine, dead) if alone else {}
+    return ": ".join([reason, *list(doubts.values())[:1]])
+
+
+def _difference(attempt: _Attempt, *, thorough: bool, again: bool = True) -> str:
+    """How the smaller network differs from the zeroed one by more than rounding, or ""."""
+    zeroed, groups, removal = attempt.zeroed, attempt.groups, attempt.removal
+    try:
+        found = gap_after(zeroed, removal, groups, thorough=thorough, again=again)
+        if agree(zeroed, found, groups.example) or rounding_explains(
+            zeroed, groups, removal.dead, found, thorough=thorough
+        ):
+            return ""
+    except Exception as error:
+        return _does_not_run(error)
+    return f"removal changes the output by {found:.1e} of its scale"
+
+
+def _does_not_run(error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"the smaller network does not run: {first}"
