@@ -113,7 +113,6 @@ class Proximal(Wrapper):
         geometry: str = "euclidean",
         statistics: str = "recent",
     ) -> None:
-        several = isinstance(budget, Sequence)
         self.budgets = tuple(budget) if isinstance(budget, Sequence) else (budget,)
         chain = Chained(*optimizer) if isinstance(optimizer, Sequence) else optimizer
         check_parts(chain, groups, self.budgets, every)
