@@ -278,9 +278,14 @@ def quantized() -> nn.Module:
 
 
 def masked() -> nn.Module:
-    model = nn.Sequential(nn.Linear(4, 4))
-    prune.l1_unstructured(model[0], "weight", 0.5)
+    model = small_mlp()
+    prune.l1_unstructured(model.get_submodule("0"), "weight", 0.5)
     return model
+
+
+def fused() -> nn.Module:
+    small = small_of(ResNet, (3, 16, 16), sc.filters).eval()
+    return torch.ao.quantization.fuse_modules(small, [["stem", "bn"]])
 
 
 def with_buffer(tensor: Tensor) -> nn.Module:
@@ -293,12 +298,13 @@ def with_buffer(tensor: Tensor) -> nn.Module:
     ("make", "words"),
     [
         (quantized, "before it is quantized"),
-        (masked, r"prune\.remove\(module, 'weight'\)"),
+        (masked, r"0.weight was cut by shrink .*prune\.remove makes a mask permanent"),
+        (fused, r"was cut by shrink and is no longer there"),
         (lambda: with_buffer(torch.eye(3).to_sparse()), "extra in the state_dict is torch.sparse"),
         (lambda: with_buffer(torch.ones(3, device="meta")), "extra .* meta device"),
         (lambda: nn.Sequential(nn.LazyLinear(3)), "0.weight .* run the network once"),
     ],
-    ids=["quantized", "masked", "sparse", "meta", "lazy"],
+    ids=["quantized", "masked", "fused", "sparse", "meta", "lazy"],
 )
 def test_what_a_file_cannot_hold_is_refused_by_name(
     make: Maker, words: str, tmp_path: Path

@@ -309,7 +309,7 @@ def kinds_when_split(rank: int, world: int, dim: int | None) -> dict[str, Any]:
     found = {}
     for name, (model, groups) in every_kind().items():
         torch.manual_seed(5)
-        factors = torch.randn(len(groups)).double()
+        factors = torch.randn(len(groups)).double().abs()
         factors[::3] = 0
         spread_out(model, dim)
         groups = groups.on(model)
@@ -335,7 +335,7 @@ def kinds_alone() -> dict[str, Any]:
     found = {}
     for name, (model, groups) in every_kind().items():
         torch.manual_seed(5)
-        factors = torch.randn(len(groups)).double()
+        factors = torch.randn(len(groups)).double().abs()
         factors[::3] = 0
         norms, alive = groups.norms(), groups.alive()
         groups.scale_(factors)

@@ -36,12 +36,13 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
-from torch.nn.utils.prune import BasePruningMethod
 
+from secateur.surgery.module_removal import name_after
 from secateur.surgery.plan import Plan, plan_of
 from secateur.utils.distributed import is_dtensor
 from secateur.utils.files import write_atomically
 from secateur.utils.forward import unwrapped, without_shells
+from secateur.utils.name_trees import is_inside
 
 FORMAT = "1"
 
@@ -70,7 +71,7 @@ def save(
     Raises:
         OSError: the file can't be written; an older file is intact.
         TypeError: the state_dict holds something that a file can't: no tensor, or a quantized,
-            sparse, meta or otherwise special one, or weights under a pruning mask.
+            sparse, meta or otherwise special one; or layers were fused or masked since `shrink`.
 
     Example:
         >>> import tempfile
@@ -81,10 +82,10 @@ def save(
         Linear(in_features=2, out_features=2, bias=True)
     """
     path, model = Path(path), unwrapped(model)
-    _refuse_masks(model)
     state = model.state_dict() if state_dict is None else dict(state_dict)
     tensors, aliases = _distinct(without_shells(state))
     plan = plan_of(model) or Plan()
+    _refuse_changed(model, plan)
     metadata = {
         "format": "pt",
         "secateur": FORMAT,
@@ -120,14 +121,18 @@ def _distinct(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]
     return tensors, aliases
 
 
-def _refuse_masks(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, BasePruningMethod):
-                raise TypeError(
-                    f"save: {name or 'the network'} has a pruning mask, which its class does not; "
-                    f"torch.nn.utils.prune.remove(module, {hook._tensor_name!r}) makes it permanent"
-                )
+def _refuse_changed(model: nn.Module, plan: Plan) -> None:
+    """What was cut has to be there: a layer that was fused or masked since has other tensors."""
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers())
+    there = without_shells(dict(named))
+    for name in plan.kept:
+        now = name_after(name, plan.out)
+        if now is not None and now not in there and not is_inside(name, plan.absent):
+            raise TypeError(
+                f"save: {now} was cut by shrink and is no longer there; save a network before "
+                "its layers are fused, quantized or masked (torch.nn.utils.prune.remove makes a "
+                "mask permanent)"
+            )
 
 
 def _refuse_special(name: str, tensor: Any) -> None:
