@@ -129,7 +129,7 @@ class Proximal(Wrapper):
         self.frozen = False
         self._relaxation = Relaxation(np.ones(len(groups)))
         self._support: Support | None = None
-        self._statistics = followed(statistics, groups.model, pressing=not has_lambda)
+        self.statistics = followed(statistics, groups.model, pressing=not has_lambda)
 
     _seen: Tensor | None = None  # by the importance in this step, to be learned once it was taken
 
@@ -169,14 +169,7 @@ class Proximal(Wrapper):
         """Count a step that was not taken, such as one that a GradScaler skipped.
 
         The groups are then chosen at the step that was announced; without this, at a later one, as
-        a skipped step is not seen from here.
-
-        Example:
-            >>> scale = scaler.get_scale()  # doctest: +SKIP
-            >>> scaler.step(optimizer)  # doctest: +SKIP
-            >>> scaler.update()  # doctest: +SKIP
-            >>> if scaler.get_scale() < scale:  # doctest: +SKIP
-            ...     optimizer.skip()
+        a skipped step is not seen from here: `if scaler.get_scale() < before: optimizer.skip()`.
         """
         self._seen = None  # by a step that failed
         self._advance(press=False)
@@ -184,7 +177,7 @@ class Proximal(Wrapper):
     def _advance(self, *, press: bool) -> None:
         """Go on by one step of the schedule; without `press`, nothing but the freeze is done."""
         self.steps_taken += 1
-        self._statistics.follow_(chosen=self.frozen)
+        self.statistics.follow_(chosen=self.frozen)
         if self._seen is not None:
             self.importance.learn(self._seen, self.every)
             self._seen = None
@@ -231,7 +224,7 @@ class Proximal(Wrapper):
         self._support.clear_state_(self.state)
         self._hold_()
         if not kept.all():
-            self._statistics.begin_anew()
+            self.statistics.begin_anew()
 
     def _thaw(self) -> None:
         """Begin the next stage: what is dead stays dead, what is left competes again."""
@@ -315,6 +308,11 @@ class Proximal(Wrapper):
         return self.frozen and self.steps_taken in self.schedule.ends
 
     @property
+    def done(self) -> bool:
+        """Whether all steps were taken, and the groups of the last stage are chosen."""
+        return self.frozen and self.steps_taken >= self.schedule.ends[-1] > 0
+
+    @property
     def spent(self) -> dict[str, float]:
         """What the network costs now, by the budget's own measures."""
         return self.allowance.spent(self._relaxation.multipliers)
@@ -365,12 +363,12 @@ class Proximal(Wrapper):
             "frozen": self.frozen,
             "live": torch.from_numpy(live.copy()),  # what was not given up for good
             "learned": self.importance.state_dict(),
-            "statistics": self._statistics.state_dict(),
+            "statistics": self.statistics.state_dict(),
         }
 
     def _resume(self, ours: dict[str, Any]) -> None:
         self.importance.load_state_dict(ours["learned"])
-        self._statistics.load_state_dict(ours["statistics"])
+        self.statistics.load_state_dict(ours["statistics"])
         self.steps_taken = int(ours["steps_taken"])
         multipliers = ours["multipliers"].cpu().double().numpy().copy()
         self._relaxation = Relaxation(multipliers, ours["threshold"])
@@ -396,5 +394,5 @@ class Proximal(Wrapper):
 _COPIED = {
     *("optimizer", "groups", "budgets", "penalty", "every", "schedule", "importance", "geometry"),
     *("allowance", "steps_taken", "frozen"),
-    *("_allowances", "_relaxation", "_support", "_statistics"),
+    *("_allowances", "_relaxation", "_support", "statistics"),
 }

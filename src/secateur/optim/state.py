@@ -5,6 +5,7 @@ In: the wrapped optimizer's state_dict and our entry. Out: one state_dict of bot
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,13 @@ from torch.utils._pytree import tree_map
 from secateur.groups import Groups
 
 NAME = "proximal"
+_TRAINED_BY: weakref.WeakKeyDictionary[Groups, weakref.ref[Wrapper]] = weakref.WeakKeyDictionary()
+
+
+def trained_by(groups: Groups) -> Wrapper | None:
+    """The optimizer that these groups were given to last, if it is still there."""
+    found = _TRAINED_BY.get(groups)
+    return None if found is None else found()
 
 
 class Wrapper(Optimizer):
@@ -27,6 +35,7 @@ class Wrapper(Optimizer):
 
     def __init__(self, optimizer: Optimizer, groups: Groups) -> None:
         self.optimizer, self.groups = optimizer, groups
+        _TRAINED_BY[groups] = weakref.ref(self)
         super().__setstate__({})  # hooks and profiling, without parameters of our own
 
     @property

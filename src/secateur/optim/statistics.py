@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from secateur.utils.distributed import is_dtensor
 from secateur.utils.forward import unwrapped
@@ -102,6 +103,25 @@ class RunningStatistics:
                 "average them anew: secateur.recalibrate(model, loader)",
                 stacklevel=2,
             )
+
+    def go_on_with(self, small: nn.Module, optimizer: Optimizer, names: dict[str, str]) -> None:
+        """After each step of this optimizer, correct the averages of a network cut out of this one.
+
+        Args:
+            small: the small network, whose averages are those of the last step.
+            names: module of the small network -> what it is called in this one.
+        """
+        if self._shown is None or self.model is None:
+            return
+        spans = dict(zip(map(id, self._layers), self._spans.tolist(), strict=True))
+        full = {name: spans.get(id(module), 0.0) for name, module in self.model.named_modules()}
+        other = RunningStatistics(small)
+        other._begin(0)
+        mine = {id(module): full.get(names[name], 0.0) for name, module in small.named_modules()}
+        if other._shown is not None:
+            other._spans = other._shown.new_tensor([mine[id(layer)] for layer in other._layers])
+            other._steps = self._steps
+            optimizer.register_step_post_hook(partial(_follow, other))
 
     def _begin(self, span: int) -> None:
         if self._layers:
@@ -192,6 +212,10 @@ class RunningStatistics:
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: which averages are this process's own is found anew."""
         return {name: value for name, value in vars(self).items() if name != "_mine"}
+
+
+def _follow(statistics: RunningStatistics, *_: Any) -> None:
+    statistics.follow_(chosen=True)
 
 
 def followed(statistics: str, model: nn.Module | None, *, pressing: bool) -> RunningStatistics:

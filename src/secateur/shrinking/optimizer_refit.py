@@ -66,8 +66,8 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
         >>> adam.state[small[0].weight]["exp_avg"].shape
         torch.Size([3, 4])
     """
-    if isinstance(optimizer, Proximal):
-        optimizer = optimizer.optimizer
+    proximal = optimizer if isinstance(optimizer, Proximal) else None
+    optimizer = proximal.optimizer if proximal else optimizer
     model = unwrapped(model)
     earlier, plan = plan_of(model) or Plan(), _plan_of(small)
     names = {p: name_before(name, earlier.out) for name, p in model.named_parameters()}
@@ -100,6 +100,9 @@ def refit(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> Optimizer
         mine = [p for group in part.param_groups for p in group["params"] if p in state]
         part.state.clear()
         part.state.update({p: state[p] for p in mine})
+    if proximal:
+        before = {name: name_before(name, plan.out) for name, _ in small.named_modules()}
+        proximal.statistics.go_on_with(small, optimizer, before)
     if narrow := trained_wrongly(small):
         warnings.warn(
             f"on this CPU, in channels-last memory, torch's gradients of {', '.join(narrow)} "

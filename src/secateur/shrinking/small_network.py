@@ -17,6 +17,9 @@ from secateur.costs.measures import all_full_costs
 from secateur.deploy.saving import save
 from secateur.deploy.small_pretrained import configuration, keep_pretrained
 from secateur.groups import Groups, Layer
+from secateur.measurement import format_measure
+from secateur.optim import Proximal
+from secateur.optim.state import trained_by
 from secateur.surgery.equivalence import agree, difference, only_in_eval_mode, tolerance
 from secateur.surgery.leftover_zeros import tied
 from secateur.surgery.plan import plan_of
@@ -33,7 +36,7 @@ class ShrinkError(RuntimeError):
     """The small network would not have computed what the zeroed one does; nothing was changed."""
 
 
-def shrink(model: Network, groups: Groups, *, exact: bool = True) -> Network:
+def shrink(model: Network, groups: Groups, *, exact: bool = True, partial: bool = False) -> Network:
     """Cut the dead groups out of a copy of a model.
 
     A group is dead where all of its parameters are exactly zero. Before it is returned, the small
@@ -58,6 +61,8 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True) -> Network:
         groups: its groups. What a kind that does not trace (`weights`, `blocks`) has zeroed stays
             in place, as zeros.
         exact: whether the small network has to compute what `model` does.
+        partial: whether to cut out what is dead by now, though the `Proximal` that trains these
+            groups has not chosen those of its budget yet.
 
     Returns:
         A smaller module of the same class, in the same mode and on the same device, without
@@ -68,7 +73,8 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True) -> Network:
 
     Raises:
         ShrinkError: the outputs differ by more than rounding explains, the small network does not
-            run, or groups are dead that can't be removed exactly, and `exact` is True.
+            run, groups are dead that can't be removed exactly and `exact` is True, or the groups
+            of a budget have not been chosen yet and `partial` is False.
         ValueError: the groups belong to another model, all the groups of a layer are dead, or the
             model is split over processes.
 
@@ -91,6 +97,8 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True) -> Network:
     """
     model, given = cast(Network, unwrapped(model)), groups
     _refuse_what_is_split(model)
+    if not partial:
+        _refuse_what_is_not_chosen(given)
     groups = given.on(model)
     dead = ~groups.alive().cpu().numpy()
     if not dead.any():
@@ -144,6 +152,24 @@ def _warn_of_other_parameters(given: Groups, here: Groups) -> None:
             "stepped?). Make groups = groups.on(model) and the optimizer after that",
             stacklevel=3,
         )
+
+
+def _refuse_what_is_not_chosen(groups: Groups) -> None:
+    training = trained_by(groups)
+    if not isinstance(training, Proximal) or training.frozen or not training.schedule.ends[-1]:
+        return  # with a lambda alone, nothing is ever chosen
+    now = ", ".join(
+        f"{measure} {format_measure(measure, cost)}, asked "
+        f"{format_measure(measure, training.allowance.limits[measure])}"
+        for measure, cost in training.spent.items()
+    )
+    raise ShrinkError(
+        f"the groups have not been chosen yet: step {training.steps_taken} of "
+        f"{training.schedule.ends[-1]}, now {now}. Train to the end (steps= counts optimizer "
+        "steps: batches times epochs, over the batches accumulated, and only optimizer.step() of "
+        "the Proximal counts), or choose now: optimizer.freeze_(); shrink(..., partial=True) cuts "
+        "out what is dead by now"
+    )
 
 
 def _refuse_what_is_split(model: nn.Module) -> None:

@@ -176,6 +176,9 @@ def _contract(facts: Facts, a: Operand, b: Operand, axes: tuple[str, str, str]) 
     """out = sum over the axes that only the operands have: where it is unknown, and its groups."""
     first, second, out = axes
     gone = {letter for letter in first + second if letter not in out}
+    if not all(a.tensor.shape[first.index(letter)] for letter in gone):  # no summand: zeros
+        known = torch.zeros([1] * len(out), dtype=torch.bool, device=a.tensor.device)
+        return [known, known.long() - 1]
 
     def product(mine: Tensor, its: Tensor) -> Tensor:
         mine, its = mine.float(), its.float()
