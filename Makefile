@@ -3,12 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types check zoo clean
+.PHONY: demo test quick lint types check zoo clean
 
 demo: $(READY)
 	$(BIN)/secateur demo
 
 test: lint types check
+
+# What is quick, without benchmarks, pages and other people's trainers: while working on the code.
+quick: $(READY)
+	$(BIN)/pytest -n 2 -m "not slow" tests --ignore=tests/benchmarks --ignore=tests/docs --ignore=tests/integrations
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -27,5 +27,5 @@ def test_the_demo_keeps_its_promises(tmp_path):
     assert 0.97 * line["asked"] < line["reached"] <= line["asked"]
     dense, small = facts["networks"]
     assert dense["score"] > 0.97 and small["score"] > 0.96
-    assert len(facts["checks"]) == 3 and all(check["holds"] for check in facts["checks"])
+    assert len(facts["checks"]) == 4 and all(check["holds"] for check in facts["checks"])
     assert f"{line['reached']:,}" in told.stdout and "Asked and reached" in told.stdout

@@ -91,7 +91,8 @@ def _remarks(found: Trace) -> Iterator[str]:
 def _reachable(groups: Groups) -> Any:
     """The full and the smallest cost in each measure that the groups can be budgeted by."""
     rows = []
-    for measure in COUNTED if groups.model is not None else ("groups",):
+    traced = groups.coupling is not None and groups.model is not None
+    for measure in COUNTED if traced else ("groups",):
         everything: dict[str, Any] = {measure: 1.0}
         allowance = Budget(**everything).on(groups)
         full = allowance.spent(np.ones(len(groups)))[measure]
