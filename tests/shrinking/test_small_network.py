@@ -368,3 +368,33 @@ def test_empty_parameters_are_grouped_trained_cut_and_kept(kind, adam, tmp_path)
     again = sc.refit(optimizer, model, small)
     small(x).sum().backward()
     again.step()
+
+
+def in_training(steps: int) -> tuple[nn.Module, sc.Proximal]:
+    model = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 2))
+    x = torch.randn(8, 4)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = sc.Proximal(sgd, sc.neurons(model, x), sc.Budget(params=0.5), steps=20)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    return model, optimizer
+
+
+def test_a_run_that_has_not_chosen_is_not_cut_without_a_word() -> None:
+    model, optimizer = in_training(5)
+    assert not optimizer.done
+    with pytest.raises(ShrinkError, match=r"step 5 of 20, now params \d+, asked 36\. Train to the"):
+        shrink(model, optimizer.groups)
+    assert shrink(model, optimizer.groups, partial=True)[0].out_features == 10
+    optimizer.freeze_()
+    assert shrink(model, optimizer.groups)[0].out_features == 4
+    assert not optimizer.done
+
+
+def test_a_run_is_done_from_its_last_step_on() -> None:
+    for steps in (20, 23):
+        model, optimizer = in_training(steps)
+        assert optimizer.done
+        assert shrink(model, optimizer.groups)[0].out_features == 4
