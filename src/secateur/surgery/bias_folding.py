@@ -20,7 +20,7 @@ from secateur.groups.coupling import Coupling
 from secateur.groups.groups import Groups
 from secateur.surgery.conv_kernels import padding, pads_with_zeros
 from secateur.surgery.plan import Plan
-from secateur.surgery.variations import thorough
+from secateur.surgery.variations import others, usual
 from secateur.tracing.certainty.run import uncertain
 from secateur.utils.contexts import preserve_state, unfused_ops
 from secateur.utils.forward import arguments, full_precision
@@ -105,8 +105,8 @@ def _leaves_a_constant(seen: _Seen | None, inputs: np.ndarray) -> bool:
 def _run_on_others(model: nn.Module, example: Any) -> None:
     """A constant may come from a size or a number: it has to be the same at others."""
     twin = copy.deepcopy(model)  # with its hooks; code may remember sizes that it has seen
-    for alternatives in thorough(example, flags=True):
-        for args, kwargs in alternatives:
+    for variation in (*usual(example), *others(example, flags=True)):
+        for args, kwargs in variation.calls:
             try:
                 twin(*args, **kwargs)
             except Exception:

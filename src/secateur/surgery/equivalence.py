@@ -27,7 +27,12 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-2, torc
 
 
 def difference(
-    model: nn.Module, other: nn.Module, example: Any, *, thorough: bool = False
+    model: nn.Module,
+    other: nn.Module,
+    example: Any,
+    *,
+    thorough: bool = False,
+    again: bool = True,
 ) -> float:
     """The largest difference between two models' outputs, relative to the outputs' scale.
 
@@ -41,6 +46,7 @@ def difference(
         thorough: whether to run also at other sizes, on masks and integers drawn anew, on larger
             values and with other numbers and flags (variations.py), and once in train mode,
             without dropout.
+        again: False leaves out what is not only run where it is thorough, once that has been.
 
     Returns:
         max |a - b| / max |a| over all outputs and inputs; inf where their shapes differ, or where
@@ -56,12 +62,18 @@ def difference(
         unfused_ops(),
         full_precision(),
     ):
-        calls = variations.thorough(example) if thorough else variations.usual(example)
-        for position, alternatives in enumerate(calls):
-            call, expected = _first_that_runs(model, alternatives, needed=position == 0)
-            if call is None or (position and any(bool(t.isnan().any()) for t in expected)):
+        usual = list(variations.usual(example))
+        tried = [*(usual if again else ()), *(variations.others(example) if thorough else ())]
+        ran: list[variations.Places] = []
+        for variation in tried:
+            if any(variation.places and variation.places < places for places in ran):
+                continue  # another size of more dimensions has been tried
+            needed = variation is usual[0]
+            call, expected = _first_that_runs(model, variation.calls, needed=needed)
+            if call is None or (not needed and any(bool(t.isnan().any()) for t in expected)):
                 continue  # this model has a fixed size, or does not take any number
             worst = max(worst, _worst_gap(expected, _outputs(other, *call)))
+            ran.append(variation.places)
         return max(worst, _in_train_mode(model, other, example)) if thorough else worst
 
 
@@ -99,7 +111,15 @@ def only_in_eval_mode(model: nn.Module, other: nn.Module, example: Any) -> str:
 
 
 def _in_train_mode(model: nn.Module, other: nn.Module, example: Any) -> float:
-    """How far they differ with the statistics of this batch; 0 where one of them doesn't run."""
+    """How far they differ with the statistics of this batch; 0 where one of them doesn't run.
+
+    In float64 if that runs: dividing by the deviation of few numbers would amplify rounding.
+    """
+    narrow = (*_HALVES, torch.float32)
+    wide = widened(model, example, narrow, torch.float64)
+    other_wide = widened(other, example, narrow, torch.float64)
+    if wide is not None and other_wide is not None:
+        (model, example), other = wide, other_wide[0]
     args, kwargs = arguments(example)
     results = []
     for network in (model, other):

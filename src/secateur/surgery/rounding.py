@@ -17,12 +17,17 @@ from secateur.surgery.removal import Removal, remove
 
 
 def gap_after(
-    model: nn.Module, removal: Removal, groups: Groups, *, thorough: bool = False
+    model: nn.Module,
+    removal: Removal,
+    groups: Groups,
+    *,
+    thorough: bool = False,
+    again: bool = True,
 ) -> float:
     """How far a small model is off, where normalisations that can't follow are at full size."""
     norms = groups.coupling.norms if groups.coupling else ()
     with full_size_norms(removal.model, model, norms, removal.dead, removal.plan.out):
-        return difference(model, removal.model, groups.example, thorough=thorough)
+        return difference(model, removal.model, groups.example, thorough=thorough, again=again)
 
 
 def rounding_explains(

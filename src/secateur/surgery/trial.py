@@ -56,7 +56,7 @@ def try_removal(
     groups = replace(groups, example=example)
     failed, latest = _settled(model, groups, parts, range(len(parts)), thorough=False)
     # other sizes and values once, at the end, unless something differs there
-    if latest is not None and (_difference(latest, thorough=True)):
+    if latest is not None and _difference(latest, thorough=True, again=False):
         rest = [number for number in range(len(parts)) if number not in failed]
         more, latest = _settled(model, groups, parts, rest, thorough=True)
         failed |= more
@@ -177,11 +177,11 @@ def _attempt(
     return ": ".join([reason, *list(doubts.values())[:1]])
 
 
-def _difference(attempt: _Attempt, *, thorough: bool) -> str:
+def _difference(attempt: _Attempt, *, thorough: bool, again: bool = True) -> str:
     """How the smaller network differs from the zeroed one by more than rounding, or ""."""
     zeroed, groups, removal = attempt.zeroed, attempt.groups, attempt.removal
     try:
-        found = gap_after(zeroed, removal, groups, thorough=thorough)
+        found = gap_after(zeroed, removal, groups, thorough=thorough, again=again)
         if agree(zeroed, found, groups.example) or rounding_explains(
             zeroed, groups, removal.dead, found, thorough=thorough
         ):

@@ -7,6 +7,7 @@ integers drawn anew, larger values, flags turned. What a model can't run at, the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,17 @@ from secateur.utils.contexts import tensors_in
 from secateur.utils.forward import arguments
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+Places = frozenset[tuple[int, int]]  # dimensions: (tensor, dim)
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Calls of which the first that runs is to be taken, and the dimensions of another size."""
+
+    calls: list[Call]
+    places: Places = frozenset()
+
+
 SIZES = 6  # how many sets of dimensions are tried at another size
 CHANGES: tuple[Callable[[int], int], ...] = (  # of a size, the cheapest first
     lambda size: size // 2 or 2,
@@ -25,10 +37,10 @@ CHANGES: tuple[Callable[[int], int], ...] = (  # of a size, the cheapest first
 )
 
 
-def usual(example: Any) -> Iterator[list[Call]]:
-    """The example, and random numbers in another batch; alternatives come in the order to try."""
+def usual(example: Any) -> Iterator[Variation]:
+    """The example, and random numbers in another batch."""
     call = arguments(example)
-    yield [call]
+    yield Variation([call])
     sizes = {tensor.shape[0] for tensor in tensors_in(call) if tensor.ndim}
     if len(sizes) == 1:
         generator = torch.Generator().manual_seed(0)
@@ -40,27 +52,28 @@ def usual(example: Any) -> Iterator[list[Call]]:
             taken = leaf[order]
             return noise(taken, generator) if leaf.is_floating_point() else taken
 
-        yield [_mapped(call, vary)]
+        yield Variation([_mapped(call, vary)])
 
 
-def thorough(example: Any, *, flags: bool = False) -> Iterator[list[Call]]:
-    """What `usual` gives; then all drawn anew, larger, at other sizes, and with other numbers.
+def others(example: Any, *, flags: bool = False) -> Iterator[Variation]:
+    """All drawn anew, larger, at other sizes, and with other numbers.
 
     With `flags`, true and false are turned as well, with which a model may return other things.
     """
-    yield from usual(example)
     call = arguments(example)
     generator = torch.Generator().manual_seed(1)
     if not all(tensor.is_floating_point() for tensor in tensors_in(call)):
-        yield [_mapped(call, lambda leaf: _drawn(leaf, generator, 1.0))]
-    yield [_mapped(call, lambda leaf: _drawn(leaf, generator, 8.0))]
+        yield Variation([_mapped(call, lambda leaf: _drawn(leaf, generator, 1.0))])
+    yield Variation([_mapped(call, lambda leaf: _drawn(leaf, generator, 8.0))])
     for places in _sets_of_dims(call):
-        yield [_resized(call, places, change, generator) for change in CHANGES]
+        sized = [_resized(call, places, change, generator) for change in CHANGES]
+        yield Variation(sized, places)
     leaves, tree = tree_flatten(call)
     for position, leaf in enumerate(leaves):
         if isinstance(leaf, (int, float)) and (flags or not isinstance(leaf, bool)):
             other = not leaf if isinstance(leaf, bool) else 2 * leaf + 1
-            yield [tree_unflatten([*leaves[:position], other, *leaves[position + 1 :]], tree)]
+            turned = [*leaves[:position], other, *leaves[position + 1 :]]
+            yield Variation([tree_unflatten(turned, tree)])
 
 
 def _mapped(call: Call, vary: Any) -> Call:
@@ -106,12 +119,12 @@ def noise(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(like)
 
 
-def _sets_of_dims(call: Call) -> list[frozenset[tuple[int, int]]]:
+def _sets_of_dims(call: Call) -> list[Places]:
     """Dimensions that may have another size together: all of one size, or one of each tensor."""
     tensors = [leaf for leaf in tree_flatten(call)[0] if isinstance(leaf, Tensor)]
     places = {(n, d): size for n, t in enumerate(tensors) for d, size in enumerate(t.shape)}
     inside = {place: size for place, size in places.items() if place[1] > 0}
-    found: dict[frozenset[tuple[int, int]], None] = {}
+    found: dict[Places, None] = {}
     for group in (inside, places):
         for size in dict.fromkeys(group.values()):
             found[frozenset(place for place, its in group.items() if its == size)] = None
@@ -125,7 +138,7 @@ def _sets_of_dims(call: Call) -> list[frozenset[tuple[int, int]]]:
 
 def _resized(
     call: Call,
-    places: frozenset[tuple[int, int]],
+    places: Places,
     change: Callable[[int], int],
     generator: torch.Generator,
 ) -> Call:
