@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.surgery import variations
+from secateur.surgery.norms import epsilon
 from secateur.utils.comparison import largest_difference
 from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops
 from secateur.utils.forward import arguments, full_precision, state_of
@@ -222,7 +223,11 @@ def widened(
         is_narrow = isinstance(value, Tensor) and value.dtype in narrow
         return value.to(wide) if is_narrow else value
 
-    twin, inputs = copy.deepcopy(model)._apply(widen), tree_map(widen, example)
+    twin, inputs = copy.deepcopy(model), tree_map(widen, example)
+    for module in twin.modules():
+        if getattr(module, "eps", 0) is None:  # that of its number type, which changes
+            module.eps = epsilon(module, "eps")  # pyright: ignore
+    twin._apply(widen)
     args, kwargs = arguments(inputs)
     try:
         with preserve_state(twin), torch.no_grad(), unfused_ops():
