@@ -32,9 +32,9 @@ from secateur.train.run import CHECKPOINT, REPORT, Watch, train
 from secateur.train.settings import Resources, Settings
 from secateur.utils.extras import require
 from secateur.utils.files import write_atomically
+from secateur.utils.json import read_json
 from secateur.utils.lock import Lock
 from secateur.utils.signals import Signals
-from secateur.utils.typed_json import read_json
 
 SWEEP, RESULTS, ERROR = "sweep.json", "results.jsonl", "error.txt"
 REACHABLE = 5.0  # seconds a cluster has to answer
