@@ -37,7 +37,6 @@ def test_neither_import_nor_help_waits_for_torch(words: str) -> None:
     )
 
 
-@pytest.mark.slow
 def test_a_room_is_a_module_and_a_function_a_function_whatever_is_imported_first() -> None:
     rooms = "optim, measurement, shrinking, tracing, kinds, budget, costs, report, deploy, train"
     code = f"import types, secateur as sc\nfor name in {rooms.split(', ')!r}:\n"

@@ -89,7 +89,6 @@ class Restless(nn.Module):
         return self.second(self.first(x).relu())
 
 
-@pytest.mark.slow
 def test_a_device_that_never_gets_quiet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(made, "STEADY", latency.STEADY)  # other tests bear with a busy machine
     groups = sc.neurons(Restless(), torch.ones(2, 8))
