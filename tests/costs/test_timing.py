@@ -83,7 +83,7 @@ class Restless(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         import time
 
-        end = time.perf_counter() + self.draw.exponential(2e-3)
+        end = time.perf_counter() + self.draw.exponential(3e-4)
         while time.perf_counter() < end:
             pass
         return self.second(self.first(x).relu())
