@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
+from functools import cache as cache_of
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+pytest_plugins = ["slow_tests"]
 torch.set_num_threads(1)
 if not torch.cuda.is_available():  # Triton asks when it is imported: kernels run in Python
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -32,6 +35,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["SECATEUR_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators() -> None:
+    """Half of a small export is spent on reading onnxscript's operators anew: read them once."""
+    with suppress(ImportError, AttributeError):
+        from onnxscript._framework_apis import torch_2_5
+
+        torch_2_5.get_torchlib_ops = cache_of(torch_2_5.get_torchlib_ops)
 
 
 @pytest.fixture(autouse=True)

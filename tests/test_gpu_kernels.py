@@ -12,7 +12,6 @@ import pytest
 SCRIPT = Path(__file__).parent / "gpu_kernels.py"
 
 
-@pytest.mark.slow
 def test_every_kernel_compiles_for_every_dtype(tmp_path: Path) -> None:
     pytest.importorskip("triton")
     own = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

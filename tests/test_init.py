@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
 import secateur as sc
+import secateur.train
 
 
 def _fresh(code: str) -> str:
@@ -33,7 +37,6 @@ def test_neither_import_nor_help_waits_for_torch(words: str) -> None:
     )
 
 
-@pytest.mark.slow
 def test_a_room_is_a_module_and_a_function_a_function_whatever_is_imported_first() -> None:
     rooms = "optim, measurement, shrinking, tracing, kinds, budget, costs, report, deploy, train"
     code = f"import types, secateur as sc\nfor name in {rooms.split(', ')!r}:\n"
@@ -45,11 +48,23 @@ def test_a_room_is_a_module_and_a_function_a_function_whatever_is_imported_first
 
 
 def test_every_public_name_is_what_it_says() -> None:
-    rooms = {"envelope", "groups"}
     for name in sc.__all__:
-        assert isinstance(getattr(sc, name), types.ModuleType) == (name in rooms)
-        assert name in rooms or callable(getattr(sc, name))
+        assert callable(getattr(sc, name))
         assert name in dir(sc)
     assert inspect.signature(sc.shrink).parameters  # and not the package's
     with pytest.raises(AttributeError, match="no attribute 'shrnk'"):
         _ = sc.shrnk  # pyright: ignore
+
+
+@pytest.mark.parametrize("package", [sc, secateur.train])
+def test_type_checkers_see_what_can_be_imported(package: types.ModuleType) -> None:
+    assert package.__file__
+    tree = ast.parse(Path(package.__file__).with_suffix(".pyi").read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.name: node.module for node in imports for alias in node.names}
+    names = {name for name, home in seen.items() if home != package.__name__}
+    assert names == set(package.__all__)
+    for name, home in seen.items():
+        rooms = home == package.__name__
+        found = importlib.import_module(f"{home}.{name}" if rooms else home or "")
+        assert getattr(package, name) is (found if rooms else getattr(found, name))

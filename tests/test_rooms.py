@@ -25,7 +25,8 @@ def rooms() -> list[str]:
 
 def imported(file: Path) -> Iterator[str]:
     """The modules that a file imports, late and for types too."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    stub = file.with_suffix(".pyi")  # what a door imports when it is asked
+    for node in ast.walk(ast.parse((stub if stub.exists() else file).read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             for name in (f"{node.module}.{alias.name}" for alias in node.names):

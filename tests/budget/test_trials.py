@@ -93,7 +93,6 @@ def test_the_plan_of_a_small_network_says_what_it_kept() -> None:
     assert model is not copied
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the device is busy")
 @pytest.mark.filterwarnings("ignore:the latency table of")
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])

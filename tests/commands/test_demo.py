@@ -5,10 +5,7 @@ import subprocess
 import sys
 import time
 
-import pytest
 
-
-@pytest.mark.slow
 def test_the_demo_keeps_its_promises(tmp_path):
     start = time.monotonic()
     told = subprocess.run(

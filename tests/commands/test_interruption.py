@@ -12,9 +12,7 @@ from safetensors.torch import load_file
 
 TESTS = Path(__file__).parents[1]
 WORDS = "train --model train.mine:make_model --data train.mine:make_data "
-WORDS += "--budget params=50% --epochs 20 --lr 0.02 --checkpoint-every 5 --threads 1"
-
-pytestmark = pytest.mark.slow
+WORDS += "--budget params=50% --epochs 20 --lr 0.02 --checkpoint-every 5 --threads 1 --no-export"
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen:

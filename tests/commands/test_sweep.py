@@ -37,7 +37,6 @@ WORDS += "--epochs 40 --lr 0.05 --budgets flops=50% flops=25%,params=40% --seeds
 HALF, QUARTER = "flops-50pct_seed-{}", "flops-25pct-params-40pct_seed-{}"
 
 on_ray = [
-    pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra sweep"),
 ]
 
@@ -46,7 +45,9 @@ def swept(folder: Path) -> tuple[Sweep, list[str]]:
     """Two budgets, two seeds; returns the facts and which runs were trained."""
     ended: list[SweepTrial] = []
     budgets = ["flops=50%", "flops=25%,params=40%"]
-    found = sweep(SETTINGS, folder, budgets=budgets, seeds=[0, 1], ended=ended.append)
+    found = sweep(
+        SETTINGS, folder, budgets=budgets, seeds=[0, 1], to_onnx=False, ended=ended.append
+    )
     return found, sorted(Path(trial.folder).name for trial in ended)
 
 
@@ -65,7 +66,7 @@ def interrupt(folder: Path, settings: Settings) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted):
-        train(settings, folder, watch=watch)
+        train(settings, folder, to_onnx=False, watch=watch)
 
 
 class TestOnRay:
@@ -79,7 +80,7 @@ class TestOnRay:
         check_results(folder, found)
 
         plain = replace(SETTINGS, budget=("flops=25%,params=40%",), seed=1)
-        train(plain, tmp_path / "plain")
+        train(plain, tmp_path / "plain", to_onnx=False)
         whole = {name: contents(runs / name) for name in names}
         assert contents(tmp_path / "plain") == whole[QUARTER.format(1)]
         assert len(set(whole.values())) == 4  # seeds and budgets make a difference

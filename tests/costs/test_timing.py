@@ -1,5 +1,7 @@
 """Profiling: what is measured, and what a busy device does to it."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -89,9 +91,10 @@ class Restless(nn.Module):
         return self.second(self.first(x).relu())
 
 
-@pytest.mark.slow
 def test_a_device_that_never_gets_quiet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(made, "STEADY", latency.STEADY)  # other tests bear with a busy machine
+    patience = partial(latency.time_together, rounds=3, patience=3)
+    monkeypatch.setattr(made, "time_together", patience)
     groups = sc.neurons(Restless(), torch.ones(2, 8))
     with (
         pytest.warns(RuntimeWarning, match="the device is busy: quartiles lie"),

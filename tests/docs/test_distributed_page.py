@@ -14,7 +14,6 @@ from torch import distributed as dist
 if not (dist.is_available() and dist.is_gloo_available()):
     pytest.skip("torch has no gloo here", allow_module_level=True)
 
-pytestmark = pytest.mark.slow  # processes start and import torch
 ROOT = Path(__file__).parents[2]
 # What gloo's threads do now and then when a process ends after its work is done, without us too.
 ABORTED = "terminate called without an active exception"

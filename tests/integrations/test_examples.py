@@ -21,7 +21,6 @@ def output_of(name: str, folder: Path) -> str:
     return told.stdout
 
 
-@pytest.mark.slow
 def test_quickstart(tmp_path):
     lines = output_of("quickstart.py", tmp_path).splitlines()
     _, full, asked, reached, _ = lines[-2].split()
@@ -34,12 +33,10 @@ def test_resume(tmp_path):
     assert "the resumed run equals the uninterrupted one" in output_of("resume.py", tmp_path)
 
 
-@pytest.mark.slow
 def test_accelerate_in_one_process(tmp_path):
     check_accelerated(output_of("accelerate_train.py", tmp_path), 1)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="torch has no gloo here")
 @pytest.mark.parametrize(
     "launcher",

@@ -16,7 +16,6 @@ pytest.importorskip("transformers")
 if not (dist.is_available() and dist.is_gloo_available()):
     pytest.skip("torch has no gloo here", allow_module_level=True)
 
-pytestmark = pytest.mark.slow  # processes start and import torch
 SCRIPT = Path(__file__).with_name("fit_on_ranks.py")
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 # What gloo's threads do now and then when a process ends after its work is done, without us too.

@@ -329,7 +329,6 @@ def test_a_best_model_from_before_the_freeze_is_told(tmp_path: Path):
         run.train()
 
 
-@pytest.mark.slow
 def test_the_example_ends_on_its_budget(tmp_path: Path):
     command = [sys.executable, str(ROOT / "examples/hf_trainer.py")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -330,7 +330,6 @@ def test_several_budgets_in_one_fit():
     assert found == {24: 12, 36: 6}
 
 
-@pytest.mark.slow
 def test_the_example_ends_on_its_budget(tmp_path: Path):
     command = [sys.executable, str(ROOT / "examples/lightning_fit.py")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -212,7 +212,6 @@ def test_layers_experts_and_neurons_of_a_mixture_leave_together():
         assert predicted(groups, dead) == costs(removal.model, example)
 
 
-@pytest.mark.slow
 def test_a_small_mixture_is_exported(tmp_path: Path):
     model, example = made("Mixtral", "batched_mm"), {"input_ids": IDS, "use_cache": False}
     groups = sc.experts(model, example)

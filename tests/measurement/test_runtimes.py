@@ -32,7 +32,6 @@ def test_it_computes_what_the_network_computes(runtime: str) -> None:
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.slow
 def test_torch_compile_computes_it_too() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     example = torch.randn(2, 3)

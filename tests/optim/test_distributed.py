@@ -19,7 +19,6 @@ from optim import split
 from optim.ranks import RankError, Ranks
 
 pytestmark = [
-    pytest.mark.slow,  # two processes start and import torch
     pytest.mark.filterwarnings("ignore:torch.distributed is disabled"),  # one without a launcher
 ]
 

@@ -359,7 +359,6 @@ def test_capture_of_the_step_is_refused_and_replayed_gradients_are_fine(capturab
 # -- every so many steps ---------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_rarer_proximal_step_is_nearer_to_all_of_them_than_to_none() -> None:
     """On 12 of 30 groups: the mean loss of three seeds, every 1 or 10 steps, or only at the end."""
     found = []

@@ -273,7 +273,6 @@ def test_a_shallow_language_model_is_one_of_its_library_again(tmp_path: Path):
     assert difference(small, again, example) == 0
 
 
-@pytest.mark.slow
 def test_a_shallow_language_model_is_exported(tmp_path: Path):
     model = made("GPT2")
     groups = sc.depth(model, example := {"input_ids": IDS, "use_cache": False})

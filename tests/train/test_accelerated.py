@@ -30,7 +30,9 @@ from train.test_loop import assert_same, make_loop, stop_at
 
 TESTS = Path(__file__).parents[1]
 WORDS = "-m secateur train --model train.launched:make_model --lr 0.2 --device cpu "
-WORDS += "--data train.launched:make_data --budget flops=40% --epochs 3 --checkpoint-every 5"
+WORDS += (
+    "--data train.launched:make_data --budget flops=40% --epochs 3 --checkpoint-every 5 --no-export"
+)
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ABORTED = "terminate called without an active exception"  # gloo's threads, when all is done
 
@@ -88,7 +90,6 @@ def two(tmp_path_factory) -> tuple[Path, str]:
 
 
 @needs_gloo
-@pytest.mark.slow
 def test_two_processes_end_on_the_budget_with_one_network(two):
     folder, told = two
     assert told.count("Asked and reached") == 1  # the first process speaks
@@ -107,7 +108,6 @@ def test_two_processes_end_on_the_budget_with_one_network(two):
 
 
 @needs_gloo
-@pytest.mark.slow
 def test_two_processes_are_as_good_as_one(two, tmp_path):
     folder, _ = two
     ended(tmp_path, launcher=[])
@@ -122,7 +122,6 @@ def test_two_processes_are_as_good_as_one(two, tmp_path):
 
 
 @needs_gloo
-@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_both_go_on(two, tmp_path):
     launcher = start(tmp_path)
     deadline = time.monotonic() + 60
@@ -141,7 +140,6 @@ def test_a_killed_process_ends_the_other_and_both_go_on(two, tmp_path):
 
 
 @needs_gloo
-@pytest.mark.slow
 def test_a_launcher_that_is_stopped_leaves_a_checkpoint_for_one_process_too(
     two, tmp_path, monkeypatch
 ):
@@ -259,7 +257,6 @@ def test_mixed_precision_runs_the_model_in_it_and_leaves_the_weights():
     assert loop.optimizer.settled
 
 
-@pytest.mark.slow
 def test_options_of_the_command_reach_the_run(tmp_path):
     settings = Settings(
         *("train.mine:make_model", "train.mine:make_data", ("flops=50%",)),
@@ -268,8 +265,13 @@ def test_options_of_the_command_reach_the_run(tmp_path):
     )
     words = "train --model train.mine:make_model --data train.mine:make_data "
     words += "--budget flops=50% --epochs 2 --lr 0.05 --precision bf16 --accumulate 3 --clip 0.5"
+    words += " --no-export"
     assert main([*words.split(), "--out", str(tmp_path / "command")]) == 0
-    run = train(replace(settings, precision="bf16", accumulate=3, clip=0.5), tmp_path / "call")
+    run = train(
+        replace(settings, precision="bf16", accumulate=3, clip=0.5),
+        tmp_path / "call",
+        to_onnx=False,
+    )
     assert run is not None and run.asked[0].holds
     steps = [record["step"] for record in run.history if "loss" in record]
     assert steps == list(range(1, 9))  # two epochs of 12 batches, 3 a step

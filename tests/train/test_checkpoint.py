@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+from functools import cache
 
 import pytest
 import torch
@@ -93,12 +94,18 @@ def test_whatever_has_a_valid_checksum_is_read_or_refused(payload, path):
         read(path)
 
 
+@cache
+def groups_beside():
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    return sc.neurons(model, torch.ones(1, 2))
+
+
 def loop_beside(folder):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
     batches = [(torch.randn(8, 2), torch.randint(2, (8,))) for _ in range(4)]
     sgd = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    optimizer = sc.Proximal(sgd, sc.neurons(model, torch.ones(1, 2)), sc.Budget(flops=0.5), steps=8)
+    optimizer = sc.Proximal(sgd, groups_beside().on(model), sc.Budget(flops=0.5), steps=8)
     rates = torch.optim.lr_scheduler.ExponentialLR(sgd, 0.9)
     data, file = Data(batches, batches), folder / "checkpoint"
     return Loop(model, optimizer, data, epochs=2, scheduler=rates, path=file, steps_between=6)

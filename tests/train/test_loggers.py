@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from accelerate import tracking
-from accelerate.state import PartialState
+from accelerate.state import AcceleratorState, PartialState
 
 from secateur.train.loggers import JsonLines, Log, Logger, Tracker, make_loggers
 
@@ -15,6 +15,12 @@ RECORDS = [
     {"step": 2, "warning": "step 2: look"},
     {"step": 2, "epoch": 1, "held_out_loss": 0.5},
 ]
+
+
+@pytest.fixture(autouse=True)
+def anew() -> None:
+    """Whatever other tests of this process left in Accelerate."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class Memory:

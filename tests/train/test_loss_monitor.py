@@ -121,7 +121,6 @@ def run(
     return heard, loop.history[-1]["accuracy"]
 
 
-@pytest.mark.slow
 def test_ordinary_runs_give_no_alarm():
     for seed in range(4):
         for rate in (0.02, 0.05, 0.1):
@@ -130,7 +129,6 @@ def test_ordinary_runs_give_no_alarm():
             assert not heard, (seed, rate)
 
 
-@pytest.mark.slow
 def test_a_budget_that_is_too_hard_gives_an_alarm():
     for seed in range(2):
         heard, accuracy = run(seed, 0.05, 0.02, DigitNet, importance="layer")
@@ -138,7 +136,6 @@ def test_a_budget_that_is_too_hard_gives_an_alarm():
         assert len(heard) == 1 and 'importance="curvature"' in heard[0]
 
 
-@pytest.mark.slow
 def test_a_learning_rate_that_is_too_high_gives_an_alarm():
     for seed in range(2):
         heard, accuracy = run(seed, 3.0, 0.25)

@@ -18,7 +18,7 @@ from secateur.utils.rng import seed_all
 from train import digits, test_loggers
 
 WORDS = ["train", "--model", "train.digits:make_model"]
-WORDS += ["--data", "train.digits:make_data", "--lr", "0.05"]
+WORDS += ["--data", "train.digits:make_data", "--lr", "0.05", "--no-export"]
 
 
 def make_loop(epochs: int = 10, **options) -> Loop:
@@ -140,7 +140,6 @@ def test_the_command_refuses_a_logger_it_does_not_know(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_a_warning_reaches_the_console_the_log_and_the_report(tmp_path, capsys):
     words = [*WORDS, "--budget", "flops=25%", "--epochs", "8", "--lr", "2", "--out", str(tmp_path)]
     assert main([*words, "--log", "tensorboard"]) == 0

@@ -5,6 +5,7 @@ import math
 import os
 import stat
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 import secateur as sc
 from secateur.report import Run
 from secateur.train import checkpoint
+from secateur.train import run as whole_run
 from secateur.train.loop import Interrupted
-from secateur.train.run import cosine, train
+from secateur.train.run import cosine
 from secateur.train.settings import Settings
 from secateur.utils.lock import FolderInUse, Lock
 from train import mine
@@ -28,6 +30,7 @@ SETTINGS = Settings(
     lr=0.05,
 )
 FOLDERS = ("network-1", "network-2", "")
+train = partial(whole_run.train, to_onnx=False)
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
@@ -35,8 +38,15 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
     return small.state_dict()
 
 
-def test_every_network_of_a_frontier_is_written_down(tmp_path: Path) -> None:
-    run = train(SETTINGS, tmp_path)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    """A frontier in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(SETTINGS, folder)  # pyright: ignore
+
+
+def test_every_network_of_a_frontier_is_written_down(whole: tuple[Path, Run]) -> None:
+    tmp_path, run = whole
     assert [line.asked / line.full for p in run.frontier for line in p.lines] == pytest.approx(
         [0.7, 0.5, 0.3], abs=1e-3
     )
@@ -55,12 +65,13 @@ def test_every_network_of_a_frontier_is_written_down(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [20, 25, 40])
-def test_a_frontier_resumes_between_its_networks(tmp_path: Path, at: int, monkeypatch) -> None:
+def test_a_frontier_resumes_between_its_networks(
+    tmp_path: Path, at: int, monkeypatch, whole: tuple[Path, Run]
+) -> None:
     """Stopped before, at, and after the end of a stage (48 steps in all; 24, 36, 48)."""
     from secateur.train import loop
 
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(SETTINGS, whole)
+    parts = tmp_path / "parts"
 
     def stop(self, signals) -> None:
         if self.step == at:
@@ -73,7 +84,7 @@ def test_a_frontier_resumes_between_its_networks(tmp_path: Path, at: int, monkey
             train(SETTINGS, parts)
     train(SETTINGS, parts, resume=True)
     for name in FOLDERS:
-        one, other = state(whole / name), state(parts / name)
+        one, other = state(whole[0] / name), state(parts / name)
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
@@ -189,7 +200,7 @@ def test_one_run_a_folder(tmp_path: Path) -> None:
 def test_files_have_the_modes_that_the_user_asks_for(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        train(TWO, tmp_path / "run")
+        train(TWO, tmp_path / "run", to_onnx=True)
     finally:
         os.umask(before)
     files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*.*")}

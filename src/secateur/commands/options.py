@@ -80,6 +80,9 @@ def add_training(command: argparse.ArgumentParser, *, without: tuple[str, ...] =
     command.add_argument(
         "--checkpoint-every", default="5m", metavar="TIME|STEPS", help="30s, 5m (default), 500"
     )
+    command.add_argument(
+        "--no-export", action="store_true", help="no small.onnx, and no times in ONNX Runtime"
+    )
 
 
 def add_example(command: argparse.ArgumentParser) -> None:

@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
                 address=options.address,
                 resources=fill(Resources, options),
                 checkpoint_every=options.checkpoint_every,
+                to_onnx=not options.no_export,
                 watch=watch,
                 ended=_told,
             )

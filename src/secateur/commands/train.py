@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
                 device=options.device,
                 checkpoint_every=options.checkpoint_every,
                 log=options.log,
+                to_onnx=not options.no_export,
                 watch=watch,
             )
     except Interrupted as stop:

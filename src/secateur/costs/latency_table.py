@@ -23,7 +23,7 @@ from secateur.groups.coupling import Operation
 from secateur.measurement import format_seconds
 from secateur.measurement.host import machine, machine_differences
 from secateur.utils.files import write_atomically
-from secateur.utils.typed_json import read_json, typed
+from secateur.utils.json import read_json, typed
 
 FORMAT, VERSION = "secateur latency table", 1
 

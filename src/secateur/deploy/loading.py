@@ -22,7 +22,7 @@ from secateur.deploy.small_pretrained import configuration, keep_pretrained
 from secateur.surgery.cut import cut
 from secateur.surgery.module_removal import check_replacements, remove_from_lists
 from secateur.surgery.plan import Plan, plan_of
-from secateur.utils.typed_json import read_json, typed
+from secateur.utils.json import read_json, typed
 
 Network = TypeVar("Network", bound=nn.Module)
 

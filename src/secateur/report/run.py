@@ -20,8 +20,7 @@ from secateur.budget.budget import Line
 from secateur.groups import Groups, Layer
 from secateur.measurement import Footprint
 from secateur.utils.files import write_atomically
-from secateur.utils.strict_json import to_json, with_numbers
-from secateur.utils.typed_json import read_json, typed
+from secateur.utils.json import read_json, to_json, typed, with_numbers
 
 FORMAT = 1
 FACTS = "run.json"  # the name of its file in a run's folder

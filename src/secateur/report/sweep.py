@@ -16,7 +16,7 @@ from typing import Any
 from secateur.measurement import format_measure
 from secateur.report.run import Run
 from secateur.report.tables import format_score, measure_name, plain_table
-from secateur.utils.strict_json import to_json
+from secateur.utils.json import to_json
 
 HEAD = ("budget", "runs", "{metric}", "measure", "asked", "reached")
 

@@ -18,8 +18,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from secateur.surgery.conv_kernels import padding
 from secateur.tracing.size_attributes import NUMBERS
+from secateur.utils.json import typed
 from secateur.utils.name_trees import is_inside
-from secateur.utils.typed_json import typed
 
 DEPTHS = (  # how many blocks there are
     "num_layers", "num_hidden_layers", "n_layer", "n_layers", "depth", "num_blocks", "layers",

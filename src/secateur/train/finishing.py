@@ -46,6 +46,7 @@ def finish(
     dense: nn.Module | None = None,
     history: tuple[Mapping[str, Any], ...] = (),
     settings: Mapping[str, str] | None = None,
+    to_onnx: bool = True,
     watch: Callable[[str], None] = lambda words: None,
 ) -> tuple[nn.Module, Run]:
     """Shrink a trained model, check and measure the result, and write it down.
@@ -60,6 +61,7 @@ def finish(
         dense: a network of full size trained without a budget, to compare with.
         history: the training loop's.
         settings: how the run was made.
+        to_onnx: whether both networks are exported, compared and timed, where the extra is there.
         watch: told what is being done.
 
     Returns:
@@ -84,7 +86,7 @@ def finish(
     files = {"small.safetensors": "the small network: secateur.load(path, model=FullSizeModel())"}
     reference = model if dense is None else dense
     latencies: list[float | None] = [None, None]
-    if all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+    if to_onnx and all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
         watch("exporting to ONNX")
         latencies, found = _export(reference, small, example, data, folder)
         checks += found

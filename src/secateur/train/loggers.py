@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from secateur.train.spec import called
 from secateur.utils.extras import require
-from secateur.utils.strict_json import to_json
+from secateur.utils.json import to_json
 
 METHODS = ("log_hyperparams", "log_metrics", "finalize")
 

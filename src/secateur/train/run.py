@@ -51,6 +51,7 @@ def train(
     device: str | None = None,
     checkpoint_every: str = "5m",
     log: Sequence[str] = (),
+    to_onnx: bool = True,
     watch: Watch = lambda what, done, total, words: None,
 ) -> Run | None:
     """Train a model to a budget and write what comes out of it.
@@ -67,6 +68,7 @@ def train(
         checkpoint_every: "30s", "5m", or a number of steps.
         log: trackers such as "tensorboard" (into the folder's folder of this name), or
             MODULE:FACTORY of a `Logger`.
+        to_onnx: whether small.onnx is written, and both networks timed in ONNX Runtime.
         watch: told how far things are, and warned of a loss that jumps.
 
     Returns:
@@ -84,7 +86,9 @@ def train(
         with Accelerated(device, precision=settings.precision, clip=settings.clip) as engine:
             lock = None if engine.rank else held.enter_context(Lock(folder))
             _check_resumable(folder, resume)
-            write = _train(settings, folder, budgets, interval, engine, lock, resume, log, watch)
+            write = _train(
+                settings, folder, budgets, interval, engine, lock, resume, log, to_onnx, watch
+            )
         return None if engine.rank else write()
 
 
@@ -108,6 +112,7 @@ def _train(
     lock: Lock | None,
     resume: bool,
     log: Sequence[str],
+    to_onnx: bool,
     watch: Watch,
 ) -> Callable[[], Run]:
     """Train, in a folder that is this run's own; returns what writes down the last network.
@@ -134,6 +139,7 @@ def _train(
             title=f"{type(model).__name__}, trained to {_words(optimizer.budget)}",
             history=tuple(loop.history),
             settings=words,
+            to_onnx=to_onnx,
             watch=lambda words: watch(words, 0, 0, ""),
         )
         frontier = (*points, Point.of(run)) if points else ()

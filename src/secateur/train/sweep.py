@@ -32,9 +32,9 @@ from secateur.train.run import CHECKPOINT, REPORT, Watch, train
 from secateur.train.settings import Resources, Settings
 from secateur.utils.extras import require
 from secateur.utils.files import write_atomically
+from secateur.utils.json import read_json
 from secateur.utils.lock import Lock
 from secateur.utils.signals import Signals
-from secateur.utils.typed_json import read_json
 
 SWEEP, RESULTS, ERROR = "sweep.json", "results.jsonl", "error.txt"
 REACHABLE = 5.0  # seconds a cluster has to answer
@@ -60,6 +60,7 @@ def sweep(
     address: str | None = None,
     resources: Resources | None = None,
     checkpoint_every: str = "5m",
+    to_onnx: bool = True,
     watch: Watch = lambda what, done, total, words: None,
     ended: Callable[[SweepTrial], None] = lambda trial: None,
 ) -> Sweep:
@@ -77,6 +78,7 @@ def sweep(
         address: of a Ray cluster, such as "auto" or "10.0.0.1:6379"; by default this machine.
         resources: of each run.
         checkpoint_every: "30s", "5m", or a number of steps.
+        to_onnx: as in `train`.
         watch: told how far things are.
         ended: given each run as it ends.
 
@@ -101,8 +103,9 @@ def sweep(
     folder, resources = Path(folder).resolve(), resources or Resources()
     plan = _plan(settings, budgets, seeds)
     spec.parse_interval(checkpoint_every)
+    how = {"checkpoint_every": checkpoint_every, "to_onnx": to_onnx}
     with Lock(folder):
-        return _sweep(settings, folder, plan, address, resources, checkpoint_every, watch, ended)
+        return _sweep(settings, folder, plan, address, resources, how, watch, ended)
 
 
 def _sweep(
@@ -111,7 +114,7 @@ def _sweep(
     plan: Mapping[str, Settings],
     address: str | None,
     resources: Resources,
-    checkpoint_every: str,
+    how: Mapping[str, Any],
     watch: Watch,
     ended: Callable[[SweepTrial], None],
 ) -> Sweep:
@@ -133,7 +136,7 @@ def _sweep(
         spec.resolve(settings.model, "--model")
         spec.resolve(settings.data, "--data")
         told("starting Ray")
-        for name, outcome in _outcomes(jobs, folder, address, resources, checkpoint_every):
+        for name, outcome in _outcomes(jobs, folder, address, resources, how):
             if isinstance(outcome, Run):
                 trials[name] = replace(trials[name], run=outcome)
             else:
@@ -237,7 +240,7 @@ def _outcomes(
     folder: Path,
     address: str | None,
     resources: Resources,
-    checkpoint_every: str,
+    how: Mapping[str, Any],
 ) -> Iterator[tuple[str, Run | str]]:
     """Train all; gives (name, the facts or why it failed) of each run as it ends."""
     # Ray's processes are started while signals are noted, not ignored, as they are under a shell's
@@ -251,7 +254,7 @@ def _outcomes(
         )(_train)
         here = (os.getcwd(), tuple(sys.path))
         tasks = {
-            remote.remote(own, folder / "runs" / name, here, resources, checkpoint_every): name
+            remote.remote(own, folder / "runs" / name, here, resources, how): name
             for name, own in jobs.items()
         }
         while tasks:
@@ -280,7 +283,7 @@ def _train(
     folder: Path,
     here: tuple[str, tuple[str, ...]],
     resources: Resources,
-    checkpoint_every: str,
+    how: Mapping[str, Any],
 ) -> Run | str:
     """One run, on whichever machine Ray chose: its facts, or why it failed."""
     if not (folder.parents[1] / SWEEP).exists():
@@ -299,7 +302,7 @@ def _train(
             folder,
             resume=(folder / CHECKPOINT).exists(),
             device=resources.device,
-            checkpoint_every=checkpoint_every,
+            **how,
         )
     except Interrupted as stop:
         return str(stop)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from secateur.utils.typed_json import read_json, typed
+from secateur.utils.json import read_json, typed
 
 
 @dataclass(frozen=True)

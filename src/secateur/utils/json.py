@@ -1,7 +1,8 @@
-"""JSON from a file that anyone may have written, as values of our own types.
+"""JSON from a file that anyone may have written, and JSON that every reader takes.
 
 Text flows in; a dataclass flows out, made by its type hints, or a ValueError that says where in the
-file what was expected.
+file what was expected. Plain values flow in; text flows out, with "NaN", "Infinity" and "-Infinity"
+for numbers that JSON doesn't have; and back.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
-from math import isfinite
+from math import inf, isfinite, isnan, nan
 from reprlib import repr as short
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -22,6 +23,7 @@ LARGEST = 2**63  # above all integers: tensors hold no larger ones
 T = TypeVar("T")
 UNIONS = (Union, UnionType)
 TOO_DEEP = f"lists and objects lie more than {DEEPEST} deep inside one another"
+WORDS = {"NaN": nan, "Infinity": inf, "-Infinity": -inf}
 PLAIN = {int: "an integer", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
 
 
@@ -130,3 +132,37 @@ def _words(kind: Any) -> str:
     if get_origin(kind) is tuple and ... not in get_args(kind):
         return f"a list of {len(get_args(kind))}"
     return PLAIN.get(kind) or ("a list" if get_origin(kind) in (list, tuple) else "an object")
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Write plain values, nested.
+
+    Example:
+        >>> to_json({"score": float("nan"), "losses": [1.5, float("inf")]})
+        '{"score": "NaN", "losses": [1.5, "Infinity"]}'
+    """
+    return json.dumps(_worded(value), indent=indent, allow_nan=False)
+
+
+def with_numbers(value: Any) -> Any:
+    """What was read, with the numbers for which `to_json` writes words.
+
+    Example:
+        >>> with_numbers({"losses": [1.5, "-Infinity"]})
+        {'losses': [1.5, -inf]}
+    """
+    if isinstance(value, dict):
+        return {name: with_numbers(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [with_numbers(entry) for entry in value]
+    return WORDS.get(value, value) if isinstance(value, str) else value
+
+
+def _worded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _worded(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_worded(entry) for entry in value]
+    if not isinstance(value, float) or isfinite(value):
+        return value
+    return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"

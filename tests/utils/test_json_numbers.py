@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from secateur.utils.strict_json import to_json, with_numbers
+from secateur.utils.json import to_json, with_numbers
 
 
 def refuse(word: str) -> None:
