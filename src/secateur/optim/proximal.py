@@ -38,6 +38,7 @@ from secateur.optim.schedules import Constant, Homotopy
 from secateur.optim.stationarity import stationarity
 from secateur.optim.statistics import followed
 from secateur.optim.support import Support
+from secateur.utils.distributed import any_rank
 
 
 class Proximal(Progress):
@@ -160,17 +161,18 @@ class Proximal(Progress):
                 that calls the closure several times, LBFGS, may have moved by the later ones.)
             TypeError: the gradient of a grouped parameter is sparse.
             RuntimeError: a CUDA graph is being captured; or the groups would be chosen by this step
-                and no gradient of theirs has been seen.
+                and no gradient has been seen.
         """
         refuse_capture()
         if closure is not None:
             loss = self.optimizer.step(watched(closure, self._look))
-        elif is_resting(self) and not self._any_gradient():
+        elif is_resting(self) and not any_rank(any_gradient(parts := self._parameters()), parts):
             return self.optimizer.step()
         else:
             self._look()
             loss = self.optimizer.step()
-        self._advance(press=not is_resting(self))
+        known = any(p.grad is not None for p in self._parameters())  # else backward never ran
+        self._advance(press=known and not is_resting(self))
         return loss
 
     def skip(self) -> None:
@@ -179,12 +181,12 @@ class Proximal(Progress):
         The groups are then chosen at the step that was announced; without this, at a later one, as
         a skipped step is not seen from here: `if scaler.get_scale() < before: optimizer.skip()`.
         """
+        self._refuse_blind_choice()
         self._seen = None  # by a step that failed
         self._advance(press=False)
 
     def _advance(self, *, press: bool) -> None:
         """Go on by one step of the schedule; without `press`, nothing but the freeze is done."""
-        self._refuse_blind_choice()
         self.steps_taken += 1
         self.statistics.follow_(chosen=self.frozen)
         if self._seen is not None:
@@ -196,7 +198,7 @@ class Proximal(Progress):
         if not self.frozen:
             if self.schedule.hardness(self.steps_taken) >= 1:
                 self.freeze_()
-            elif press and self._gradient_seen and self.steps_taken % self.every == 0:
+            elif press and self.steps_taken % self.every == 0:
                 self._prox_()
 
     def _hold_(self) -> None:
@@ -210,10 +212,9 @@ class Proximal(Progress):
         where = f"step {self.steps_taken + 1}{again}"
         learns = evaluation == 1 and self._will_press()
         seen = look(self.param_groups, self.groups, where, self.importance if learns else None)
-        if not self._gradient_seen:
-            self._gradient_seen = any_gradient(member.parameter for member in self.groups.members)
-        self._refuse_blind_choice()
+        self._gradient_seen = self._gradient_seen or any_gradient(self._parameters())
         if evaluation == 1:
+            self._refuse_blind_choice()
             self._seen = seen
         if self._support is not None:
             self._support.clear_gradients_()
@@ -229,11 +230,11 @@ class Proximal(Progress):
 
     def _refuse_blind_choice(self) -> None:
         """Nothing is chosen by a schedule alone."""
-        if self._will_choose() and not self._gradient_seen:
-            refuse_no_gradient(self.steps_taken)
+        if self._will_choose() and not any_rank(self._gradient_seen, self._parameters()):
+            refuse_no_gradient(self.steps_taken + 1)
 
-    def _any_gradient(self) -> bool:
-        return any_gradient(p for group in self.param_groups for p in group["params"])
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     # -- the choice --------------------------------------------------------------------------------
 
@@ -342,9 +343,9 @@ class Proximal(Progress):
 def _warn_of_zeros(count: int, total: int) -> None:
     if count:
         warnings.warn(
-            f"{count} of {total} groups that the budget has room for are zero already, and stay so: "
-            "the network ends smaller than it was asked to. Were they zero from the start, or does "
-            "weight decay or another penalty kill them?",
+            f"{count} of {total} groups that the budget has room for are zero already, and stay "
+            "so: the network ends smaller than it was asked to. Were they zero from the start, or "
+            "does weight decay or another penalty kill them?",
             stacklevel=2,
         )
 

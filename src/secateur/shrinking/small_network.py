@@ -102,10 +102,10 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True, partial: bool 
         _refuse_what_is_not_chosen(given)
     groups = given.on(model)
     dead = ~groups.alive().cpu().numpy()
-    if not partial:
-        _refuse_what_came_back(given, dead)
     if not dead.any():
         _warn_of_other_parameters(given, groups)
+    if not partial:
+        _refuse_what_came_back(given, dead)
     _refuse_what_cannot_be_cut(groups, dead)
     if exact:
         _refuse_what_is_inexact(groups, dead)
