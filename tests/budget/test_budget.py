@@ -272,9 +272,40 @@ def test_the_table_of_what_was_reached() -> None:
     assert str(reached).splitlines() == [
         "         full  asked  reached  of asked",
         "flops   4,000  1,000      990    99.00%",
-        "groups    570     60       61   101.67%  binds",
+        "groups    570     60       61   101.67%  binds  above",
     ]
     assert not reached.holds
     assert [line.holds for line in reached] == [True, False]
     with pytest.raises(KeyError):
         reached["watts"]
+
+
+def test_a_measure_that_does_not_hold_says_why() -> None:
+    x = torch.ones(2, 6)
+    model = mlp(40)
+    groups, budget = sc.neurons(model, x), sc.Budget(params=0.25)
+    nothing = budget.reached(model, x, groups=groups)
+    assert nothing.reason.startswith("nothing was cut out of this network")
+    sgd = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = sc.Proximal(sgd, groups, budget, steps=10)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+    partial = sc.shrink(model, groups, partial=True)
+    for found in (
+        budget.reached(model, x, groups=groups),
+        budget.reached(partial, x, groups=groups),
+        sc.Budget(params=100).reached(model, x),
+    ):
+        assert "  above" in str(found)
+        assert str(found).endswith("\nnot met: the groups have not been chosen yet, step 2 of 10")
+    optimizer.freeze_()
+    assert sc.Budget(params=100).reached(model, x).reason == nothing.reason
+    small = sc.shrink(model, groups)
+    assert "not met" not in str(budget.reached(small, x)) and not budget.reached(small, x).reason
+    kept = optimizer.kept
+    assert str(sc.Budget(groups=1).reached(small, x)).endswith(
+        f"not met: {kept} of 40 groups stayed: cut before the choice (partial=True), to another "
+        "budget, or with a lambda that is too small"
+    )

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from secateur.envelope import conjugate, firm, multipliers, prox, value
+from secateur.envelope import conjugate, firm, multipliers, prox, prox_, value
 
 FUNCTIONS = {
     "value": value,
@@ -95,6 +95,24 @@ def test_steps_and_hardness_that_are_no_number() -> None:
 def test_step(function, step) -> None:
     with pytest.raises(ValueError, match="step"):
         function(torch.rand(2, 3), 1, step=step)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"step": 1e10, "weights": 1e308},
+        {"step": 1e10, "weights": torch.tensor([1.0, 1.0, 1e308], dtype=torch.float64)},
+        {"step": torch.tensor([1.0, 1e300], dtype=torch.float64), "weights": 1e10},
+        {"step": 1e10, "costs": 1e300},
+        {"step": 1e308},
+    ],
+)
+@pytest.mark.parametrize("function", [prox, multipliers])
+def test_products_that_overflow(function, given) -> None:
+    with pytest.raises(ValueError, match=r"\(sum of step \* weights \* costs=inf\): expected"):
+        function(torch.rand(2, 3).double(), 1, **{"step": 0.1, **given})
+    with pytest.raises(ValueError, match="sum of step"):
+        prox_(torch.rand(2, 3, 1).double(), 1, **{"step": 0.1, **given})
 
 
 @pytest.mark.parametrize("hardness", [-0.1, 1.5, torch.tensor([0.5, 1.1]), math.nan, torch.ones(3)])

@@ -379,8 +379,16 @@ def test_no_learning_rate_and_no_gradient() -> None:
         assert ((new == 0) | (new.abs() <= old.abs())).all()  # the budget alone has acted
     model = network()
     optimizer = proximal(model)
-    for _ in range(STEPS):
-        optimizer.step()  # no backward at all
+    with pytest.raises(RuntimeError, match="no gradient has been seen") as caught:
+        for _ in range(STEPS):
+            optimizer.step()  # no backward at all
+    assert "backward() run before each optimizer.step()" in str(caught.value)
+    assert not optimizer.frozen and bool(optimizer.groups.alive().all())
+    assert all(
+        torch.equal(old, new)
+        for old, new in zip(before.parameters(), model.parameters(), strict=True)
+    )
+    optimizer.freeze_()  # by hand it is by norms
     assert int(optimizer.groups.alive().sum()) == 9
 
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 import secateur as sc
 from optim.training import (
+    SCHEDULE,
     STEPS,
     groups_of,
     network,
@@ -102,7 +103,7 @@ def other_states() -> dict[str, tuple[Callable[[], dict[str, Any]], str]]:
             torch.optim.SGD(parts, lr=0.1, momentum=0.9),
             groups_of(model),
             sc.Budget(groups=9),
-            steps=STEPS,
+            schedule=SCHEDULE,
         )
 
     return {

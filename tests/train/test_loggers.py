@@ -128,6 +128,41 @@ def test_a_run_that_raises_has_failed():
     assert logger.seen[-1] == ("end", "failed")
 
 
+class Raises(Memory):
+    def __init__(self, *methods: str) -> None:
+        super().__init__()
+        for name in methods:
+            setattr(self, name, self._raise)
+
+    def _raise(self, *_) -> None:
+        raise ConnectionError("the service is away")
+
+
+@pytest.mark.parametrize("method", ["log_hyperparams", "log_metrics", "log_text", "finalize"])
+def test_a_logger_that_raises_ends_no_run(method, tmp_path):
+    """It is named in one warning; it and the others are told what follows."""
+    first, after, path = Raises(method), Memory(), tmp_path / "metrics.jsonl"
+    with pytest.warns(UserWarning) as caught, Log([first, after, JsonLines(path)]) as log:
+        for record in RECORDS:
+            log(record)
+    assert [str(warning.message) for warning in caught] == [
+        "the logger Raises raised ConnectionError: the service is away. The run goes on and tells "
+        "it what follows; further errors of it are not shown"
+    ]
+    assert len(after.seen) == 6 and len(lines(path)) == 4
+    missing = {"log_metrics": 3 + (not hasattr(first, "log_text"))}.get(method, 1)
+    assert len(first.seen) == 6 - missing
+
+
+def test_a_stop_of_the_run_is_no_error_of_a_logger():
+    class Stops(Memory):
+        def log_metrics(self, metrics, step) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Log([Stops()]) as log:
+        log(RECORDS[0])
+
+
 def test_tensorboard_shows_every_curve_once_also_after_an_interruption(tmp_path):
     with Log([Tracker("tensorboard", tmp_path)], {"lr": 0.1}) as log:
         log({"step": 1, "loss": 9.0})  # of a run that left no checkpoint

@@ -19,6 +19,7 @@ from torch import nn
 from secateur.budget.allowance import Allowance
 from secateur.budget.clock import Clock, clock_for
 from secateur.budget.n_of_m import NMAllowance
+from secateur.budget.reached import Line, Reached, reason
 from secateur.budget.target import LatencyTarget, as_latency_target
 from secateur.budget.trials import MemoryTrial, Trial, timed
 from secateur.budget.uniform import UniformAllowance
@@ -35,71 +36,6 @@ from secateur.measurement import (
 from secateur.surgery.plan import Plan, plan_of
 
 Amount = float | int | tuple[float, int]
-
-
-@dataclass(frozen=True)
-class Line:
-    """One measure of a budget: what was asked and what was reached, absolute.
-
-    Seconds and bytes for latency and memory; `note` says where a figure is not measured here.
-    `full` is NaN where nobody knows the full network.
-    """
-
-    measure: str
-    asked: float
-    reached: float
-    full: float
-    note: str = ""
-
-    @property
-    def holds(self) -> bool:
-        return self.reached <= self.asked
-
-
-@dataclass(frozen=True)
-class Reached:
-    """Asked and reached, one `Line` a measure; prints as a table."""
-
-    lines: tuple[Line, ...]
-
-    @property
-    def holds(self) -> bool:
-        """Whether every measure is within what was asked."""
-        return all(line.holds for line in self.lines)
-
-    @property
-    def binding(self) -> str:
-        """The measure that is nearest to what was asked: the one that decided."""
-        return max(self.lines, key=lambda line: line.reached / line.asked).measure
-
-    def __iter__(self) -> Iterator[Line]:
-        return iter(self.lines)
-
-    def __getitem__(self, measure: str) -> Line:
-        """The line of one measure; a KeyError where the budget has none."""
-        return {line.measure: line for line in self.lines}[measure]
-
-    def __str__(self) -> str:
-        rows = [("", "full", "asked", "reached", "of asked")]
-        rows += [
-            (
-                line.measure,
-                *(format_measure(line.measure, n) for n in (line.full, line.asked, line.reached)),
-                f"{line.reached / line.asked:.2%}",
-            )
-            for line in self.lines
-        ]
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        binding = self.binding if len(self.lines) > 1 else None
-        return "\n".join(
-            f"{row[0]:<{widths[0]}}  "
-            + "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-            + "  binds" * (row[0] == binding)
-            + "".join(
-                f"  {line.note}" for line in self.lines if line.note and line.measure == row[0]
-            )
-            for row in rows
-        )
 
 
 @dataclass(frozen=True)
@@ -260,6 +196,8 @@ class Budget:
     def reached(self, model: nn.Module, example: Any, *, groups: Groups | None = None) -> Reached:
         """What was asked and what `model` costs, measured on it by counters of their own.
 
+        Where a measure is above what was asked, a line of the table says the likely reason.
+
         Args:
             model: the small network (or any other of its kind).
             example: inputs of the shape that the budget was made for.
@@ -270,14 +208,14 @@ class Budget:
         Raises:
             ValueError: a fraction of an unknown whole.
         """
-        return Reached(
-            tuple(
-                self._reached_latency(model, example, groups)
-                if measure == "latency"
-                else self._reached(measure, amount, model, example, groups)
-                for measure, amount in self.amounts()
-            )
+        lines = tuple(
+            self._reached_latency(model, example, groups)
+            if measure == "latency"
+            else self._reached(measure, amount, model, example, groups)
+            for measure, amount in self.amounts()
         )
+        above = [line.measure for line in lines if not line.holds]
+        return Reached(lines, reason(above, model, groups) if above else "")
 
     def _reached(
         self, measure: str, amount: Any, model: nn.Module, example: Any, groups: Groups | None

@@ -132,6 +132,22 @@ def read_between(
     return torch.where(outside, torch.nan, tensor)
 
 
+def read_step(function: str, step: Scalar, problem: Problem) -> Tensor:
+    """Read the step of a problem, finite and 0 or more; NaN where a device value is none.
+
+    Its products with weights and costs add up to a finite number, too: they are what is solved for.
+    """
+    tensor = read_between(function, "step", step, problem.given, 0, math.inf)
+    if not problem.given.shape[-1]:
+        return tensor
+    largest = (x.amax(-1) if x.ndim else x for x in (problem.given_weights, problem.given_costs))
+    weight, cost = (x.to(tensor.dtype) for x in largest)  # without a copy of them all
+    total = tensor * weight * cost * problem.given.shape[-1]
+    expected = "to be finite: make the step, or weights and costs, smaller"
+    _refuse(function, "sum of step * weights * costs", total, total.isinf(), expected)
+    return torch.where(total.isinf(), torch.nan, tensor)
+
+
 def _working_dtype(device: torch.device) -> torch.dtype:
     """Float64: sums of costs that span six orders of magnitude lose the fifth digit in float32."""
     return torch.float32 if device.type in DEVICES_WITHOUT_FLOAT64 else torch.float64

@@ -5,12 +5,10 @@ In: group norms (..., m), a level and a step. Out: the multipliers, or the facto
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from secateur.envelope.inputs import Problem, Scalar, read, read_between
+from secateur.envelope.inputs import Problem, Scalar, read, read_step
 from secateur.envelope.root import multipliers_at_root, root, shares
 from secateur.kernels import dispatch
 
@@ -50,7 +48,7 @@ def multipliers(
     leaving it out changes t, not u, and makes step 0 an ordinary value.
     """
     problem = read("multipliers", norms, level, weights, costs)
-    step = read_between("multipliers", "step", step, problem.given, 0, math.inf)
+    step = read_step("multipliers", step, problem)
     return optimal_multipliers(problem, step).to(norms.dtype)
 
 
@@ -88,7 +86,7 @@ def prox(
     Source: Refael, Arbel, Huleihel, arXiv 2212.12921.
     """
     problem = read("prox", norms, level, weights, costs)
-    step = read_between("prox", "step", step, problem.given, 0, math.inf)
+    step = read_step("prox", step, problem)
     if loops := dispatch.loops(problem.given):
         return loops.shrunk(*problem.lines(step), firm=False).to(norms.dtype)
     kept = optimal_multipliers(problem, step)

@@ -6,14 +6,13 @@ by its factor. Groups that are spread over several tensors are the groups room's
 
 from __future__ import annotations
 
-import math
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from secateur.envelope.firm_operator import firm
-from secateur.envelope.inputs import Scalar, read, read_between
+from secateur.envelope.inputs import Scalar, read, read_between, read_step
 from secateur.envelope.proximal_operator import prox
 from secateur.kernels import dispatch
 
@@ -50,7 +49,7 @@ def prox_(
     if loops := _own_slopes(values, weights, costs):
         each = values.squeeze(-1)
         problem = read("prox_", each, level, weights, costs, signed=True)
-        step = read_between("prox_", "step", step, each, 0, math.inf)
+        step = read_step("prox_", step, problem)
         loops.shrunk(*problem.lines(step), firm=False, into=each)
         return values
     return _scale_(values, prox(_norms(values), level, step=step, weights=weights, costs=costs))

@@ -139,6 +139,15 @@ def parts_of(optimizer: Optimizer) -> Sequence[Optimizer]:
     return optimizer.optimizers if isinstance(optimizer, Chained) else (optimizer,)
 
 
+def wrapped_in(optimizer: Optimizer) -> Iterator[Optimizer]:
+    """An optimizer, and all that it steps: its parts, and what a wrapper calls its optimizer."""
+    yield optimizer
+    inner = getattr(optimizer, "optimizer", None)
+    for part in (*parts_of(optimizer), inner):
+        if isinstance(part, Optimizer) and part is not optimizer:
+            yield from wrapped_in(part)
+
+
 def _split(state_dict: dict[str, Any], optimizers: Sequence[Optimizer]) -> Iterator[dict[str, Any]]:
     """What belongs to each of the optimizers, numbered as it was."""
     groups = iter(state_dict["param_groups"])

@@ -5,6 +5,7 @@ In: its arguments as given. Out: the allowances and the schedule, or an error th
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,10 +17,12 @@ from torch.optim import Optimizer, SparseAdam
 
 from secateur.budget import AllowanceLike, Budget
 from secateur.groups import Groups
-from secateur.optim.chained import parts_of
+from secateur.groups.trainers import trainers
+from secateur.optim.chained import parts_of, wrapped_in
 from secateur.optim.penalties import Penalty
 from secateur.optim.schedules import Constant, Homotopy
 from secateur.optim.state import Wrapper
+from secateur.surgery.leftover_zeros import severed
 from secateur.utils.distributed import is_dtensor
 
 FEW = 24  # groups, such as the layers of a network
@@ -28,11 +31,11 @@ FEW = 24  # groups, such as the layers of a network
 def check_parts(optimizer: Any, groups: Any, budgets: tuple[Any, ...], every: int) -> None:
     """Refuse parts of the wrong type; an optimizer that is a Proximal itself, too."""
     if not isinstance(optimizer, Optimizer) or any(
-        isinstance(part, Wrapper) for part in parts_of(optimizer)
+        isinstance(part, Wrapper) for part in wrapped_in(optimizer)
     ):
         raise TypeError(
             "Proximal wraps an optimizer such as torch.optim.SGD(model.parameters(), lr=0.1), got "
-            f"{type(optimizer).__name__}"
+            f"{type(optimizer).__name__}; several budgets in one run are a list"
         )
     wrong = [budget for budget in budgets if not isinstance(budget, Budget)]
     if not isinstance(groups, Groups) or wrong or not budgets:
@@ -65,6 +68,38 @@ def check_parts(optimizer: Any, groups: Any, budgets: tuple[Any, ...], every: in
             f"{', '.join(constant[:5])} {'is' if len(constant) == 1 else 'are'} grouped but frozen "
             "(requires_grad=False): what fades there could never come back. Make the groups anew, "
             "which leaves frozen layers out; or let them learn"
+        )
+
+
+def refuse_second(optimizer: Optimizer) -> None:
+    """Refuse an optimizer that another Proximal steps, unless that one has chosen its groups."""
+    mine = {id(part) for part in wrapped_in(optimizer)}
+
+    def others() -> list[str]:
+        return [
+            trainer.unchosen
+            for trainer in trainers()
+            if isinstance(trainer, Wrapper) and trainer.unchosen
+            if mine.intersection(map(id, wrapped_in(trainer.optimizer)))
+        ]
+
+    if others():
+        gc.collect()  # a scheduler's hold on its optimizer is a circle
+    if found := others():
+        raise ValueError(
+            f"this {type(optimizer).__name__} is in a Proximal already, which has not chosen its "
+            f"groups ({found[0]}): both would press on it. For another run make the optimizer "
+            "anew, or end the other one first: its freeze_(), or del it"
+        )
+
+
+def refuse_severed(groups: Groups) -> None:
+    """Refuse layers that are zero from the start, which no budget could have cut so far."""
+    if not groups.on_meta and (names := severed(groups, ~groups.alive().cpu().numpy())):
+        raise ValueError(
+            f"{names}: every group is zero before training, and a budget keeps at least one a "
+            "layer. Were weights loaded? Layers that begin at zero on purpose can be left out of "
+            "the groups with ignore=, or take a step of the plain optimizer first"
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Container, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -92,11 +92,25 @@ def refuse_bad(
         )
 
 
-def any_gradient(param_groups: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether any gradient is other than 0, on any process."""
-    parameters = [p for group in param_groups for p in group["params"]]
-    grads = (local(p.grad) for p in parameters if p.grad is not None)
-    return any_rank(any(bool(grad.any()) for grad in grads), parameters)
+def any_gradient(parameters: Iterable[Tensor]) -> bool:
+    """Whether the gradient of any of them is other than 0, in the part that is here."""
+    grads = (_values(p.grad) for p in parameters if p.grad is not None)
+    return any(bool(grad.any()) for grad in grads)
+
+
+def refuse_no_gradient(step: int) -> NoReturn:
+    """Refuse to choose groups that nothing is known of.
+
+    Raises:
+        RuntimeError: always; it names the likely causes.
+    """
+    raise RuntimeError(
+        f"step {step} would choose which groups stay, and no gradient has been seen up to here; "
+        "nothing was chosen. Does backward() run before each optimizer.step(), and zero_grad() not "
+        "between them? Is what backward() reaches the model that the groups were made of, or a "
+        "copy (groups.on(model))? Were steps taken that only accumulate, or that a GradScaler "
+        "skipped? To choose by norms alone: optimizer.freeze_()"
+    )
 
 
 def sum_up_(param_groups: Iterable[Mapping[str, Any]]) -> None:

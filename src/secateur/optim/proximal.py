@@ -6,6 +6,7 @@ the groups that the budget affords, all others zero.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,21 +18,30 @@ from torch.optim import Optimizer
 
 from secateur.budget import Budget
 from secateur.groups import Groups
-from secateur.optim.chained import Chained, parts_of
-from secateur.optim.compatibility import check_parts, descending, refuse_capture, schedule_for
+from secateur.groups.trainers import register
+from secateur.optim.chained import Chained
+from secateur.optim.compatibility import (
+    check_parts,
+    descending,
+    refuse_capture,
+    refuse_second,
+    refuse_severed,
+    schedule_for,
+)
 from secateur.optim.geometry import geometry_of
-from secateur.optim.gradients import any_gradient, look, watched
+from secateur.optim.gradients import any_gradient, look, refuse_no_gradient, watched
 from secateur.optim.importance import importance_of
 from secateur.optim.penalties import Penalty, Problem, Relaxation, penalty_of
+from secateur.optim.progress import Progress
 from secateur.optim.rates import common_rate, is_resting
 from secateur.optim.schedules import Constant, Homotopy
-from secateur.optim.state import Wrapper
 from secateur.optim.stationarity import stationarity
 from secateur.optim.statistics import followed
 from secateur.optim.support import Support
+from secateur.utils.distributed import any_rank
 
 
-class Proximal(Wrapper):
+class Proximal(Progress):
     """Wrap an optimizer so that training ends exactly on a budget.
 
     Each step is the wrapped optimizer's, then a proximal step on the groups. With the default firm
@@ -79,7 +89,8 @@ class Proximal(Wrapper):
     Raises:
         TypeError: parts of another type, or SparseAdam.
         ValueError: no steps, a budget out of reach, budgets that don't descend, a grouped parameter
-            that isn't optimized, or options that don't go together.
+            that isn't optimized, a layer that is all zero, an optimizer that another Proximal
+            steps, or options that don't go together.
 
     Example:
         >>> import secateur as sc
@@ -113,23 +124,20 @@ class Proximal(Wrapper):
         geometry: str = "euclidean",
         statistics: str = "recent",
     ) -> None:
-        self.budgets = tuple(budget) if isinstance(budget, Sequence) else (budget,)
+        budgets = tuple(budget) if isinstance(budget, Sequence) else (budget,)
         chain = Chained(*optimizer) if isinstance(optimizer, Sequence) else optimizer
-        check_parts(chain, groups, self.budgets, every)
-        super().__init__(chain, groups)
-        self.every = every
-        self.penalty = penalty_of(penalty)
-        has_lambda = self.penalty.has_lambda
-        self.importance = importance_of(importance, groups, geometry, has_lambda=has_lambda)
+        check_parts(chain, groups, budgets, every)
+        kind = penalty_of(penalty)
+        learned = importance_of(importance, groups, geometry, has_lambda=kind.has_lambda)
         self.geometry = geometry_of(geometry, chain, groups)
-        self._allowances = descending(self.budgets, groups)
-        self.schedule = schedule_for(self.penalty, steps, schedule, lam, self._allowances, groups)
-        self.allowance = self._allowances[0]
-        self.steps_taken = 0
-        self.frozen = False
-        self._relaxation = Relaxation(np.ones(len(groups)))
-        self._support: Support | None = None
-        self.statistics = followed(statistics, groups.model, pressing=not has_lambda)
+        allowances = descending(budgets, groups)
+        planned = schedule_for(kind, steps, schedule, lam, allowances, groups)
+        averages = followed(statistics, groups.model, pressing=not kind.has_lambda)
+        refuse_severed(groups)
+        refuse_second(chain)
+        super().__init__(chain, groups, budgets, allowances, planned, kind, learned, averages)
+        self.every = every
+        register(self)
 
     _seen: Tensor | None = None  # by the importance in this step, to be learned once it was taken
 
@@ -152,17 +160,19 @@ class Proximal(Wrapper):
             FloatingPointError: a gradient holds NaN or inf; nothing has been changed. (An optimizer
                 that calls the closure several times, LBFGS, may have moved by the later ones.)
             TypeError: the gradient of a grouped parameter is sparse.
-            RuntimeError: a CUDA graph is being captured.
+            RuntimeError: a CUDA graph is being captured; or the groups would be chosen by this step
+                and no gradient has been seen.
         """
         refuse_capture()
         if closure is not None:
             loss = self.optimizer.step(watched(closure, self._look))
-        elif is_resting(self) and not any_gradient(self.param_groups):
+        elif is_resting(self) and not any_rank(any_gradient(parts := self._parameters()), parts):
             return self.optimizer.step()
         else:
             self._look()
             loss = self.optimizer.step()
-        self._advance(press=not is_resting(self))
+        known = any(p.grad is not None for p in self._parameters())  # else backward never ran
+        self._advance(press=known and not is_resting(self))
         return loss
 
     def skip(self) -> None:
@@ -171,6 +181,7 @@ class Proximal(Wrapper):
         The groups are then chosen at the step that was announced; without this, at a later one, as
         a skipped step is not seen from here: `if scaler.get_scale() < before: optimizer.skip()`.
         """
+        self._refuse_blind_choice()
         self._seen = None  # by a step that failed
         self._advance(press=False)
 
@@ -201,23 +212,45 @@ class Proximal(Wrapper):
         where = f"step {self.steps_taken + 1}{again}"
         learns = evaluation == 1 and self._will_press()
         seen = look(self.param_groups, self.groups, where, self.importance if learns else None)
+        self._gradient_seen = self._gradient_seen or any_gradient(self._parameters())
         if evaluation == 1:
+            self._refuse_blind_choice()
             self._seen = seen
         if self._support is not None:
             self._support.clear_gradients_()
 
     def _will_press(self) -> bool:
         """Whether the next step, if it counts, ends with a proximal step or with the choice."""
-        step = self.steps_taken + 1
-        due = step % self.every == 0 or self.schedule.hardness(step) >= 1
-        return due and not self.frozen
+        due = (self.steps_taken + 1) % self.every == 0
+        return (due and not self.frozen) or self._will_choose()
+
+    def _will_choose(self) -> bool:
+        """Whether the next step, if it counts, ends with the choice."""
+        return not self.frozen and self.schedule.hardness(self.steps_taken + 1) >= 1
+
+    def _refuse_blind_choice(self) -> None:
+        """Nothing is chosen by a schedule alone."""
+        if self._will_choose() and not any_rank(self._gradient_seen, self._parameters()):
+            refuse_no_gradient(self.steps_taken + 1)
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     # -- the choice --------------------------------------------------------------------------------
 
     def freeze_(self) -> None:
-        """Choose the groups now, within the budget, and keep this choice to the stage's end."""
-        worth = self._problem(self._norms()).saliency()
-        kept = self.allowance.choose(worth)
+        """Choose the groups now, within the budget, and keep this choice to the stage's end.
+
+        Groups that are zero are not kept, whatever the budget. By hand it may come at any time; of
+        gradients that were not seen nothing is known, and norms alone then decide.
+
+        Warns:
+            UserWarning: the budget has room for groups that are zero.
+        """
+        norms = self._norms()
+        chosen = self.allowance.choose(self._problem(norms).saliency())
+        kept = chosen & (norms > 0)
+        _warn_of_zeros(int(chosen.sum() - kept.sum()), len(kept))
         self.frozen = True
         self._relaxation = Relaxation(kept.astype(float))
         self._support = Support(self.groups, kept)
@@ -264,59 +297,6 @@ class Proximal(Wrapper):
             )
         return norms
 
-    # -- what can be watched -----------------------------------------------------------------------
-
-    @property
-    def kept(self) -> int:
-        """How many groups the last proximal step kept, wholly or in part (the others fade)."""
-        return int((self._relaxation.multipliers > 0).sum())
-
-    @property
-    def multipliers(self) -> Tensor:
-        """How much of each group the last proximal step kept: u in [0, 1], float64 of shape (m,).
-
-        Once frozen, 1 for what stays and 0 for what is dead. A copy.
-        """
-        return torch.from_numpy(self._relaxation.multipliers.copy())
-
-    @property
-    def hardness(self) -> float:
-        """How far the homotopy is, 0 to 1 (without a `Homotopy`: 1 once frozen, else 0)."""
-        return 1.0 if self.frozen else self.schedule.hardness(self.steps_taken)
-
-    @property
-    def threshold(self) -> float | None:
-        """The T of the last proximal step (with per_layer: the share kept of every layer).
-
-        None before the first one, once frozen, and for other penalties than the firm one.
-        """
-        return self._relaxation.threshold
-
-    @property
-    def stage(self) -> int:
-        """Which of the budgets is being trained to, or was last, from 0."""
-        return self.schedule.stage(max(self.steps_taken, 1))
-
-    @property
-    def budget(self) -> Budget:
-        """The budget of this stage."""
-        return self.budgets[self.stage]
-
-    @property
-    def settled(self) -> bool:
-        """Whether the last step was the last one of its stage: the network can be shrunk now."""
-        return self.frozen and self.steps_taken in self.schedule.ends
-
-    @property
-    def done(self) -> bool:
-        """Whether all steps were taken, and the groups of the last stage are chosen."""
-        return self.frozen and self.steps_taken >= self.schedule.ends[-1] > 0
-
-    @property
-    def spent(self) -> dict[str, float]:
-        """What the network costs now, by the budget's own measures."""
-        return self.allowance.spent(self._relaxation.multipliers)
-
     def stationarity(self) -> float:
         """The distance to stationarity on the batch whose gradients are in place.
 
@@ -343,45 +323,14 @@ class Proximal(Wrapper):
 
         return stationarity(self.optimizer, self.groups, factors_of)
 
-    # -- its own part of a state_dict --------------------------------------------------------------
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "optimizer": " + ".join(type(part).__name__ for part in parts_of(self.optimizer)),
-            "layers": [[layer.name, layer.kind, len(layer)] for layer in self.groups.layers],
-            "penalty": self.penalty.name,
-            "budgets": len(self.budgets),
-            "importance": type(self.importance).__name__,
-        }
-
-    def _own_state(self) -> dict[str, Any]:
-        live = np.ones(len(self.groups), bool) if self._support is None else self._support.kept
-        return {
-            "steps_taken": self.steps_taken,
-            "multipliers": self.multipliers,
-            "threshold": self.threshold,
-            "frozen": self.frozen,
-            "live": torch.from_numpy(live.copy()),  # what was not given up for good
-            "learned": self.importance.state_dict(),
-            "statistics": self.statistics.state_dict(),
-        }
-
-    def _resume(self, ours: dict[str, Any]) -> None:
-        self.importance.load_state_dict(ours["learned"])
-        self.statistics.load_state_dict(ours["statistics"])
-        self.steps_taken = int(ours["steps_taken"])
-        multipliers = ours["multipliers"].cpu().double().numpy().copy()
-        self._relaxation = Relaxation(multipliers, ours["threshold"])
-        self.frozen = ours["frozen"]
-        live = ours["live"].cpu().numpy()
-        self._support = None if live.all() else Support(self.groups, live)
-        allowance = self._allowances[self.stage]
-        competing = not (self.frozen or live.all())
-        self.allowance = allowance.restricted(live) if competing else allowance
-
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: not hooks, nor the `step` that a scheduler puts in place."""
         return {name: value for name, value in vars(self).items() if name in _COPIED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy trains the groups that were copied with it."""
+        super().__setstate__(state)
+        register(self)
 
     def __repr__(self) -> str:
         budgets = ", then ".join(map(str, self.budgets))
@@ -391,8 +340,18 @@ class Proximal(Wrapper):
         )
 
 
+def _warn_of_zeros(count: int, total: int) -> None:
+    if count:
+        warnings.warn(
+            f"{count} of {total} groups that the budget has room for are zero already, and stay "
+            "so: the network ends smaller than it was asked to. Were they zero from the start, or "
+            "does weight decay or another penalty kill them?",
+            stacklevel=2,
+        )
+
+
 _COPIED = {
     *("optimizer", "groups", "budgets", "penalty", "every", "schedule", "importance", "geometry"),
     *("allowance", "steps_taken", "frozen"),
-    *("_allowances", "_relaxation", "_support", "statistics"),
+    *("_allowances", "_relaxation", "_support", "statistics", "_gradient_seen"),
 }

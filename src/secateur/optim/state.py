@@ -5,7 +5,6 @@ In: the wrapped optimizer's state_dict and our entry. Out: one state_dict of bot
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,13 +16,11 @@ from torch.utils._pytree import tree_map
 from secateur.groups import Groups
 
 NAME = "proximal"
-_TRAINED_BY: weakref.WeakKeyDictionary[Groups, weakref.ref[Wrapper]] = weakref.WeakKeyDictionary()
-
-
-def trained_by(groups: Groups) -> Wrapper | None:
-    """The optimizer that these groups were given to last, if it is still there."""
-    found = _TRAINED_BY.get(groups)
-    return None if found is None else found()
+ADVICE = (
+    "A run goes on as it began: make the Proximal with what was found. Once its groups are chosen "
+    "it may take more steps than were announced. For another run, load the model's state alone, "
+    "and begin with a new Proximal"
+)
 
 
 class Wrapper(Optimizer):
@@ -35,7 +32,6 @@ class Wrapper(Optimizer):
 
     def __init__(self, optimizer: Optimizer, groups: Groups) -> None:
         self.optimizer, self.groups = optimizer, groups
-        _TRAINED_BY[groups] = weakref.ref(self)
         super().__setstate__({})  # hooks and profiling, without parameters of our own
 
     @property
@@ -72,8 +68,8 @@ class Wrapper(Optimizer):
         """Continue where a state_dict was taken; the model's own state is loaded separately.
 
         Raises:
-            ValueError: the state comes from another kind of optimizer or other groups; nothing has
-                been changed.
+            ValueError: the state comes from another kind of optimizer, other groups, another budget
+                or schedule; nothing has been changed.
         """
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
@@ -83,14 +79,14 @@ class Wrapper(Optimizer):
                 "this state_dict was not taken from secateur.Proximal (it has no 'proximal' "
                 "entry); load it into the wrapped optimizer before wrapping"
             )
-        identity = self._identity()
+        ours, identity = self._completed(ours), self._identity()
         if missing := [name for name in (*identity, *self._own_state()) if name not in ours]:
             raise ValueError(f"this state_dict is damaged: it lacks {', '.join(missing)}")
         for name, expected in identity.items():
             if ours[name] != expected:
                 raise ValueError(
                     f"this state_dict was taken from a Proximal with other {name}\n"
-                    f"  expected {expected}\n  found    {ours[name]}"
+                    f"  expected {expected}\n  found    {ours[name]}\n{ADVICE}"
                 )
         self.optimizer.load_state_dict(theirs_in(state_dict))
         self._resume(ours)
@@ -100,6 +96,10 @@ class Wrapper(Optimizer):
     def _identity(self) -> dict[str, Any]:
         """What must be equal here and where a state comes from."""
         raise NotImplementedError
+
+    def _completed(self, ours: dict[str, Any]) -> dict[str, Any]:
+        """An entry with what earlier versions left out."""
+        return ours
 
     def _own_state(self) -> dict[str, Any]:
         """Where training stands, beside what the wrapped optimizer remembers."""

@@ -17,11 +17,11 @@ from secateur.costs.measures import all_full_costs
 from secateur.deploy.saving import save
 from secateur.deploy.small_pretrained import configuration, keep_pretrained
 from secateur.groups import Groups, Layer
+from secateur.groups.trainers import trainer_of
 from secateur.measurement import format_measure
 from secateur.optim import Proximal
-from secateur.optim.state import trained_by
 from secateur.surgery.equivalence import agree, difference, only_in_eval_mode, tolerance
-from secateur.surgery.leftover_zeros import tied
+from secateur.surgery.leftover_zeros import severed
 from secateur.surgery.plan import plan_of
 from secateur.surgery.removal import Removal, remove
 from secateur.surgery.rounding import gap_after, rounding_explains
@@ -62,7 +62,7 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True, partial: bool 
             in place, as zeros.
         exact: whether the small network has to compute what `model` does.
         partial: whether to cut out what is dead by now, though the `Proximal` that trains these
-            groups has not chosen those of its budget yet.
+            groups has not chosen those of its budget yet, or this model has others than chosen.
 
     Returns:
         A smaller module of the same class, in the same mode and on the same device, without
@@ -73,8 +73,9 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True, partial: bool 
 
     Raises:
         ShrinkError: the outputs differ by more than rounding explains, the small network does not
-            run, groups are dead that can't be removed exactly and `exact` is True, or the groups
-            of a budget have not been chosen yet and `partial` is False.
+            run, groups are dead that can't be removed exactly and `exact` is True; or, unless
+            `partial`, the groups of a budget have not been chosen yet, or are alive though they
+            were not chosen.
         ValueError: the groups belong to another model, all the groups of a layer are dead, or the
             model is split over processes.
 
@@ -103,6 +104,8 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True, partial: bool 
     dead = ~groups.alive().cpu().numpy()
     if not dead.any():
         _warn_of_other_parameters(given, groups)
+    if not partial:
+        _refuse_what_came_back(given, dead)
     _refuse_what_cannot_be_cut(groups, dead)
     if exact:
         _refuse_what_is_inexact(groups, dead)
@@ -155,21 +158,35 @@ def _warn_of_other_parameters(given: Groups, here: Groups) -> None:
 
 
 def _refuse_what_is_not_chosen(groups: Groups) -> None:
-    training = trained_by(groups)
-    if not isinstance(training, Proximal) or training.frozen or not training.schedule.ends[-1]:
-        return  # with a lambda alone, nothing is ever chosen
+    training = trainer_of(groups)
+    if not isinstance(training, Proximal) or not training.unchosen:
+        return
     now = ", ".join(
         f"{measure} {format_measure(measure, cost)}, asked "
         f"{format_measure(measure, training.allowance.limits[measure])}"
         for measure, cost in training.spent.items()
     )
     raise ShrinkError(
-        f"the groups have not been chosen yet: step {training.steps_taken} of "
-        f"{training.schedule.ends[-1]}, now {now}. Train to the end (steps= counts optimizer "
-        "steps: batches times epochs, over the batches accumulated, and only optimizer.step() of "
-        "the Proximal counts), or choose now: optimizer.freeze_(); shrink(..., partial=True) cuts "
-        "out what is dead by now"
+        f"the groups have not been chosen yet: {training.unchosen}, now {now}. Train to the end "
+        "(steps= counts optimizer steps: batches times epochs, over the batches accumulated, and "
+        "only optimizer.step() of the Proximal counts), or choose now: optimizer.freeze_(); "
+        "shrink(..., partial=True) cuts out what is dead by now"
     )
+
+
+def _refuse_what_came_back(given: Groups, dead: np.ndarray) -> None:
+    """Groups that were given up are not zero, so that the network is on none of its budgets."""
+    training = trainer_of(given)
+    if not isinstance(training, Proximal) or not training.frozen:
+        return
+    back = int((~dead & (training.multipliers.numpy() == 0)).sum())
+    if back and not training.fits(~dead):
+        raise ShrinkError(
+            f"{back} groups that were not chosen are not zero in this model, and it is on none of "
+            "its budgets. Were other weights loaded after the choice, or is this an average that "
+            "began before it? groups.on(model).scale_(optimizer.multipliers) makes them zero "
+            "again; shrink(..., partial=True) cuts out what is zero here"
+        )
 
 
 def _refuse_what_is_split(model: nn.Module) -> None:
@@ -183,18 +200,10 @@ def _refuse_what_is_split(model: nn.Module) -> None:
 
 
 def _refuse_what_cannot_be_cut(groups: Groups, dead: np.ndarray) -> None:
-    removable = tied(groups)
-    empty = [
-        layer.name
-        for layer in groups.layers
-        if layer.kind != "depth"  # the stream goes on without any branch
-        and (dead & removable)[layer.span].all()
-    ]
-    if empty:
-        more = f" and {len(empty) - 3} more layers" if len(empty) > 3 else ""
+    if names := severed(groups, dead):
         raise ValueError(
-            f"every group of {', '.join(empty[:3])}{more} is dead: the network is cut in two "
-            "there. Train with Budget(at_least=1), which keeps every layer alive"
+            f"every group of {names} is dead: the network is cut in two there. Train with "
+            "Budget(at_least=1), which keeps every layer alive"
         )
 
 

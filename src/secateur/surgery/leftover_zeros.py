@@ -107,6 +107,19 @@ def tied(groups: Groups) -> np.ndarray:
     return tied[:-1]
 
 
+def severed(groups: Groups, dead: np.ndarray) -> str:
+    """The layers all of whose groups are dead, where that cuts the network in two; "" if none."""
+    gone = dead & tied(groups)
+    return _listed(
+        [
+            layer.name
+            for layer in groups.layers
+            if layer.kind != "depth"  # the stream goes on without any branch
+            and gone[layer.span].all()
+        ]
+    )
+
+
 AMONG = "they lie among positions of their kernels that are read"
 READ = "other layers read their channels"
 LAST = "one channel stays for a layer to read"

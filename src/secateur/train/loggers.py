@@ -6,7 +6,8 @@ In: the records of a training loop. Out: lines and curves, interrupted or not th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -163,6 +164,8 @@ class Tracker:
 class Log:
     """Passes the records of a run on to its loggers; a context, at whose end they are finalized.
 
+    What a logger raises ends no run: the first error of each is a warning, and it is told on.
+
     Args:
         loggers: see `Logger`.
         settings: of the run.
@@ -170,6 +173,9 @@ class Log:
 
     Raises:
         TypeError: something is not a logger.
+
+    Warns:
+        UserWarning: a logger has raised, once each, by name.
     """
 
     def __init__(
@@ -181,25 +187,48 @@ class Log:
         for logger in loggers:
             check(logger)
         self._loggers, self._settings, self._history = tuple(loggers), settings or {}, history
+        self._failed: set[int] = set()
 
     def __enter__(self) -> Log:
         for logger in self._loggers:
-            logger.log_hyperparams(self._settings)
-            if getattr(logger, "rewrites", False):
-                for record in self._history:
-                    _tell(logger, record)
+            self._guarded(logger, _begin, self._settings, self._history)
         return self
 
     def __call__(self, record: Mapping[str, Any]) -> None:
         """Tell all of them one record: "step", and numbers, or mappings of numbers, by name."""
         for logger in self._loggers:
-            _tell(logger, record)
+            self._guarded(logger, _tell, record)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
     ) -> None:
+        status = "success" if kind is None else "failed"
         for logger in self._loggers:
-            logger.finalize("success" if kind is None else "failed")
+            self._guarded(logger, _end, status)
+
+    def _guarded(self, logger: Any, call: Callable[..., Any], *given: Any) -> None:
+        try:
+            call(logger, *given)
+        except Exception as error:  # a full disk, a service that is away, an error of the user's
+            if id(logger) not in self._failed:
+                self._failed.add(id(logger))
+                warnings.warn(
+                    f"the logger {type(logger).__qualname__} raised {type(error).__name__}: "
+                    f"{error}. The run goes on and tells it what follows;"
+                    " further errors of it are not shown",
+                    stacklevel=3,
+                )
+
+
+def _begin(logger: Any, settings: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
+    logger.log_hyperparams(settings)
+    if getattr(logger, "rewrites", False):
+        for record in history:
+            _tell(logger, record)
+
+
+def _end(logger: Any, status: str) -> None:
+    logger.finalize(status)
 
 
 def _tell(logger: Any, record: Mapping[str, Any]) -> None:

@@ -32,6 +32,11 @@ class Lock:
     process of this machine that is dead has lost its lock at once. Of one on another machine, or in
     another container, one waits for a sign of life: some seconds if there is one, or `PATIENCE`.
 
+    It relies on a folder where one of several processes creates a file (O_EXCL), a rename replaces
+    in one step, and a changed time is seen elsewhere within `PATIENCE`; clocks needn't agree. Local
+    disks and NFS from version 3 on are such; what syncs copies later is not. Whoever was cut off
+    for longer notices at its next `check`, and may have written before.
+
     Args:
         folder: made if missing.
 
