@@ -6,6 +6,7 @@ In: a model, example inputs, and which axes a kind wants. Out: `Groups` that can
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,7 @@ from secateur.tracing.model_checks import check_model
 from secateur.tracing.size_attributes import groups_along
 from secateur.tracing.tracer import trace
 from secateur.utils.contexts import tensors_in
-from secateur.utils.name_trees import is_inside, reasons
+from secateur.utils.name_trees import is_inside, names, reasons
 
 Ignore = Sequence[str | nn.Module | type[nn.Module]]
 
@@ -67,7 +68,30 @@ def select(
         groups = build(found, axes, kind, tuple(refused), example)
     if not axes:
         raise ValueError(nothing_found(model, kind, refused, found))
+    _warn_of_unreached(found, groups)
     return _with_biases(groups, model, biases)
+
+
+def _warn_of_unreached(found: Trace, groups: Groups) -> None:
+    """Parameters that no run used keep their width, though other layers of it may be cut."""
+    assert groups.coupling is not None
+    cut = [slot for slot in groups.coupling.slots if slot.is_parameter]
+    widths = {
+        size for x in cut for size, ids in zip(x.shape, x.entries, strict=True) if ids is not None
+    }
+    wide = [
+        item.name
+        for item in found.tracked
+        if item.is_parameter and item.name in found.unreached
+        if widths.intersection(item.tensor.shape[:2])
+    ]
+    if wide:
+        warnings.warn(
+            f"no run on the example reaches {names(wide)}, which may read what can be cut: they "
+            "keep their width. If other inputs, flags or sizes reach them, trace these too: "
+            "example=[a, b]; else ignore this",
+            stacklevel=4,
+        )
 
 
 def verified(groups: Groups, model: nn.Module) -> Groups:

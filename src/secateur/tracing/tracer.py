@@ -6,13 +6,16 @@ operators that cost FLOPs. Labels ride along the run under a dispatch mode (labe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.tracing import rules
@@ -24,7 +27,9 @@ from secateur.tracing.model_checks import check_model
 from secateur.tracing.size_attributes import Sized, sizes_read
 from secateur.tracing.statistics import Statistic, statistics
 from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops, unfused_rnn
-from secateur.utils.forward import arguments, check_devices
+from secateur.utils.forward import arguments, check_devices, examples_of
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def trace(
@@ -39,7 +44,8 @@ def trace(
     Args:
         model: any module; it runs in eval mode without gradients and is left as it was. On the meta
             device nothing is computed, and no memory is needed.
-        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
+        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs; or several
+            of them in a list, so that what only some of them reach is seen. Costs are the first's.
         keep: which axis may be cut where the same labels lie along the heads and the head size of
             an attention: "inner" is the head size, "batch" the heads.
         tracer: what watches the run; by default nothing but the labels do.
@@ -75,11 +81,25 @@ def trace(
 
 
 def _run(model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., Tracer]) -> Tracer:
-    """Let labels ride along one run; returns what watched it."""
-    args, kwargs = arguments(beside(model, example))
-    for tensor in tensors_in((args, kwargs)):
-        labels.put(tensor, [], is_data=True)
+    """Let labels ride along a run on each example, in train mode too where it runs other code."""
     mode = tracer(labels, {id(module): name for name, module in model.named_modules()})
+    for own in examples_of(example):
+        call = arguments(beside(model, own))
+        names = _follow(model, call, labels, mode)
+        if not mode.on_meta and names != _names_in_training(model, call):
+            _follow(model, call, labels, mode, training=True)
+    del labels.operators[mode.costing :]
+    return mode
+
+
+def _follow(
+    model: nn.Module, call: Call, labels: Labels, mode: Tracer, *, training: bool = False
+) -> list[str]:
+    """Let labels ride along one run; returns the names of its operators."""
+    args, kwargs = call
+    for tensor in tensors_in(call):
+        labels.put(tensor, [], is_data=True)
+    mode.ran = []
     try:
         with (
             preserve_state(model),
@@ -87,6 +107,7 @@ def _run(model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., T
             torch.no_grad(),
             unfused_ops(),
             unfused_rnn(),
+            _training(model) if training else nullcontext(),
             mode,
         ):
             outputs = model(*args, **kwargs)
@@ -105,13 +126,64 @@ def _run(model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., T
         ) from error
     for tensor in tensors_in(outputs):
         labels.protect(labels.planes(tensor), "reaches an output of the model")
-    for tensor in tensors_in((args, kwargs)):
+    for tensor in tensors_in(call):
         labels.protect(labels.planes(tensor), "reaches an input of the model")
-    return mode
+    mode.runs += 1
+    if mode.runs == 1:
+        mode.costing = len(labels.operators)
+    return mode.ran
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    """Train mode inside `preserve_state`, but for what only has other numbers there."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, (_DropoutNd, _NormBase)):
+            module.eval()
+    yield
+
+
+def _names_in_training(model: nn.Module, call: Call) -> list[str] | None:
+    """The names of the operators of a run in train mode; None where it does not run."""
+    names = _Names()
+    args, kwargs = call
+    try:
+        with (
+            preserve_state(model),
+            converted(model),
+            torch.no_grad(),
+            unfused_ops(),
+            unfused_rnn(),
+            _training(model),
+            names,
+        ):
+            model(*args, **kwargs)
+    except Exception:
+        return None
+    return names.ran
+
+
+class _Names(TorchDispatchMode):
+    """Notes the names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ran.append(func.name())
+        return func(*args, **(kwargs or {}))
 
 
 class Tracer(TorchDispatchMode):
-    """Runs every operator, then lets the labels follow it."""
+    """Runs every operator, then lets the labels follow it.
+
+    Attributes:
+        runs: how many runs have ended.
+        costing: how many of the labels' operators are the first run's, whose costs count.
+        ran: the names of the operators of the run under way.
+    """
 
     def __init__(self, labels: Labels, names: dict[int, str]) -> None:
         super().__init__()
@@ -121,11 +193,14 @@ class Tracer(TorchDispatchMode):
         self.statistics: list[Statistic] = []
         self.current = ""
         self.used: set[int] = set()
+        self.runs = self.costing = 0
+        self.ran: list[str] = []
         self.on_meta = any(item.tensor.is_meta for item in labels.tracked)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         self.current = f"the operator {func.name()}"
+        self.ran.append(func.name())
         out = without_values(func, args, kwargs) if self.on_meta else func(*args, **kwargs)
         with torch.device("cpu"):  # labels stay there, whatever torch's default device is
             self.follow(func, args, kwargs, out)

@@ -1,7 +1,7 @@
 """How a model is run to be measured: in eval mode, on the example it was given, and left as it was.
 
-An example (a tensor, a tuple of tensors or a dict of keyword tensors) flows in; a call of the
-model flows out.
+An example (a tensor, a tuple of tensors or a dict of keyword tensors; or a list of such, of which
+the first is measured) flows in; a call of the model flows out.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ def arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Split an example into the positional and the keyword arguments of one call of the model.
 
     Args:
-        example: A tensor (one positional argument), a tuple or list (the positional arguments in
-            order), or a mapping from names to values (the keyword arguments).
+        example: A tensor (one positional argument), a tuple (the positional arguments in order),
+            or a mapping from names to values (the keyword arguments); of several examples in a
+            list, the first.
 
     Returns:
         `(args, kwargs)` such that the model is called as `model(*args, **kwargs)`.
@@ -36,16 +37,36 @@ def arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
         >>> len(args), kwargs
         (1, {})
     """
+    if isinstance(example, list):
+        example = examples_of(example)[0]
     if isinstance(example, Tensor):
         return (example,), {}
-    if isinstance(example, (tuple, list)):
+    if isinstance(example, tuple):
         return tuple(example), {}
     if isinstance(example, Mapping):
         return (), dict(example)
     raise TypeError(
         f"example is a {type(example).__name__}; expected a tensor, a tuple of tensors (positional "
-        "arguments) or a dict of tensors (keyword arguments)."
+        "arguments) or a dict of tensors (keyword arguments); or several of these in a list."
     )
+
+
+def examples_of(example: Example) -> list[Example]:
+    """Each of several examples in a list; anything else is one example.
+
+    Raises:
+        ValueError: The list is empty.
+
+    Example:
+        >>> short, long = torch.zeros(1, 3), torch.zeros(1, 7)
+        >>> len(examples_of([short, (long, True)])), len(examples_of((short, long)))
+        (2, 1)
+    """
+    if not isinstance(example, list):
+        return [example]
+    if not example:
+        raise ValueError("example=[] holds no example; write one, or several: [a, b]")
+    return example
 
 
 def without_shells(named: Mapping[str, Any]) -> dict[str, Any]:
