@@ -76,6 +76,18 @@ def test_skipped_steps_alone_choose_nothing() -> None:
     assert optimizer.steps_taken == 11 and optimizer.unchosen == "step 11 of 20"
 
 
+def test_gradients_of_other_parameters_choose_nothing() -> None:
+    model, head = network(), nn.Linear(2, 2)
+    both = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=0.1)
+    optimizer = sc.Proximal(both, groups_of(model), sc.Budget(groups=9), schedule=SCHEDULE)
+    with pytest.raises(RuntimeError, match="or only parameters in no group"):
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            head(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+    assert not optimizer.frozen and bool(optimizer.groups.alive().all())
+
+
 def test_a_penalty_with_a_lambda_waits_for_a_gradient() -> None:
     model = network()
     optimizer = proximal(model, penalty="envelope", lam=10.0)
