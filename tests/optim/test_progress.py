@@ -275,6 +275,7 @@ def test_a_snapshot_of_an_earlier_stage_is_shrunk_later() -> None:
     model = network()
     budgets: Any = [sc.Budget(groups=15), sc.Budget(groups=9)]
     optimizer = proximal(model, budget=budgets, steps=STEPS)
+    earlier = model
     for number in range(STEPS):
         train(model, optimizer, 1, number)
         if optimizer.settled and optimizer.stage == 0:
