@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 import warnings
@@ -74,6 +75,18 @@ def test_skipped_steps_alone_choose_nothing() -> None:
     with pytest.raises(RuntimeError, match="that a GradScaler skipped"):
         optimizer.skip()
     assert optimizer.steps_taken == 11 and optimizer.unchosen == "step 11 of 20"
+
+
+def test_gradients_of_other_parameters_choose_nothing() -> None:
+    model, head = network(), nn.Linear(2, 2)
+    both = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=0.1)
+    optimizer = sc.Proximal(both, groups_of(model), sc.Budget(groups=9), schedule=SCHEDULE)
+    with pytest.raises(RuntimeError, match="or only parameters in no group"):
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            head(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+    assert not optimizer.frozen and bool(optimizer.groups.alive().all())
 
 
 def test_a_penalty_with_a_lambda_waits_for_a_gradient() -> None:
@@ -262,6 +275,7 @@ def test_a_snapshot_of_an_earlier_stage_is_shrunk_later() -> None:
     model = network()
     budgets: Any = [sc.Budget(groups=15), sc.Budget(groups=9)]
     optimizer = proximal(model, budget=budgets, steps=STEPS)
+    earlier = model
     for number in range(STEPS):
         train(model, optimizer, 1, number)
         if optimizer.settled and optimizer.stage == 0:
@@ -275,7 +289,37 @@ def test_a_model_of_another_dtype_goes_on_or_says_why() -> None:
     optimizer = proximal(model)
     train(model, optimizer)
     model.double()
-    with pytest.raises(sc.ShrinkError, match="does not run on the groups' example inputs"):
+    moved = r"are torch.float32, and the parameters torch.float64 .*groups.on\(model, example\)"
+    with pytest.raises(sc.ShrinkError, match=moved):
         sc.shrink(model, optimizer.groups)
     small = sc.shrink(model, optimizer.groups.on(model, torch.ones(2, 1, 8, 8).double()))
     assert next(small.parameters()).dtype == torch.float64
+
+
+def lost(model: nn.Module) -> sc.Groups:
+    """Trained in a function that ends before the choice, and takes the optimizer along."""
+    optimizer = proximal(model)
+    train(model, optimizer, 3)
+    return optimizer.groups
+
+
+def test_a_full_network_is_not_returned_in_silence_where_its_proximal_is_gone() -> None:
+    model = network()
+    groups = lost(model)
+    gc.collect()
+    for given in (groups, groups_of(model), groups.on(copy.deepcopy(model))):
+        with pytest.warns(UserWarning, match="equal copy; the Proximal of this model is gone"):
+            sc.shrink(model, given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sc.shrink(model, groups, partial=True)
+        untrained = network()
+        sc.shrink(untrained, groups_of(untrained))
+
+
+def test_groups_made_anew_are_asked_for_the_run_on_their_model() -> None:
+    model = network()
+    optimizer = proximal(model)
+    train(model, optimizer, 3)
+    with pytest.warns(UserWarning, match=r"has other groups, not chosen yet \(step 3 of 20\)"):
+        sc.shrink(model, groups_of(model))

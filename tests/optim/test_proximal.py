@@ -379,7 +379,7 @@ def test_no_learning_rate_and_no_gradient() -> None:
         assert ((new == 0) | (new.abs() <= old.abs())).all()  # the budget alone has acted
     model = network()
     optimizer = proximal(model)
-    with pytest.raises(RuntimeError, match="no gradient has been seen") as caught:
+    with pytest.raises(RuntimeError, match="no gradient of theirs has been seen") as caught:
         for _ in range(STEPS):
             optimizer.step()  # no backward at all
     assert "backward() run before each optimizer.step()" in str(caught.value)

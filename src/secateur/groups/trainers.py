@@ -27,16 +27,24 @@ class Trainer(Protocol):
 
 _LIVING: weakref.WeakValueDictionary[int, Trainer] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count()
+_TRAINED: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()  # by id
 
 
 def register(trainer: Trainer) -> None:
-    """Remember a trainer for as long as it is there."""
+    """Remember a trainer for as long as it is there, and that its model had one after that."""
     _LIVING[next(_NUMBERS)] = trainer
+    if (model := trainer.groups.model) is not None:
+        _TRAINED[id(model)] = model
 
 
 def trainers() -> list[Trainer]:
     """Those that are still there, the latest first."""
     return list(_LIVING.values())[::-1]
+
+
+def was_trained(model: nn.Module | None) -> bool:
+    """Whether groups of this model had a trainer, which may be gone."""
+    return model is not None and _TRAINED.get(id(model)) is model
 
 
 def trainer_of(groups: Groups | None = None, model: nn.Module | None = None) -> Trainer | None:

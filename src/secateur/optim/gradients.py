@@ -105,11 +105,11 @@ def refuse_no_gradient(step: int) -> NoReturn:
         RuntimeError: always; it names the likely causes.
     """
     raise RuntimeError(
-        f"step {step} would choose which groups stay, and no gradient has been seen up to here; "
-        "nothing was chosen. Does backward() run before each optimizer.step(), and zero_grad() not "
-        "between them? Is what backward() reaches the model that the groups were made of, or a "
-        "copy (groups.on(model))? Were steps taken that only accumulate, or that a GradScaler "
-        "skipped? To choose by norms alone: optimizer.freeze_()"
+        f"step {step} would choose which groups stay, and no gradient of theirs has been seen up "
+        "to here; nothing was chosen. Does backward() run before each optimizer.step(), and "
+        "zero_grad() not between them? Does it reach the model that the groups were made of, or a "
+        "copy (groups.on(model)), or only parameters in no group? Were steps taken that only "
+        "accumulate, or that a GradScaler skipped? To choose by norms alone: optimizer.freeze_()"
     )
 
 

@@ -45,7 +45,7 @@ class Progress(Wrapper):
         self.statistics = statistics
         self.steps_taken = 0
         self.frozen = False
-        self._gradient_seen = False  # on this process; without one, nothing is known
+        self._gradient_seen = False  # of a group, on this process; else nothing is known
         self._relaxation = Relaxation(np.ones(len(groups)))
         self._support: Support | None = None
 

@@ -161,7 +161,7 @@ class Proximal(Progress):
                 that calls the closure several times, LBFGS, may have moved by the later ones.)
             TypeError: the gradient of a grouped parameter is sparse.
             RuntimeError: a CUDA graph is being captured; or the groups would be chosen by this step
-                and no gradient has been seen.
+                and no gradient of theirs has been seen.
         """
         refuse_capture()
         if closure is not None:
@@ -213,7 +213,7 @@ class Proximal(Progress):
         where = f"step {self.steps_taken + 1}{again}"
         learns = evaluation == 1 and self._will_press()
         seen = look(self.param_groups, self.groups, where, self.importance if learns else None)
-        self._gradient_seen = self._gradient_seen or any_gradient(self._parameters())
+        self._gradient_seen = self._gradient_seen or any_gradient(self._grouped())
         if evaluation == 1:
             self._refuse_blind_choice()
             self._seen = seen
@@ -233,6 +233,9 @@ class Proximal(Progress):
         """Nothing is chosen by a schedule alone."""
         if self._will_choose() and not any_rank(self._gradient_seen, self._parameters()):
             refuse_no_gradient(self.steps_taken + 1)
+
+    def _grouped(self) -> list[Tensor]:
+        return [member.parameter for member in self.groups.members]
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]

@@ -17,7 +17,7 @@ from secateur.costs.measures import all_full_costs
 from secateur.deploy.saving import save
 from secateur.deploy.small_pretrained import configuration, keep_pretrained
 from secateur.groups import Groups, Layer
-from secateur.groups.trainers import trainer_of
+from secateur.groups.trainers import trainer_of, was_trained
 from secateur.measurement import format_measure
 from secateur.optim import Proximal
 from secateur.surgery.equivalence import agree, difference, tolerance
@@ -27,7 +27,7 @@ from secateur.surgery.removal import Removal, remove
 from secateur.surgery.rounding import gap_after, rounding_explains
 from secateur.utils.contexts import preserve_state
 from secateur.utils.distributed import is_dtensor
-from secateur.utils.forward import unwrapped
+from secateur.utils.forward import inputs_of, unwrapped
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -81,7 +81,8 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True, partial: bool 
 
     Warns:
         UserWarning: groups that are dead but couldn't be removed exactly, or leave zeros that
-            nothing can be cut out of, by layer and reason; and the measured difference.
+            nothing can be cut out of, by layer and reason; the measured difference; and that none
+            is dead, where a `Proximal` of this model is gone or trains other groups.
 
     Example:
         >>> import torch
@@ -106,6 +107,8 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True, partial: bool 
         _warn_of_other_parameters(given, groups)
     if not partial:
         _refuse_what_came_back(given, dead)
+        if not dead.any():
+            _warn_of_a_lost_run(given, model)
     _refuse_what_cannot_be_cut(groups, dead)
     if exact:
         _refuse_what_is_inexact(groups, dead)
@@ -159,6 +162,24 @@ def _refuse_what_is_not_chosen(groups: Groups) -> None:
         "(steps= counts optimizer steps: batches times epochs, over the batches accumulated, and "
         "only optimizer.step() of the Proximal counts), or choose now: optimizer.freeze_(); "
         "shrink(..., partial=True) cuts out what is dead by now"
+    )
+
+
+def _warn_of_a_lost_run(given: Groups, model: nn.Module) -> None:
+    """Nothing is dead, and what trained the model can't be asked why, or has other groups."""
+    if trainer_of(given) is not None:
+        return
+    other = trainer_of(model=model)
+    if other is not None and other.unchosen:
+        why = f"the Proximal of this model has other groups, not chosen yet ({other.unchosen})"
+    elif other is None and (was_trained(model) or was_trained(given.model)):
+        why = "the Proximal of this model is gone"
+    else:
+        return
+    warnings.warn(
+        f"no group is dead, and the small network is an equal copy; {why}. Did its steps reach "
+        "the announced number (optimizer.done)? partial=True is for those who mean it",
+        stacklevel=3,
     )
 
 
@@ -224,7 +245,7 @@ def _checked_removal(model: nn.Module, groups: Groups, dead: np.ndarray) -> Remo
     except Exception as error:
         raise ShrinkError(
             f"{type(model).__name__} does not run on the groups' example inputs, whole or without "
-            f"its dead groups: {error}\n  {advice}"
+            f"its dead groups: {error}\n  {_other_dtype(model, groups) or advice}"
         ) from error
     if not agree(model, found, groups.example) and not rounding_explains(
         model, groups, removal.dead, found, thorough=True
@@ -235,3 +256,19 @@ def _checked_removal(model: nn.Module, groups: Groups, dead: np.ndarray) -> Remo
             f"(allowed {allowed:.0e})\n  {advice}"
         )
     return removal
+
+
+def _other_dtype(model: nn.Module, groups: Groups) -> str:
+    """What to do where the model has moved to a dtype that the example inputs don't have."""
+    given, own = (
+        {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+        for tensors in (inputs_of(groups.example), model.parameters())
+    )
+    if not given or not own or given & own:
+        return ""
+    example, here = (" and ".join(sorted(map(str, dtypes))) for dtypes in (given, own))
+    return (
+        f"the example inputs are {example}, and the parameters {here} (was the model moved?): "
+        "give an example of their dtype, shrink(model, groups.on(model, example)), or move the "
+        "model back; the model is unchanged"
+    )
