@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import secateur as sc
+from secateur.utils.forward import arguments, calling
 
 X = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
 
@@ -93,10 +95,44 @@ class Flagged(Body):
         return functional.layer_norm(h, h.shape[1:]) if features else self.last(self.second(h))
 
 
+class Projected(Body):
+    """A method beside forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = nn.Linear(8, 8)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).relu()).relu()
+
+    def project(self, x: Tensor, *, scale: float = 1.0) -> Tensor:
+        return scale * self.projection(self.embed(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.embed(x))
+
+
+class Averaged(Body):
+    """Training writes a moving average into parameters that nothing trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = nn.Linear(12, 8).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.first(x).relu()
+        if self.training:
+            with torch.no_grad():
+                self.slow.weight.lerp_(self.second.weight, 0.5)
+            return self.last(self.second(h).relu()), self.slow(h)
+        return self.last(self.second(h).relu())
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], list[Any]]] = {
     "tasks": (Tasks, [X, {"x": X, "task": "b"}]),
     "early exit": (Exit, [(X,), (X, True)]),
     "size": (Long, [X, torch.randn(9, 6, generator=torch.Generator().manual_seed(2))]),
+    "method": (Projected, [X, sc.method("project", X, scale=2.0)]),
     "flag": (Flagged, [X, (X, True)]),
 }
 
@@ -111,10 +147,9 @@ def half_dead(model: nn.Module, example: Any) -> sc.Groups:
 
 
 def outputs(model: nn.Module, example: Any) -> list[Tensor]:
-    call = (
-        example if isinstance(example, tuple) else () if isinstance(example, dict) else (example,)
-    )
-    found = model(*call, **(example if isinstance(example, dict) else {}))
+    args, kwargs = arguments(example)
+    with calling(model, example):
+        found = model(*args, **kwargs)
     return list(found) if isinstance(found, tuple) else [found]
 
 
@@ -145,7 +180,8 @@ def test_what_only_training_reaches_is_cut_with_the_rest(make: Callable[[], nn.M
 
 
 @pytest.mark.parametrize(
-    ("case", "name"), [("tasks", "other.weight"), ("early exit", "early.w"), ("size", "pool")]
+    ("case", "name"),
+    [("tasks", "other"), ("early exit", "early"), ("size", "pool"), ("method", "projection")],
 )
 def test_what_no_run_reaches_is_named(case: str, name: str) -> None:
     make, examples = CASES[case]
@@ -153,6 +189,22 @@ def test_what_no_run_reaches_is_named(case: str, name: str) -> None:
         UserWarning, match=rf"no run on the example reaches {name}.*example=\[a, b\]"
     ):
         sc.neurons(make(), examples[0])
+
+
+def test_tracing_train_mode_leaves_nothing_behind() -> None:
+    model = Averaged()
+    before = copy.deepcopy(model.state_dict())
+    sc.neurons(model, X)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training
+
+
+def test_a_method_alone_has_no_costs() -> None:
+    for example in (sc.method("project", X), [sc.method("project", X), X]):
+        with pytest.raises(ValueError, match="write one of forward first"):
+            sc.neurons(Projected(), example)
+    with pytest.raises(RuntimeError, match="no attribute 'projekt'"):
+        sc.neurons(Projected(), [X, sc.method("projekt", X)])
 
 
 def test_costs_are_those_of_the_first_example() -> None:

@@ -23,7 +23,7 @@ from secateur.surgery.plan import Plan
 from secateur.surgery.variations import others, usual
 from secateur.tracing.certainty.run import uncertain
 from secateur.utils.contexts import preserve_state, unfused_ops
-from secateur.utils.forward import arguments, examples_of, full_precision
+from secateur.utils.forward import arguments, calling, examples_of, full_precision
 
 
 @dataclass
@@ -70,8 +70,10 @@ def constants(
     ]
     try:
         with preserve_state(model), torch.no_grad(), unfused_ops(), full_precision():
-            for args, kwargs in map(arguments, examples_of(example)):
-                model(*args, **kwargs)
+            for own in examples_of(example):
+                args, kwargs = arguments(own)
+                with calling(model, own):
+                    model(*args, **kwargs)
             if any(_leaves_a_constant(seen.get(name), inputs) for name, _, inputs in consumers):
                 _run_on_others(model, example)
     finally:
@@ -106,13 +108,14 @@ def _run_on_others(model: nn.Module, example: Any) -> None:
     """A constant may come from a size or a number: it has to be the same at others."""
     twin = copy.deepcopy(model)  # with its hooks; code may remember sizes that it has seen
     for own in examples_of(example):
-        for variation in (*usual(own), *others(own, flags=True)):
-            for args, kwargs in variation.calls:
-                try:
-                    twin(*args, **kwargs)
-                except Exception:
-                    continue
-                break
+        with calling(twin, own):
+            for variation in (*usual(own), *others(own, flags=True)):
+                for args, kwargs in variation.calls:
+                    try:
+                        twin(*args, **kwargs)
+                    except Exception:
+                        continue
+                    break
 
 
 def unproven(model: nn.Module, groups: Groups, dead: np.ndarray) -> dict[int, str]:

@@ -20,7 +20,7 @@ from secateur.surgery import variations
 from secateur.surgery.norms import epsilon
 from secateur.utils.comparison import largest_difference
 from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops
-from secateur.utils.forward import arguments, examples_of, full_precision, state_of
+from secateur.utils.forward import arguments, calling, examples_of, full_precision, state_of
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -66,6 +66,8 @@ def _difference(
     """The same on one example."""
     worst = 0.0
     with (
+        calling(model, example),
+        calling(other, example),
         preserve_state(model),
         preserve_state(other),
         torch.no_grad(),

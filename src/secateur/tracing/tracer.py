@@ -6,16 +6,14 @@ operators that cost FLOPs. Labels ride along the run under a dispatch mode (labe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.tracing import rules
@@ -26,10 +24,9 @@ from secateur.tracing.meta_device import beside, without_values
 from secateur.tracing.model_checks import check_model
 from secateur.tracing.size_attributes import Sized, sizes_read
 from secateur.tracing.statistics import Statistic, statistics
+from secateur.tracing.train_mode import names_in_training, training_code, undone
 from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops, unfused_rnn
-from secateur.utils.forward import arguments, check_devices, examples_of
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+from secateur.utils.forward import arguments, calling, check_devices, examples_of
 
 
 def trace(
@@ -84,20 +81,21 @@ def _run(model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., T
     """Let labels ride along a run on each example, in train mode too where it runs other code."""
     mode = tracer(labels, {id(module): name for name, module in model.named_modules()})
     for own in examples_of(example):
-        call = arguments(beside(model, own))
-        names = _follow(model, call, labels, mode)
-        if not mode.on_meta and names != _names_in_training(model, call):
-            _follow(model, call, labels, mode, training=True)
+        own = beside(model, own)
+        names = _follow(model, own, labels, mode)
+        if not mode.on_meta and names != names_in_training(model, own):
+            with undone(model):
+                _follow(model, own, labels, mode, training=True)
     del labels.operators[mode.costing :]
     return mode
 
 
 def _follow(
-    model: nn.Module, call: Call, labels: Labels, mode: Tracer, *, training: bool = False
+    model: nn.Module, example: Any, labels: Labels, mode: Tracer, *, training: bool = False
 ) -> list[str]:
     """Let labels ride along one run; returns the names of its operators."""
-    args, kwargs = call
-    for tensor in tensors_in(call):
+    args, kwargs = arguments(example)
+    for tensor in tensors_in((args, kwargs)):
         labels.put(tensor, [], is_data=True)
     mode.ran = []
     try:
@@ -107,7 +105,8 @@ def _follow(
             torch.no_grad(),
             unfused_ops(),
             unfused_rnn(),
-            _training(model) if training else nullcontext(),
+            calling(model, example),
+            training_code(model) if training else nullcontext(),
             mode,
         ):
             outputs = model(*args, **kwargs)
@@ -126,54 +125,12 @@ def _follow(
         ) from error
     for tensor in tensors_in(outputs):
         labels.protect(labels.planes(tensor), "reaches an output of the model")
-    for tensor in tensors_in(call):
+    for tensor in tensors_in((args, kwargs)):
         labels.protect(labels.planes(tensor), "reaches an input of the model")
     mode.runs += 1
     if mode.runs == 1:
         mode.costing = len(labels.operators)
     return mode.ran
-
-
-@contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """Train mode inside `preserve_state`, but for what only has other numbers there."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, (_DropoutNd, _NormBase)):
-            module.eval()
-    yield
-
-
-def _names_in_training(model: nn.Module, call: Call) -> list[str] | None:
-    """The names of the operators of a run in train mode; None where it does not run."""
-    names = _Names()
-    args, kwargs = call
-    try:
-        with (
-            preserve_state(model),
-            converted(model),
-            torch.no_grad(),
-            unfused_ops(),
-            unfused_rnn(),
-            _training(model),
-            names,
-        ):
-            model(*args, **kwargs)
-    except Exception:
-        return None
-    return names.ran
-
-
-class _Names(TorchDispatchMode):
-    """Notes the names of the operators that run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ran: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.ran.append(func.name())
-        return func(*args, **(kwargs or {}))
 
 
 class Tracer(TorchDispatchMode):

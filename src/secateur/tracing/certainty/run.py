@@ -23,7 +23,7 @@ from secateur.tracing.certainty.facts import RULES, Fact, Facts
 from secateur.tracing.labels import compress
 from secateur.tracing.rules.call import Call
 from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops, unfused_rnn
-from secateur.utils.forward import arguments, examples_of, full_precision
+from secateur.utils.forward import arguments, calling, examples_of, full_precision
 
 __all__ = ["entrywise", "mixing", "uncertain"]
 
@@ -62,6 +62,7 @@ def _uncertain(model: nn.Module, example: Any, dead: Mapping[str, Tensor]) -> di
         unfused_ops(),
         unfused_rnn(),
         full_precision(),
+        calling(model, example),
         mode,
     ):
         outputs = model(*args, **kwargs)
