@@ -191,6 +191,21 @@ def test_what_no_run_reaches_is_named(case: str, name: str) -> None:
         sc.neurons(make(), examples[0])
 
 
+class Targeted(Body):
+    """Training wants targets."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        if self.training and y is None:
+            raise ValueError("targets!")
+        found = self.last(self.second(self.first(x).relu()).relu())
+        return found if y is None else functional.cross_entropy(found, y)
+
+
+def test_a_model_that_does_not_train_on_the_example_is_grouped_in_eval_mode() -> None:
+    assert len(sc.neurons(Targeted(), X)) == 20
+    assert len(sc.neurons(Targeted(), [X, (X, torch.tensor([0, 1, 2]))])) == 20
+
+
 def test_tracing_train_mode_leaves_nothing_behind() -> None:
     model = Averaged()
     before = copy.deepcopy(model.state_dict())

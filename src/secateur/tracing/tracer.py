@@ -83,7 +83,7 @@ def _run(model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., T
     for own in examples_of(example):
         own = beside(model, own)
         names = _follow(model, own, labels, mode)
-        if not mode.on_meta and names != names_in_training(model, own):
+        if not mode.on_meta and names_in_training(model, own) not in (None, names):
             with undone(model):
                 _follow(model, own, labels, mode, training=True)
     del labels.operators[mode.costing :]
