@@ -79,11 +79,18 @@ def _warn_of_unreached(found: Trace, groups: Groups) -> None:
     widths = {
         size for x in cut for size, ids in zip(x.shape, x.entries, strict=True) if ids is not None
     }
+    reached = [x.name for x in found.tracked if x.is_parameter and x.name not in found.unreached]
+
+    def is_token(name: str, shape: torch.Size) -> bool:
+        """Whether it is added to what a module computes that did run, such as a mask token."""
+        owner = name.rpartition(".")[0]
+        return 1 in shape and any(not owner or is_inside(x, [owner]) for x in reached)
+
     wide = [
         item.name
         for item in found.tracked
-        if item.is_parameter and item.name in found.unreached
-        if widths.intersection(item.tensor.shape[:2])
+        if item.name in found.unreached and widths.intersection(item.tensor.shape[:2])
+        if not is_token(item.name, item.tensor.shape)
     ]
     if wide:
         warnings.warn(
