@@ -27,7 +27,7 @@ from secateur.tracing.model_checks import check_model
 from secateur.tracing.size_attributes import groups_along
 from secateur.tracing.tracer import trace
 from secateur.utils.contexts import tensors_in
-from secateur.utils.name_trees import is_inside, names, reasons
+from secateur.utils.name_trees import is_inside, names, owner_of, reasons
 
 Ignore = Sequence[str | nn.Module | type[nn.Module]]
 
@@ -68,11 +68,11 @@ def select(
         groups = build(found, axes, kind, tuple(refused), example)
     if not axes:
         raise ValueError(nothing_found(model, kind, refused, found))
-    _warn_of_unreached(found, groups)
+    _warn_of_unreached(found, groups, ignored)
     return _with_biases(groups, model, biases)
 
 
-def _warn_of_unreached(found: Trace, groups: Groups) -> None:
+def _warn_of_unreached(found: Trace, groups: Groups, ignored: dict[str, str]) -> None:
     """Parameters that no run used keep their width, though other layers of it may be cut."""
     assert groups.coupling is not None
     cut = [slot for slot in groups.coupling.slots if slot.is_parameter]
@@ -87,16 +87,17 @@ def _warn_of_unreached(found: Trace, groups: Groups) -> None:
         return 1 in shape and any(not owner or is_inside(x, [owner]) for x in reached)
 
     wide = [
-        item.name
+        owner_of(item.name)
         for item in found.tracked
         if item.name in found.unreached and widths.intersection(item.tensor.shape[:2])
-        if not is_token(item.name, item.tensor.shape)
+        if not is_token(item.name, item.tensor.shape) and not why_ignored(item.name, ignored)
     ]
     if wide:
         warnings.warn(
-            f"no run on the example reaches {names(wide)}, which may read what can be cut: they "
-            "keep their width. If other inputs, flags or sizes reach them, trace these too: "
-            "example=[a, b]; else ignore this",
+            f"no run on the example reaches {names(dict.fromkeys(wide))}, which may read what these "
+            "groups remove, and keep their width. Give an example of each way through the model, "
+            'example=[x, {"x": x, "task": "b"}], and secateur.method("name", x) for a method beside '
+            "forward; or name them in ignore=",
             stacklevel=4,
         )
 
