@@ -94,10 +94,10 @@ def _warn_of_unreached(found: Trace, groups: Groups, ignored: dict[str, str]) ->
     ]
     if wide:
         warnings.warn(
-            f"no run on the example reaches {names(dict.fromkeys(wide))}, which may read what these "
-            "groups remove, and keep their width. Give an example of each way through the model, "
-            'example=[x, {"x": x, "task": "b"}], and secateur.method("name", x) for a method beside '
-            "forward; or name them in ignore=",
+            f"no run on the example reaches {names(dict.fromkeys(wide))}, which may read what "
+            "these groups remove, and keep their width. Give an example of each way through the "
+            'model, example=[x, {"x": x, "task": "b"}], and secateur.method("name", x) for a '
+            "method beside forward; or name them in ignore=",
             stacklevel=4,
         )
 
