@@ -33,7 +33,7 @@ __getattr__, __all__ = lazy_names(
         "optim": ["Constant", "Homotopy", "Proximal"],
         "shrinking": ["ShrinkError", "recalibrate", "refit", "shrink"],
         "surgery": ["Plan"],
-        "tracing": ["trace"],
+        "tracing": ["method", "trace"],
     },
 )
 

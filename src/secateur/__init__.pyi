@@ -122,6 +122,7 @@ from secateur.shrinking import (
     shrink as shrink,
 )
 from secateur.surgery import Plan as Plan
+from secateur.tracing import method as method
 from secateur.tracing import trace as trace
 
 __version__: str

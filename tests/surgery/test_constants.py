@@ -194,23 +194,3 @@ def test_a_mistake_is_no_rounding():
         sc.neurons(model, x)
     dead = some_dead(groups, 0)
     assert not rounding_explains(groups.model, groups, dead, 0.5)  # pyright: ignore
-
-
-class Auxiliary(nn.Module):
-    """A head that only training reaches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(3, 8), nn.Linear(8, 2), nn.Linear(8, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.a(x).relu()
-        return self.b(h) + self.c(h) if self.training else self.b(h)
-
-
-def test_a_small_network_that_cannot_train_is_announced():
-    model = Auxiliary().eval()
-    groups = sc.neurons(model, images(4, 3))
-    groups.scale_(torch.from_numpy(1.0 - some_dead(groups, 0)))
-    with pytest.warns(UserWarning, match="only training reaches"):
-        sc.shrink(model, groups)

@@ -291,7 +291,7 @@ def test_eval_mode_ends_with_the_context():
 def test_examples_are_tensors_tuples_or_keywords():
     x = torch.ones(1)
     assert arguments(x) == ((x,), {})
-    assert arguments((x, 2)) == ((x, 2), {}) == arguments([x, 2])
+    assert arguments((x, 2)) == ((x, 2), {}) == arguments([(x, 2), x])
     assert arguments({"a": x}) == ((), {"a": x})
 
 

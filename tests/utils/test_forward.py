@@ -45,7 +45,7 @@ MEASURES = [count_flops, measure_latency, measure_peak_memory, measure]
     "example",
     [
         (torch.randn(3, 4), torch.tensor(2.0)),
-        [torch.randn(3, 4), torch.tensor(2.0)],
+        [(torch.randn(3, 4), torch.tensor(2.0)), (torch.randn(9, 4), torch.tensor(1.0))],
         {"scale": torch.tensor(2.0), "x": torch.randn(3, 4)},
     ],
 )

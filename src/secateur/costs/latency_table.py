@@ -181,11 +181,11 @@ def cut_axes(operation: Operation) -> list[np.ndarray]:
 
 def example_words(groups: Groups) -> tuple[str, ...]:
     """The inputs that groups were traced on, such as ("float32 1x3x32x32",)."""
-    from secateur.utils.contexts import tensors_in
+    from secateur.utils.forward import inputs_of
 
     return tuple(
         f"{str(tensor.dtype).removeprefix('torch.')} {'x'.join(map(str, tensor.shape))}"
-        for tensor in tensors_in(groups.example)
+        for tensor in inputs_of(groups.example)
     )
 
 

@@ -6,6 +6,7 @@ In: a model, example inputs, and which axes a kind wants. Out: `Groups` that can
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,7 @@ from secateur.tracing.model_checks import check_model
 from secateur.tracing.size_attributes import groups_along
 from secateur.tracing.tracer import trace
 from secateur.utils.contexts import tensors_in
-from secateur.utils.name_trees import is_inside, reasons
+from secateur.utils.name_trees import is_inside, names, owner_of, reasons
 
 Ignore = Sequence[str | nn.Module | type[nn.Module]]
 
@@ -67,7 +68,38 @@ def select(
         groups = build(found, axes, kind, tuple(refused), example)
     if not axes:
         raise ValueError(nothing_found(model, kind, refused, found))
+    _warn_of_unreached(found, groups, ignored)
     return _with_biases(groups, model, biases)
+
+
+def _warn_of_unreached(found: Trace, groups: Groups, ignored: dict[str, str]) -> None:
+    """Parameters that no run used keep their width, though other layers of it may be cut."""
+    assert groups.coupling is not None
+    cut = [slot for slot in groups.coupling.slots if slot.is_parameter]
+    widths = {
+        size for x in cut for size, ids in zip(x.shape, x.entries, strict=True) if ids is not None
+    }
+    reached = [x.name for x in found.tracked if x.is_parameter and x.name not in found.unreached]
+
+    def is_token(name: str, shape: torch.Size) -> bool:
+        """Whether it is added to what a module computes that did run, such as a mask token."""
+        owner = name.rpartition(".")[0]
+        return 1 in shape and any(not owner or is_inside(x, [owner]) for x in reached)
+
+    wide = [
+        owner_of(item.name)
+        for item in found.tracked
+        if item.name in found.unreached and widths.intersection(item.tensor.shape[:2])
+        if not is_token(item.name, item.tensor.shape) and not why_ignored(item.name, ignored)
+    ]
+    if wide:
+        warnings.warn(
+            f"no run on the example reaches {names(dict.fromkeys(wide))}, which may read what "
+            "these groups remove, and keep their width. Give an example of each way through the "
+            'model, example=[x, {"x": x, "task": "b"}], and secateur.method("name", x) for a '
+            "method beside forward; or name them in ignore=",
+            stacklevel=4,
+        )
 
 
 def verified(groups: Groups, model: nn.Module) -> Groups:

@@ -34,7 +34,8 @@ def channels(
 
     Args:
         model: any module; it runs once in eval mode and is left as it was.
-        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
+        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs; or several
+            of these in a list, so that all that they reach is followed. Costs are the first's.
         ignore: names, modules or module types that go on reading all their channels.
 
     Returns:

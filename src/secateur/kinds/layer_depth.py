@@ -39,7 +39,8 @@ def depth(
 
     Args:
         model: any module; it runs in eval mode and is left as it was.
-        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
+        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs; or several
+            of these in a list, so that all that they reach is followed. Costs are the first's.
         ignore: names, modules or module types whose branches stay.
 
     Returns:

@@ -22,7 +22,8 @@ def filters(
 
     Args:
         model: any module; it runs once in eval mode and is left as it was.
-        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
+        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs; or several
+            of these in a list, so that all that they reach is followed. Costs are the first's.
         ignore: names, modules or module types whose channels stay.
 
     Returns:
@@ -56,7 +57,8 @@ def neurons(
 
     Args:
         model: any module; it runs once in eval mode and is left as it was.
-        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
+        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs; or several
+            of these in a list, so that all that they reach is followed. Costs are the first's.
         ignore: names, modules or module types whose units stay.
 
     Returns:
@@ -102,7 +104,8 @@ def heads(
 
     Args:
         model: any module; it runs in eval mode and is left as it was.
-        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
+        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs; or several
+            of these in a list, so that all that they reach is followed. Costs are the first's.
         ignore: names, modules or module types whose heads stay.
 
     Returns:

@@ -38,7 +38,7 @@ from secateur.optim.schedules import Constant, Homotopy
 from secateur.optim.stationarity import stationarity
 from secateur.optim.statistics import followed
 from secateur.optim.support import Support
-from secateur.utils.distributed import any_rank
+from secateur.utils.distributed import any_rank, is_dtensor
 
 
 class Proximal(Progress):
@@ -171,7 +171,8 @@ class Proximal(Progress):
         else:
             self._look()
             loss = self.optimizer.step()
-        known = any(p.grad is not None for p in self._parameters())  # else backward never ran
+        # where none has a gradient, backward never ran; processes that share parameters agree
+        known = any(p.grad is not None or is_dtensor(p) for p in self._parameters())
         self._advance(press=known and not is_resting(self))
         return loss
 

@@ -20,7 +20,7 @@ from secateur.groups import Groups, Layer
 from secateur.groups.trainers import trainer_of, was_trained
 from secateur.measurement import format_measure
 from secateur.optim import Proximal
-from secateur.surgery.equivalence import agree, difference, only_in_eval_mode, tolerance
+from secateur.surgery.equivalence import agree, difference, tolerance
 from secateur.surgery.leftover_zeros import severed
 from secateur.surgery.plan import plan_of
 from secateur.surgery.removal import Removal, remove
@@ -116,8 +116,6 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True, partial: bool 
     for layer, count, reason in removal.refused:
         warnings.warn(f"{count} dead groups of {layer} stay in the network: {reason}", stacklevel=2)
     small, plan = removal.model, removal.plan
-    if dead.any():
-        _warn_where_training_fails(model, small, groups)
     if _inexact(groups, removal.dead):
         found = difference(model, small, groups.example)
         warnings.warn(
@@ -133,17 +131,6 @@ def shrink(model: Network, groups: Groups, *, exact: bool = True, partial: bool 
     small.secateur = plan.after(earlier)  # pyright: ignore
     keep_pretrained(small, configuration(model), save)
     return cast(Network, small)
-
-
-def _warn_where_training_fails(model: nn.Module, small: nn.Module, groups: Groups) -> None:
-    if groups.example is None or not (reason := only_in_eval_mode(model, small, groups.example)):
-        return
-    warnings.warn(
-        f"{type(model).__name__} runs in train mode on the groups' example inputs, and the small "
-        f"network does not ({reason}). Groups follow what runs in eval mode; layers that only "
-        "training reaches keep their width: leave what they read out of the groups with ignore=",
-        stacklevel=3,
-    )
 
 
 def _warn_of_other_parameters(given: Groups, here: Groups) -> None:
@@ -164,10 +151,11 @@ def _refuse_what_is_not_chosen(groups: Groups) -> None:
     training = trainer_of(groups)
     if not isinstance(training, Proximal) or not training.unchosen:
         return
+    costs = training.allowance.spent(groups.alive().double().cpu().numpy())
     now = ", ".join(
         f"{measure} {format_measure(measure, cost)}, asked "
         f"{format_measure(measure, training.allowance.limits[measure])}"
-        for measure, cost in training.spent.items()
+        for measure, cost in costs.items()
     )
     raise ShrinkError(
         f"the groups have not been chosen yet: {training.unchosen}, now {now}. Train to the end "

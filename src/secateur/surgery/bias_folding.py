@@ -23,7 +23,7 @@ from secateur.surgery.plan import Plan
 from secateur.surgery.variations import others, usual
 from secateur.tracing.certainty.run import uncertain
 from secateur.utils.contexts import preserve_state, unfused_ops
-from secateur.utils.forward import arguments, full_precision
+from secateur.utils.forward import arguments, calling, examples_of, full_precision
 
 
 @dataclass
@@ -68,10 +68,12 @@ def constants(
         module.register_forward_pre_hook(_watch(seen, name, module), with_kwargs=True)
         for name, module, _ in consumers
     ]
-    args, kwargs = arguments(example)
     try:
         with preserve_state(model), torch.no_grad(), unfused_ops(), full_precision():
-            model(*args, **kwargs)
+            for own in examples_of(example):
+                args, kwargs = arguments(own)
+                with calling(model, own):
+                    model(*args, **kwargs)
             if any(_leaves_a_constant(seen.get(name), inputs) for name, _, inputs in consumers):
                 _run_on_others(model, example)
     finally:
@@ -105,13 +107,15 @@ def _leaves_a_constant(seen: _Seen | None, inputs: np.ndarray) -> bool:
 def _run_on_others(model: nn.Module, example: Any) -> None:
     """A constant may come from a size or a number: it has to be the same at others."""
     twin = copy.deepcopy(model)  # with its hooks; code may remember sizes that it has seen
-    for variation in (*usual(example), *others(example, flags=True)):
-        for args, kwargs in variation.calls:
-            try:
-                twin(*args, **kwargs)
-            except Exception:
-                continue
-            break
+    for own in examples_of(example):
+        with calling(twin, own):
+            for variation in (*usual(own), *others(own, flags=True)):
+                for args, kwargs in variation.calls:
+                    try:
+                        twin(*args, **kwargs)
+                    except Exception:
+                        continue
+                    break
 
 
 def unproven(model: nn.Module, groups: Groups, dead: np.ndarray) -> dict[int, str]:

@@ -7,6 +7,7 @@ rounding explains.
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from secateur.surgery import variations
 from secateur.surgery.norms import epsilon
 from secateur.utils.comparison import largest_difference
 from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops
-from secateur.utils.forward import arguments, full_precision, state_of
+from secateur.utils.forward import arguments, calling, examples_of, full_precision, state_of
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -43,7 +44,7 @@ def difference(
     Args:
         model: what is compared with.
         other: what is compared.
-        example: inputs.
+        example: inputs, or several in a list.
         thorough: whether to run also at other sizes, on masks and integers drawn anew, on larger
             values and with other numbers and flags (variations.py), and once in train mode,
             without dropout.
@@ -55,8 +56,18 @@ def difference(
     """
     if thorough:  # code may remember sizes that it has seen
         model, other = copy.deepcopy(model), copy.deepcopy(other)
+    found = (_difference(model, other, x, thorough, again) for x in examples_of(example))
+    return max(found)
+
+
+def _difference(
+    model: nn.Module, other: nn.Module, example: Any, thorough: bool, again: bool
+) -> float:
+    """The same on one example."""
     worst = 0.0
     with (
+        calling(model, example),
+        calling(other, example),
         preserve_state(model),
         preserve_state(other),
         torch.no_grad(),
@@ -90,23 +101,8 @@ def _first_that_runs(
     return None, []
 
 
-def only_in_eval_mode(model: nn.Module, other: nn.Module, example: Any) -> str:
-    """Why the other model does not run in train mode on an example where the first one does."""
-    with torch.no_grad(), unfused_ops():
-        for network in (model, other):
-            twin = copy.deepcopy(network)  # statistics stay as they are
-            with preserve_state(twin):
-                twin.train()
-                args, kwargs = arguments(example)
-                try:
-                    twin(*args, **kwargs)
-                except Exception as error:
-                    return "" if network is model else f"{type(error).__name__}: {error}"
-    return ""
-
-
 def _in_train_mode(model: nn.Module, other: nn.Module, example: Any) -> float:
-    """How far they differ with the statistics of this batch; 0 where one of them doesn't run.
+    """How far they differ with the statistics of this batch; inf where only the first one runs.
 
     Once more in float64, if that runs, where it is more than rounding would explain: dividing by
     the deviation of few numbers amplifies it.
@@ -124,7 +120,7 @@ def _in_train_mode(model: nn.Module, other: nn.Module, example: Any) -> float:
 
 def _gap_in_train_mode(model: nn.Module, other: nn.Module, example: Any) -> float:
     args, kwargs = arguments(example)
-    results = []
+    results, is_random = [], False
     for network in (model, other):
         network.train()
         for module in network.modules():
@@ -135,11 +131,13 @@ def _gap_in_train_mode(model: nn.Module, other: nn.Module, example: Any) -> floa
             with watch:
                 results.append(_outputs(network, args, kwargs))
         except Exception:
-            return 0.0
+            return math.inf if results else 0.0
         finally:
             network.eval()
-        if watch.is_random:
-            return 0.0
+        is_random |= watch.is_random
+    if is_random:
+        same = [x.shape for x in results[0]] == [x.shape for x in results[1]]
+        return 0.0 if same else math.inf
     if any(bool(t.isnan().any()) for t in results[0]):
         return 0.0
     return largest_difference(*results)

@@ -32,7 +32,7 @@ from secateur.surgery.norms import full_size_norms, numbers, rescale_
 from secateur.surgery.plan import Plan, planned
 from secateur.utils.comparison import largest_difference
 from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops
-from secateur.utils.forward import arguments, full_precision
+from secateur.utils.forward import arguments, calling, examples_of, full_precision
 from secateur.utils.name_trees import is_inside
 
 
@@ -139,10 +139,13 @@ def _gap(small: nn.Module, example: Any, expected: list[Tensor]) -> float:
 
 
 def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
-    args, kwargs = arguments(example)
     with preserve_state(model), torch.no_grad(), unfused_ops(), full_precision():
         torch.manual_seed(0)
-        found = tensors_in(model(*args, **kwargs))
+        found: list[Tensor] = []
+        for own in examples_of(example):
+            args, kwargs = arguments(own)
+            with calling(model, own):
+                found += tensors_in(model(*args, **kwargs))
         return [x.float().nan_to_num(0) for x in found if x.is_floating_point() and x.numel()]
 
 

@@ -2,5 +2,6 @@
 
 from secateur.tracing.axes import Axis, Trace
 from secateur.tracing.tracer import trace
+from secateur.utils.forward import method
 
-__all__ = ["Axis", "Trace", "trace"]
+__all__ = ["Axis", "Trace", "method", "trace"]

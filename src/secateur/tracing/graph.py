@@ -104,7 +104,7 @@ def record_graph(model: nn.Module, example: Any) -> tuple[Trace, Graph]:
 
 
 class _Recorder(Tracer):
-    """Traces, and keeps every tensor until the end of the run, so that ids stay unique."""
+    """Traces, and records the first run; keeps its tensors, so that ids stay unique."""
 
     def __init__(self, *args: Any, model: nn.Module) -> None:
         super().__init__(*args)
@@ -121,6 +121,8 @@ class _Recorder(Tracer):
             self.record_graph.steps.append(Node("input", (), {}, (), range(0)))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if self.runs:
+            return super().__torch_dispatch__(func, types, args, kwargs)
         before = len(self.labels.operators)
         call = rules.Call(func, args, kwargs or {}, None)
         inputs = tuple(self.origins.get(id(tensor)) for tensor in call.inputs)
@@ -152,12 +154,16 @@ def _watched(model: nn.Module, recorders: list[_Recorder]) -> Iterator[None]:
     for name, module in model.named_modules():
 
         def enter(_: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+            if recorders[-1].runs:
+                return
             if not name:
                 recorders[-1].start(args, kwargs)
             recorders[-1].open.append(len(recorders[-1].record_graph.steps))
 
         def leave(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
             now = recorders[-1]
+            if now.runs:
+                return
             steps = range(now.open.pop(), len(now.record_graph.steps))
             inputs = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
             result = now.origins.get(id(output)) if isinstance(output, Tensor) else None

@@ -7,6 +7,7 @@ operators that cost FLOPs. Labels ride along the run under a dispatch mode (labe
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +24,9 @@ from secateur.tracing.meta_device import beside, without_values
 from secateur.tracing.model_checks import check_model
 from secateur.tracing.size_attributes import Sized, sizes_read
 from secateur.tracing.statistics import Statistic, statistics
+from secateur.tracing.train_mode import names_in_training, training_code, undone
 from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops, unfused_rnn
-from secateur.utils.forward import arguments, check_devices
+from secateur.utils.forward import arguments, calling, check_devices, examples_of
 
 
 def trace(
@@ -39,7 +41,8 @@ def trace(
     Args:
         model: any module; it runs in eval mode without gradients and is left as it was. On the meta
             device nothing is computed, and no memory is needed.
-        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
+        example: a tensor, a tuple of positional inputs, or a mapping of keyword inputs; or several
+            of them in a list, so that what only some of them reach is seen. Costs are the first's.
         keep: which axis may be cut where the same labels lie along the heads and the head size of
             an attention: "inner" is the head size, "batch" the heads.
         tracer: what watches the run; by default nothing but the labels do.
@@ -75,11 +78,26 @@ def trace(
 
 
 def _run(model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., Tracer]) -> Tracer:
-    """Let labels ride along one run; returns what watched it."""
-    args, kwargs = arguments(beside(model, example))
+    """Let labels ride along a run on each example, in train mode too where it runs other code."""
+    mode = tracer(labels, {id(module): name for name, module in model.named_modules()})
+    for own in examples_of(example):
+        own = beside(model, own)
+        names = _follow(model, own, labels, mode)
+        if not mode.on_meta and names_in_training(model, own) not in (None, names):
+            with undone(model):
+                _follow(model, own, labels, mode, training=True)
+    del labels.operators[mode.costing :]
+    return mode
+
+
+def _follow(
+    model: nn.Module, example: Any, labels: Labels, mode: Tracer, *, training: bool = False
+) -> list[str]:
+    """Let labels ride along one run; returns the names of its operators."""
+    args, kwargs = arguments(example)
     for tensor in tensors_in((args, kwargs)):
         labels.put(tensor, [], is_data=True)
-    mode = tracer(labels, {id(module): name for name, module in model.named_modules()})
+    mode.ran = []
     try:
         with (
             preserve_state(model),
@@ -87,6 +105,8 @@ def _run(model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., T
             torch.no_grad(),
             unfused_ops(),
             unfused_rnn(),
+            calling(model, example),
+            training_code(model) if training else nullcontext(),
             mode,
         ):
             outputs = model(*args, **kwargs)
@@ -107,11 +127,20 @@ def _run(model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., T
         labels.protect(labels.planes(tensor), "reaches an output of the model")
     for tensor in tensors_in((args, kwargs)):
         labels.protect(labels.planes(tensor), "reaches an input of the model")
-    return mode
+    mode.runs += 1
+    if mode.runs == 1:
+        mode.costing = len(labels.operators)
+    return mode.ran
 
 
 class Tracer(TorchDispatchMode):
-    """Runs every operator, then lets the labels follow it."""
+    """Runs every operator, then lets the labels follow it.
+
+    Attributes:
+        runs: how many runs have ended.
+        costing: how many of the labels' operators are the first run's, whose costs count.
+        ran: the names of the operators of the run under way.
+    """
 
     def __init__(self, labels: Labels, names: dict[int, str]) -> None:
         super().__init__()
@@ -121,11 +150,14 @@ class Tracer(TorchDispatchMode):
         self.statistics: list[Statistic] = []
         self.current = ""
         self.used: set[int] = set()
+        self.runs = self.costing = 0
+        self.ran: list[str] = []
         self.on_meta = any(item.tensor.is_meta for item in labels.tracked)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         self.current = f"the operator {func.name()}"
+        self.ran.append(func.name())
         out = without_values(func, args, kwargs) if self.on_meta else func(*args, **kwargs)
         with torch.device("cpu"):  # labels stay there, whatever torch's default device is
             self.follow(func, args, kwargs, out)

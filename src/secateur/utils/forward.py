@@ -1,29 +1,77 @@
 """How a model is run to be measured: in eval mode, on the example it was given, and left as it was.
 
-An example (a tensor, a tuple of tensors or a dict of keyword tensors) flows in; a call of the
-model flows out.
+An example (a tensor, a tuple of tensors or a dict of keyword tensors; or a list of such, of which
+the first is measured) flows in; a call of the model flows out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
-Example = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+class Method(NamedTuple):
+    """An example that calls another method than `forward`; made by `method`."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+Example = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Method
+
+
+def method(name: str, *args: Any, **kwargs: Any) -> Method:
+    """An example that calls another method of the model than `forward`, such as a projection.
+
+    Groups then follow what it runs, too: `example=[x, secateur.method("project", z)]`. The first
+    example is one of `forward`, since costs are counted on it.
+
+    Args:
+        name: the method's name.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+
+    Example:
+        >>> method("project", torch.zeros(1, 3)).name
+        'project'
+    """
+    return Method(name, args, kwargs)
+
+
+@contextmanager
+def calling(model: nn.Module, example: Example) -> Iterator[None]:
+    """Inside, `model(...)` runs the method that an example calls, `forward` if it names none.
+
+    Raises:
+        AttributeError: the model has no such method.
+    """
+    if not isinstance(example, Method):
+        yield
+        return
+    before = vars(model).get("forward")
+    vars(model)["forward"] = getattr(model, example.name)
+    try:
+        yield
+    finally:
+        del vars(model)["forward"]
+        if before is not None:
+            vars(model)["forward"] = before
 
 
 def arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Split an example into the positional and the keyword arguments of one call of the model.
 
     Args:
-        example: A tensor (one positional argument), a tuple or list (the positional arguments in
-            order), or a mapping from names to values (the keyword arguments).
+        example: A tensor (one positional argument), a tuple (the positional arguments in order),
+            or a mapping from names to values (the keyword arguments); of several examples in a
+            list, the first.
 
     Returns:
         `(args, kwargs)` such that the model is called as `model(*args, **kwargs)`.
@@ -36,16 +84,45 @@ def arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
         >>> len(args), kwargs
         (1, {})
     """
+    if isinstance(example, list):
+        example = examples_of(example)[0]
     if isinstance(example, Tensor):
         return (example,), {}
-    if isinstance(example, (tuple, list)):
+    if isinstance(example, Method):
+        return example.args, dict(example.kwargs)
+    if isinstance(example, tuple):
         return tuple(example), {}
     if isinstance(example, Mapping):
         return (), dict(example)
     raise TypeError(
         f"example is a {type(example).__name__}; expected a tensor, a tuple of tensors (positional "
-        "arguments) or a dict of tensors (keyword arguments)."
+        "arguments) or a dict of tensors (keyword arguments); or several of these in a list."
     )
+
+
+def examples_of(example: Example) -> list[Example]:
+    """Each of several examples in a list; anything else is one example.
+
+    Raises:
+        ValueError: The list is empty, or its first calls no `forward`.
+
+    Example:
+        >>> short, long = torch.zeros(1, 3), torch.zeros(1, 7)
+        >>> len(examples_of([short, (long, True)])), len(examples_of((short, long)))
+        (2, 1)
+    """
+    if isinstance(example, Method):
+        return examples_of([example])
+    if not isinstance(example, list):
+        return [example]
+    if not example:
+        raise ValueError("example=[] holds no example; write one, or several: [a, b]")
+    if isinstance(example[0], Method):
+        raise ValueError(
+            f"the first example calls {example[0].name}, and costs are counted on it: write one of "
+            "forward first, example=[x, secateur.method(...)]"
+        )
+    return example
 
 
 def without_shells(named: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from secateur.tracing.certainty.facts import RULES, Fact, Facts
 from secateur.tracing.labels import compress
 from secateur.tracing.rules.call import Call
 from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops, unfused_rnn
-from secateur.utils.forward import arguments, full_precision
+from secateur.utils.forward import arguments, calling, examples_of, full_precision
 
 __all__ = ["entrywise", "mixing", "uncertain"]
 
@@ -33,13 +33,21 @@ def uncertain(model: nn.Module, example: Any, dead: Mapping[str, Tensor]) -> dic
 
     Args:
         model: with the dead groups at zero.
-        example: its inputs.
+        example: its inputs, or several in a list.
         dead: parameter or buffer -> the dead group of each entry (-1: none), which broadcasts
             against it.
 
     Returns:
         group -> what its value met.
     """
+    found: dict[int, str] = {}
+    for own in examples_of(example):
+        found = _uncertain(model, own, dead) | found
+    return dict(sorted(found.items()))
+
+
+def _uncertain(model: nn.Module, example: Any, dead: Mapping[str, Tensor]) -> dict[int, str]:
+    """The same on one example."""
     args, kwargs = arguments(example)
     mode = _Certainty()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -54,11 +62,11 @@ def uncertain(model: nn.Module, example: Any, dead: Mapping[str, Tensor]) -> dic
         unfused_ops(),
         unfused_rnn(),
         full_precision(),
+        calling(model, example),
         mode,
     ):
         outputs = model(*args, **kwargs)
-        reached = frozenset().union(*(mode.fact(x).blamed for x in tensors_in(outputs)))
-    return dict(sorted(reached))
+        return dict(frozenset().union(*(mode.fact(x).blamed for x in tensors_in(outputs))))
 
 
 class _Certainty(TorchDispatchMode):
