@@ -107,7 +107,7 @@ BAD = {
     ],
     "an absolute number of parameters is 1 or more": [{"params": 0}, {"params": -3}],
     "expected a fraction in (0, 1] or a whole number of groups, got": [
-        *({"groups": bad} for bad in (True, "25", [0.5], 1j)),
+        *({"groups": bad} for bad in (True, [0.5], 1j)),
     ],
     "a pair holds a fraction and an absolute number, such as (0.25, 120_000)": [
         *({"bytes": bad} for bad in ((100, 0.5), (0.5,), (0.5, 0.5), (1, 2), (0.5, 1, 2), ())),
@@ -129,6 +129,55 @@ def test_bad_input_is_refused(options: dict[str, Any], message: str) -> None:
     if options:
         name, value = list(options.items())[-1]
         assert f"Budget({name}={value!r})" in str(refusal.value)
+
+
+def test_amounts_in_words() -> None:
+    words = sc.Budget(flops="25%", params="1.5M", bytes="2MiB", groups="60", memory=1.5e6)
+    assert words == sc.Budget(
+        flops=0.25, params=1_500_000, bytes=2 * 2**20, groups=60, memory=1_500_000
+    )
+    assert sc.Budget(flops=120e6) == sc.Budget(flops="120M") == sc.Budget(flops=120_000_000)
+    assert sc.Budget(latency="50%") == sc.Budget(latency=0.5)
+    assert sc.Budget(latency="3ms").latency == "3ms"
+    for text, hint in {
+        "25": "flops=25% for a share",
+        "1.5Q": "unknown unit",
+        "many": "can't",
+    }.items():
+        with pytest.raises(ValueError, match=rf"Budget\(flops='{text}'\): .*{hint}"):
+            sc.Budget(flops=text)
+
+
+def test_a_measure_that_is_not_known_says_which_is() -> None:
+    for name, hint in {
+        "macs": "flops=, two for a",
+        "flop": "flops=",
+        "size": "one of groups",
+    }.items():
+        with pytest.raises(TypeError, match=rf"Budget\({name}=\): no such .*{hint}"):
+            sc.Budget(**{name: 0.5})
+    assert copy.deepcopy(pickle.loads(pickle.dumps(BUDGET))) == BUDGET
+
+
+BUDGET = sc.Budget(flops="25%", at_least=2)
+
+
+def test_a_small_number_may_be_a_share() -> None:
+    _, _, groups = network("LeNet")
+    with pytest.raises(ValueError, match=r"a share of 25% is written flops='25%'"):
+        sc.Budget(flops=25).on(groups)
+
+
+def test_proximal_takes_budgets_in_words() -> None:
+    model, _, groups = network("LeNet")
+    for words, budgets in {
+        "flops=25%,params=30%": [sc.Budget(flops=0.25, params=0.3)],
+        "flops=50%,25%": [sc.Budget(flops=0.5), sc.Budget(flops=0.25)],
+    }.items():
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        assert list(sc.Proximal(sgd, groups, words, steps=9).budgets) == budgets
+    with pytest.raises(ValueError, match="budget 25: 25 of what"):
+        sc.Proximal(torch.optim.SGD(model.parameters(), lr=0.1), groups, "25", steps=9)
 
 
 def test_amounts_beyond_the_network_are_refused() -> None:

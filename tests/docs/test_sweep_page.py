@@ -5,9 +5,10 @@ import re
 import shlex
 from pathlib import Path
 
+from secateur.budget.words import parse_budgets
 from secateur.commands.main import parser
 from secateur.train.settings import Settings
-from secateur.train.spec import parse_budgets, parse_seeds
+from secateur.train.spec import parse_seeds
 from secateur.train.sweep import sweep
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sweep.md").read_text(encoding="utf-8")

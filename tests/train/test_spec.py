@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import secateur as sc
+from secateur.budget.words import parse_budgets
 from secateur.train import spec
 from train import mine
 
@@ -35,7 +36,7 @@ from train import mine
     ],
 )
 def test_budgets_are_read(texts, amounts):
-    assert spec.parse_budgets(texts) == (sc.Budget(**amounts),)
+    assert parse_budgets(texts) == (sc.Budget(**amounts),)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_budgets_are_read(texts, amounts):
 )
 def test_what_is_no_budget_is_answered_with_what_to_write(text, words):
     with pytest.raises(ValueError, match=words):
-        spec.parse_budgets([text])
+        parse_budgets([text])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_what_is_no_budget_is_answered_with_what_to_write(text, words):
     ],
 )
 def test_several_amounts_are_several_budgets(texts, budgets):
-    found = spec.parse_budgets(texts, multiple_of=8, per_layer=True)
+    found = parse_budgets(texts, multiple_of=8, per_layer=True)
     assert found == tuple(sc.Budget(**b, multiple_of=8, per_layer=True) for b in budgets)
 
 
@@ -96,13 +97,13 @@ def test_several_amounts_are_several_budgets(texts, budgets):
 )
 def test_budgets_that_make_no_list_are_refused(texts, words):
     with pytest.raises(ValueError, match=words):
-        spec.parse_budgets(texts)
+        parse_budgets(texts)
 
 
 def test_a_pair_that_disagrees_is_refused_by_the_budget():
     model = mine.make_model()
     groups = sc.filters(model, torch.ones(1, 1, 6, 6))
-    (budget,) = spec.parse_budgets(["params=50%", "params=500"])
+    (budget,) = parse_budgets(["params=50%", "params=500"])
     with pytest.raises(ValueError, match="give one of the two"):
         budget.on(groups)
 
@@ -164,7 +165,7 @@ def test_optimizers_have_their_usual_rates():
 
 
 def test_a_latency_is_given_its_runtime_and_table():
-    (budget,) = spec.parse_budgets(["latency=3ms"], runtime="torch", table="phone.json")
+    (budget,) = parse_budgets(["latency=3ms"], runtime="torch", table="phone.json")
     assert budget.latency == sc.LatencyTarget("3ms", runtime="torch", table="phone.json")
     with pytest.raises(ValueError, match="go with a budget on latency="):
-        spec.parse_budgets(["flops=50%"], runtime="torch")
+        parse_budgets(["flops=50%"], runtime="torch")

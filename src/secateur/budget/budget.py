@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from secateur.budget.allowance import Allowance
+from secateur.budget.amounts import read_amount
 from secateur.budget.clock import Clock, clock_for
 from secateur.budget.n_of_m import NMAllowance
 from secateur.budget.reached import Line, Reached, reason
@@ -35,15 +37,15 @@ from secateur.measurement import (
 )
 from secateur.surgery.plan import Plan, plan_of
 
-Amount = float | int | tuple[float, int]
+Amount = float | int | str | tuple[float, int]
 
 
 @dataclass(frozen=True)
 class Budget:
     """How much of a network may be kept; several measures at once must all hold.
 
-    Each amount is a fraction of the full network (a float in (0, 1]), an absolute number (an int),
-    or a pair of both, which must agree.
+    Each amount is a fraction of the full network (a float in (0, 1], or "25%"), an absolute number
+    (an int, or "1.5M", "2MiB"), or a pair of both, which must agree.
 
     Args:
         groups: how many groups stay.
@@ -62,11 +64,12 @@ class Budget:
         at_least: how many groups stay in every layer (all, of a smaller one), whatever the budget.
 
     Raises:
-        ValueError: an amount out of range, or no amount at all.
+        ValueError: an amount out of range or that can't be read, or no amount at all.
+        TypeError: a measure that isn't known.
 
     Example:
-        >>> Budget(flops=0.25)
-        Budget(flops=0.25)
+        >>> Budget(flops="25%", params="1.5M")
+        Budget(flops=0.25, params=1500000)
         >>> Budget(flops=1.7)
         Traceback (most recent call last):
         ValueError: Budget(flops=1.7): a fraction lies in (0, 1]; for an absolute number of ...
@@ -82,9 +85,18 @@ class Budget:
     multiple_of: int = 1
     at_least: int = 1
 
+    def __new__(cls, *given: Any, **named: Any) -> Budget:
+        """Say what to write in the place of a measure that isn't known."""
+        for name in named.keys() - {field.name for field in fields(cls)}:
+            near = get_close_matches(name, MEASURES, 1)
+            hint = "flops=, two for a multiply and an add" if name == "macs" else ""
+            hint = hint or (f"{near[0]}=" if near else f"one of {', '.join(MEASURES)}")
+            raise TypeError(f"Budget({name}=): no such measure or option; write {hint}")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
-        if self.latency is not None:
-            as_latency_target(self.latency)
+        for measure, amount in self.amounts():
+            object.__setattr__(self, measure, _read(measure, amount))
         for measure, amount in self.amounts():
             if measure == "latency":
                 continue
@@ -180,9 +192,9 @@ class Budget:
             if limits[measure] < least:
                 raise ValueError(
                     f"Budget({measure}={amount}): {_words(measure, limits[measure])} can't be "
-                    f"reached; with {self._floor()} in each of {len(allowance.layers)} "
-                    f"layers the smallest is {format_measure(measure, least)} of "
-                    f"{format_measure(measure, full[measure])} "
+                    f"reached{_as_percent(measure, amount)}; with {self._floor()} in each of "
+                    f"{len(allowance.layers)} layers the smallest is "
+                    f"{format_measure(measure, least)} of {format_measure(measure, full[measure])} "
                     f"({measure}={math.ceil(1e4 * least / full[measure]) / 1e4:.4f})"
                 )
         smallest = allowance.cheapest().astype(float)
@@ -266,6 +278,17 @@ def _count(measure: str, model: nn.Module, example: Any, groups: Groups | None) 
     return int(groups.on(model).alive().sum())
 
 
+def _read(measure: str, amount: Any) -> Any:
+    """An amount in words, or a whole number that is written as 1.5e6."""
+    if measure == "latency":
+        target = as_latency_target(amount)
+        return amount if target is amount else target.amount
+    if isinstance(amount, str):
+        return read_amount(measure, amount.strip(), f"Budget({measure}={amount!r})")
+    whole = isinstance(amount, float) and amount > 1 and amount.is_integer()
+    return int(amount) if whole else amount
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
@@ -285,6 +308,12 @@ def _check(measure: str, amount: Any) -> None:
         raise ValueError(
             f"{shown}: a fraction lies in (0, 1]; for an absolute number of {unit} pass an int"
         )
+
+
+def _as_percent(measure: str, amount: Any) -> str:
+    """What was meant where a small number is far too small."""
+    small = isinstance(amount, Integral) and int(amount) <= 100 and measure != "groups"
+    return f" (a share of {amount}% is written {measure}='{amount}%')" if small else ""
 
 
 def _words(measure: str, value: float) -> str:

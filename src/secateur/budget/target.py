@@ -22,8 +22,8 @@ class LatencyTarget:
     """A latency to train to: the time of one forward on the groups' example inputs.
 
     Args:
-        amount: a fraction of the full network's latency, a float in (0, 1]; or a time with its
-            unit, such as "3ms" or "800us".
+        amount: a fraction of the full network's latency, a float in (0, 1] or "50%"; or a time
+            with its unit, such as "3ms" or "800us".
         runtime: "torch" (the default), "torch.compile" or "onnxruntime".
         threads: how many the runtime uses; by default as many as torch is set to.
         table: a table's file (docs/latency-tables.md). By default one is measured here, once, and
@@ -51,6 +51,9 @@ class LatencyTarget:
     measured: bool | None = None
 
     def __post_init__(self) -> None:
+        share = re.fullmatch(r"\s*(\d+\.?\d*)\s*%\s*", str(self.amount))
+        if share is not None:
+            object.__setattr__(self, "amount", float(Decimal(share[1]) / 100))
         _check(self.amount)
         if self.runtime is not None:
             check_runtime(self.runtime)

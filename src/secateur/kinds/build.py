@@ -89,7 +89,8 @@ def _warn_of_unreached(found: Trace, groups: Groups, ignored: dict[str, str]) ->
     wide = [
         owner_of(item.name)
         for item in found.tracked
-        if item.name in found.unreached and widths.intersection(item.tensor.shape[:2])
+        if item.name in found.unreached
+        if any(size % width == 0 for size in item.tensor.shape[:2] for width in widths)
         if not is_token(item.name, item.tensor.shape) and not why_ignored(item.name, ignored)
     ]
     if wide:

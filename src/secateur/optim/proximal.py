@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from secateur.budget import Budget
+from secateur.budget.words import parse_budgets
 from secateur.groups import Groups
 from secateur.groups.trainers import register
 from secateur.optim.chained import Chained
@@ -69,7 +70,8 @@ class Proximal(Progress):
         optimizer: any optimizer of torch.optim or in its style; it owns state and param_groups. Or
             several, each of its own parameters, which step in turn (`Chained`).
         groups: which parameters live and die together; all must be in the optimizer.
-        budget: what may be kept; refused at once if it can't be reached. Or several, descending.
+        budget: what may be kept, a `Budget` or in words, "flops=25%,params=1M"; refused at once if
+            it can't be reached. Or several, descending: a sequence, or "flops=50%,25%".
         steps: optimizer steps in the whole run, for the default schedule `Homotopy(steps)`.
         schedule: a `Homotopy`, or `Constant(lam)` with a penalty that has a lambda; instead of
             steps.
@@ -113,7 +115,7 @@ class Proximal(Progress):
         self,
         optimizer: Optimizer | Sequence[Optimizer],
         groups: Groups,
-        budget: Budget | Sequence[Budget],
+        budget: Budget | str | Sequence[Budget],
         *,
         steps: int | None = None,
         schedule: Homotopy | Constant | None = None,
@@ -124,6 +126,7 @@ class Proximal(Progress):
         geometry: str = "euclidean",
         statistics: str = "recent",
     ) -> None:
+        budget = parse_budgets([budget]) if isinstance(budget, str) else budget
         budgets = tuple(budget) if isinstance(budget, Sequence) else (budget,)
         chain = Chained(*optimizer) if isinstance(optimizer, Sequence) else optimizer
         check_parts(chain, groups, budgets, every)

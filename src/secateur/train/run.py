@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from secateur.budget import Budget
+from secateur.budget.words import parse_budgets
 from secateur.optim import Homotopy, Proximal
 from secateur.report import Check, Point, Run, html
 from secateur.report.progress import WARNING
@@ -80,7 +81,7 @@ def train(
         FileExistsError: the folder already holds a run.
         FolderInUse: another run works in the folder.
     """
-    budgets = spec.parse_budgets(settings.budget, **settings.budgeted())
+    budgets = parse_budgets(settings.budget, **settings.budgeted(), option="--budget")
     interval = spec.parse_interval(checkpoint_every)
     with ExitStack() as held:
         with Accelerated(device, precision=settings.precision, clip=settings.clip) as engine:

@@ -1,7 +1,7 @@
 """What people write on a command line, as what the library takes.
 
-In: words such as "flops=25%", "package.module:function", "1,3,32,32". Out: a `Budget`, a function,
-a tensor; or an error that says what to write instead.
+In: words such as "package.module:function", "1,3,32,32" (budget/words.py reads budgets). Out: a
+function, a tensor; or an error that says what to write instead.
 """
 
 from __future__ import annotations
@@ -11,22 +11,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
 import torch
 from torch import nn
 
 from secateur import kinds
-from secateur.budget import Budget, LatencyTarget
-from secateur.costs.measures import MEASURES
 from secateur.groups import Groups
 from secateur.utils.name_trees import is_inside
-
-THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-SIZES = {"B": 1, **{f"{p}B": n for p, n in THOUSANDS.items() if p}}
-SIZES |= {f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")} | {"KB": 1000}
 
 KINDS: dict[str, Callable[..., Groups]] = {
     kind.__name__: kind
@@ -46,146 +38,6 @@ KINDS: dict[str, Callable[..., Groups]] = {
 }
 NO_EXAMPLE = {"blocks", "n_of_m", "weights"}  # kinds that are found without a run of the model
 DEFAULTS = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.01)}  # learning rate, weight decay
-
-
-def parse_budgets(
-    texts: Sequence[str],
-    *,
-    at_least: int = 1,
-    multiple_of: int = 1,
-    per_layer: bool = False,
-    runtime: str | None = None,
-    table: str | None = None,
-) -> tuple[Budget, ...]:
-    """Read a budget, or several for one run: comma-separated MEASURE=AMOUNT.
-
-    Args:
-        texts: such as ["flops=25%", "params=1.5M,bytes=2MiB"]: shares or absolute numbers. The same
-            measure as a share and as an absolute number is a pair, which must agree. Several
-            amounts of a measure, "flops=50%,25%,10%", are budgets of networks one after another;
-            a measure with one amount has it in all of them.
-        at_least: how many groups stay in every layer.
-        multiple_of: of which widths are multiples.
-        per_layer: whether all layers keep the same share.
-        runtime: in which a latency is measured.
-        table: the file of a latency table.
-
-    Raises:
-        ValueError: a measure, number or unit that isn't known; it says what to write.
-
-    Example:
-        >>> parse_budgets(["flops=25%", "params=1.5M"])
-        (Budget(flops=0.25, params=1500000),)
-        >>> parse_budgets(["flops=50%,25%"])
-        (Budget(flops=0.5), Budget(flops=0.25))
-        >>> parse_budgets(["25"])
-        Traceback (most recent call last):
-        ValueError: --budget 25: 25 of what? write MEASURE=AMOUNT, such as flops=25% or ...
-    """
-    given = _amounts(texts)
-    counts = {measure: len(amounts) for measure, amounts in given.items()}
-    most = max(counts.values())
-    if any(count not in (1, most) for count in counts.values()):
-        words = ", ".join(f"{count} of {measure}" for measure, count in counts.items())
-        raise ValueError(
-            f"--budget: {words}; give every measure as many amounts as there are networks, or one"
-        )
-    if (runtime or table) and "latency" not in given:
-        raise ValueError("--runtime and --latency-table go with a budget on latency=")
-    for targets in given.get("latency", ()):
-        targets[:] = [replace(target, runtime=runtime, table=table) for target in targets]
-    options = {"at_least": at_least, "multiple_of": multiple_of, "per_layer": per_layer}
-    networks = zip(*(each * (most // len(each)) for each in given.values()), strict=True)
-    return tuple(
-        Budget(**{m: _pair(m, amounts) for m, amounts in zip(given, each, strict=True)}, **options)
-        for each in networks
-    )
-
-
-def _amounts(texts: Sequence[str]) -> dict[str, list[list[Any]]]:
-    """Measure -> what is asked of one network after another: an amount, or two to be a pair."""
-    given: dict[str, list[list[Any]]] = {}
-    for words in texts:
-        measure = ""  # what an amount alone goes on with
-        for text in (part.strip() for part in words.split(",")):
-            name, equals, amount = (part.strip() for part in text.partition("="))
-            name = name.lower()
-            if not equals and (not measure or name in MEASURES):
-                raise ValueError(
-                    f"--budget {text}: {text} of what? write MEASURE=AMOUNT, such as flops=25% "
-                    f"or params=1.5M; measures are {', '.join(MEASURES)}"
-                )
-            if equals and name not in MEASURES:
-                raise ValueError(
-                    f"--budget {text}: unknown measure {name!r}; measures are {', '.join(MEASURES)}"
-                )
-            if not equals:
-                given[measure].append([_amount(measure, text, f"{measure}={text}")])
-                continue
-            measure = name
-            given.setdefault(measure, [[]])[-1].append(_amount(measure, amount, text))
-    return given
-
-
-def _amount(measure: str, amount: str, text: str) -> Any:
-    """One amount: a fraction as a float, an absolute number as an int, or a target."""
-    if measure == "latency":
-        return _latency(amount, text)
-    units = SIZES if measure in ("bytes", "memory") else THOUSANDS
-    example = "2MiB" if units is SIZES else "60" if measure == "groups" else "1.5M"
-    hint = f"write a share such as 25% or 0.25, or an absolute number such as {example}"
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(?:e(\d\d?))?\s*(%|[A-Za-z]*)", amount)
-    if found is None:
-        raise ValueError(f"--budget {text}: can't read {amount!r}; {hint}")
-    number = Decimal(found[1]).scaleb(int(found[2] or 0))
-    unit = found[3]
-    if unit == "%":
-        if not 0 < number <= 100:
-            raise ValueError(f"--budget {text}: a share lies above 0% and up to 100%; {hint}")
-        return float(number / 100)
-    if not unit and "." in found[1]:
-        if not 0 < number <= 1:
-            raise ValueError(f"--budget {text}: a share without % lies in (0, 1]; {hint}")
-        return float(number)
-    if not unit and measure != "groups" and number <= 100:
-        raise ValueError(
-            f"--budget {text}: {amount} {measure}, or {amount}%? write {measure}={amount}% for a "
-            f"share, or an absolute number such as {example}"
-        )
-    if unit and unit not in units:
-        known = ", ".join(name for name in ("%", *units) if name)
-        raise ValueError(f"--budget {text}: unknown unit {unit!r}; known for {measure}: {known}")
-    return int(number * units.get(unit, 1))
-
-
-def _latency(amount: str, text: str) -> LatencyTarget:
-    """A fraction, or a time with its unit, such as "3ms"."""
-    number = amount.removesuffix("%")
-    try:
-        share = float(number) / (100 if number != amount else 1)
-    except ValueError:
-        share = None
-    try:
-        return LatencyTarget(amount if share is None else share)
-    except ValueError as error:
-        raise ValueError(
-            f"--budget {text}: can't read {amount!r}; write a share such as 50% or 0.5, or a time "
-            "with its unit, such as 3ms or 800us"
-        ) from error
-
-
-def _pair(measure: str, given: list[Any]) -> Any:
-    """One amount alone, or (share, absolute number)."""
-    if len(given) == 1:
-        return given[0]
-    shares = [amount for amount in given if isinstance(amount, float)]
-    numbers = [amount for amount in given if isinstance(amount, int)]
-    if len(shares) != 1 or len(numbers) != 1:
-        raise ValueError(
-            f"--budget: {measure} is given {len(given)} times; give it once, or once as a share "
-            "and once as an absolute number"
-        )
-    return shares[0], numbers[0]
 
 
 def resolve(text: str, option: str) -> Callable[..., Any]:

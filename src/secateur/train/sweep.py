@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from secateur.budget import Budget
+from secateur.budget.words import parse_budgets
 from secateur.report.progress import WARNING
 from secateur.report.run import FACTS, Run
 from secateur.report.sweep import Sweep, SweepTrial
@@ -175,7 +176,7 @@ def _check_budgets(settings: Settings, budgets: Sequence[str]) -> None:
     """Refuse what is no budget, a frontier of them, or one that was given before."""
     parsed: dict[str, Budget] = {}
     for text in budgets:
-        budget, *more = spec.parse_budgets([text], **settings.budgeted())
+        budget, *more = parse_budgets([text], **settings.budgeted(), option="--budgets")
         if more:
             raise ValueError(
                 f"--budgets {text}: several networks of one run, which is train's; for a run each, "
