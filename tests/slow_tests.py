@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-SECONDS = 0.5  # of this process and of those that it started and that have ended
+SECONDS = 0.25  # of this process and of those that it started and that have ended
 LIST = Path(__file__).with_name("slow.txt")
 
 _measured: dict[str, float] = {}
