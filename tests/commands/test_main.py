@@ -174,7 +174,7 @@ def test_export_writes_a_file_that_runs(run, tmp_path, capsys):
     path = tmp_path / "small.onnx"
     weights = ["--weights", str(run / "small.safetensors")]
     assert main(["export", *MODEL, *weights, *DATA, "--out", str(path)]) == 0
-    from secateur.deploy.onnx import run as run_onnx
+    from secateur.deploy import run as run_onnx
 
     assert run_onnx(path, torch.ones(3, 1, 6, 6))[0].shape == (3, 2)
     assert "agrees with the network" in capsys.readouterr().out

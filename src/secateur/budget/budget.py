@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -119,6 +119,8 @@ class Budget:
         latency: of one run on the example inputs: a fraction, a time with its unit such as "3ms",
             or a `LatencyTarget`, which also says in which runtime, on how many threads, by which
             table. Measured on this machine; the chosen network is measured again.
+        runtime: in which the latency counts: "torch" (the default) or another of
+            `secateur.runtimes.RUNTIMES`, such as "onnxruntime" or "litert".
         per_layer: every layer keeps the same share of its groups, the largest that the amounts
             allow; by default the groups of all layers compete.
         multiple_of: widths come out as multiples of this, such as 8, 16 or 32; a layer that is
@@ -142,13 +144,17 @@ class Budget:
     bytes: Amount | None = None
     memory: Amount | None = None
     latency: float | str | LatencyTarget | None = None
+    runtime: InitVar[str | None] = None
     per_layer: bool = False
     multiple_of: int = 1
     at_least: int = 1
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, runtime: str | None) -> None:
+        if runtime is not None and self.latency is None:
+            raise ValueError(f"Budget(runtime={runtime!r}): it goes with latency=, such as '3ms'")
         if self.latency is not None:
-            as_latency_target(self.latency)
+            target = as_latency_target(self.latency, runtime)
+            object.__setattr__(self, "latency", self.latency if runtime is None else target)
         for measure, amount in self.amounts():
             if measure == "latency":
                 continue

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.measurement import prepare
-from secateur.measurement.runtimes import check_runtime, using_threads
+from secateur.runtimes import check_runtime, prepare, using_threads
 
 
 class Named(nn.Module):
