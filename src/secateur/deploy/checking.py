@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.deploy.open_sizes import resized, size_words
-from secateur.runtimes.capture import Captured, plain_words
+from secateur.runtimes.capture import Captured, named_outputs, plain_words
 from secateur.runtimes.interface import Runtime
 from secateur.utils.comparison import largest_difference
 from secateur.utils.forward import Example, arguments, full_precision, tensors_of
@@ -84,7 +84,7 @@ def _runs(model: nn.Module, example: Example, sizes: Any, generator: torch.Gener
 def _outputs(model: nn.Module, inputs: Example) -> list[Tensor]:
     args, kwargs = arguments(inputs)
     with torch.no_grad(), full_precision():
-        return [tensor.cpu() for tensor in tensors_of(model(*args, **kwargs))]
+        return [tensor.cpu() for tensor in named_outputs(model(*args, **kwargs)).values()]
 
 
 def _in_order(network: Captured, inputs: Example) -> list[Tensor]:

@@ -106,9 +106,8 @@ def export(
     if tolerance is None and int8 is None:
         tolerance = 1e-2 if half else 1e-5
     with _place(path, runtime) as new, evaluating(model):
-        network = _write(
-            model, resized(example, sizes, lambda size: max(size, 2)), sizes, runtime, new
-        )
+        rows = resized(example, sizes, lambda size: max(size, 2))  # of a 1 torch makes a constant
+        network = _write(model, rows, sizes, runtime, new)
         if half:
             halve(new)
         if int8 is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
 import io
 import logging
@@ -20,7 +21,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
+from torch.utils._pytree import (
+    keystr,
+    tree_flatten,
+    tree_flatten_with_path,
+    tree_leaves,
+    tree_map,
+    tree_unflatten,
+)
 
 from secateur.utils.forward import Example, arguments, device_of
 
@@ -66,8 +74,9 @@ def capture(model: nn.Module, example: Example, sizes: Any = None) -> Captured:
     if sizes is None:
         sizes = tree_map(lambda leaf: OpenSizes(), (args, kwargs))
     with torch.no_grad(), quiet():
-        outputs = _named_leaves(model(*args, **kwargs))
-        program = _exported(model, args, kwargs, sizes)
+        outputs = model(*args, **kwargs)
+        with _plain(model, outputs):
+            program = _exported(model, args, kwargs, sizes)
     given = program.example_inputs[1] if program.example_inputs else kwargs
     ordered = tree_leaves((sizes[0], {name: sizes[1][name] for name in given}))
     names = [
@@ -76,8 +85,33 @@ def capture(model: nn.Module, example: Example, sizes: Any = None) -> Captured:
         if isinstance(spec.arg, torch.export.graph_signature.TensorArgument)
     ]
     return Captured(
-        program, tuple(name for name, _ in names), outputs, tuple(leaf for _, leaf in names)
+        program,
+        inputs=tuple(name for name, _ in names),
+        outputs=tuple(named_outputs(outputs)),
+        sizes=tuple(leaf for _, leaf in names),
     )
+
+
+def by_name(network: Captured) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The network as a module that takes its tensors as keyword arguments, and the example's."""
+    program = network.program
+    assert program.example_inputs is not None
+    leaves, structure = tree_flatten(program.example_inputs)
+    module = program.module()
+
+    class ByName(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, **tensors: Tensor) -> Any:
+            given = iter(tensors.values())
+            filled = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            args, kwargs = tree_unflatten(filled, structure)
+            return self.module(*args, **kwargs)
+
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return ByName(), dict(zip(network.inputs, tensors, strict=True))
 
 
 def _user_inputs(program: torch.export.ExportedProgram) -> list[Any]:
@@ -88,13 +122,11 @@ def _user_inputs(program: torch.export.ExportedProgram) -> list[Any]:
 def _exported(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], sizes: Any
 ) -> torch.export.ExportedProgram:
-    """By tracing; where a size is bound to be a multiple, with such a size; else by Dynamo."""
+    """By tracing, or else by Dynamo."""
     shapes = _dynamic_shapes(model, sizes)
     try:
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
-        if shapes is not None and (refined := _refined(error, shapes)) is not None:
-            return torch.export.export(model, args, kwargs, dynamic_shapes=refined, strict=False)
         try:
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=True)
         except Exception:
@@ -102,43 +134,69 @@ def _exported(
 
 
 def _dynamic_shapes(model: nn.Module, sizes: Any) -> dict[str, Any] | None:
-    """Open sizes as torch.export takes them: by the names of the arguments of `forward`."""
-    names = {name for leaf in tree_leaves(sizes) for name in leaf.values()}
-    if not names:
+    """Open sizes as torch.export takes them: by the names of the arguments of `forward`.
+
+    Which sizes are equal, or multiples of something, it finds out itself.
+    """
+    if not any(tree_leaves(sizes)):
         return None
-    dims = {name: torch.export.Dim(name) for name in names}
-    args, kwargs = tree_map(lambda leaf: {k: dims[n] for k, n in leaf.items()} or None, sizes)
+    args, kwargs = tree_map(lambda leaf: dict.fromkeys(leaf, torch.export.Dim.DYNAMIC), sizes)
     return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
 
 
-def _refined(error: Exception, shapes: dict[str, Any]) -> Any:
-    """The shapes with sizes that torch.export suggests, such as 8 * height; None for constants."""
+def named_outputs(outputs: Any) -> dict[str, Tensor]:
+    """All tensors that a model returned, by the keys and fields that they have there.
+
+    Example:
+        >>> list(named_outputs((torch.ones(1), {"scores": torch.ones(2)})))
+        ['output_0', 'output_1_scores']
+    """
+    leaves = tree_flatten_with_path(_without_dataclasses(outputs))[0]
+    found = {}
+    for path, leaf in leaves:
+        if isinstance(leaf, Tensor):
+            name = re.sub(r"\W+", "_", keystr(path)).strip("_")
+            found[f"output_{name}".strip("_") if not name or name[0].isdigit() else name] = leaf
+    return found
+
+
+def _without_dataclasses(tree: Any) -> Any:
+    """A tree with the fields of dataclasses that torch doesn't know as trees."""
+
+    def fields(leaf: Any) -> Any:
+        if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
+            return leaf
+        names = [field.name for field in dataclasses.fields(leaf)]
+        return _without_dataclasses({name: getattr(leaf, name) for name in names})
+
+    return tree_map(fields, tree)
+
+
+@contextmanager
+def _plain(model: nn.Module, outputs: Any) -> Iterator[None]:
+    """The model returns a dict where it returns objects that a reader of its file may not have."""
+    if _is_plain(outputs):
+        yield
+        return
+    before, forward = vars(model).get("forward"), model.forward
+
+    @functools.wraps(forward)
+    def plain(*args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        return named_outputs(forward(*args, **kwargs))
+
+    model.forward = plain
     try:
-        from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
-
-        refined = refine_dynamic_shapes_from_suggested_fixes(str(error), shapes)
-    except Exception:
-        return None
-    constant = any(type(leaf) is int for leaf in tree_leaves(refined))
-    return None if constant or not isinstance(refined, (dict, tuple, list)) else refined
+        yield
+    finally:
+        del model.forward
+        if before is not None:
+            model.forward = before
 
 
-def _named_leaves(outputs: Any) -> tuple[str, ...]:
-    """Names of all tensors that a model returns: keys and fields where there are any."""
-    _register_dataclasses(outputs)
-    found = [(path, leaf) for path, leaf in tree_flatten_with_path(outputs)[0] if leaf is not None]
-    names = [re.sub(r"\W+", "_", keystr(path)).strip("_") for path, _ in found]
-    if len(found) == 1 and (not names[0] or names[0].isdigit()):
-        return ("output",)
-    return tuple(f"output_{name}" if name[:1].isdigit() else name for name in names)
-
-
-def _register_dataclasses(tree: Any) -> None:
-    """Dataclasses that a model returns are known to torch from here on as what they are made of."""
-    for leaf in tree_leaves(tree):
-        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            torch.export.register_dataclass(type(leaf))
-            _register_dataclasses(leaf)
+def _is_plain(tree: Any) -> bool:
+    if type(tree) in (tuple, list):
+        return all(map(_is_plain, tree))
+    return all(map(_is_plain, tree.values())) if type(tree) is dict else isinstance(tree, Tensor)
 
 
 @contextmanager

@@ -9,12 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.runtimes.capture import Captured, silent
+from secateur.runtimes.capture import Captured, by_name, silent
 from secateur.runtimes.interface import Program, Runtime, load_package
+
+PREFIX = "serving_default_"  # of inputs, from the one signature that a file has
 
 
 class LiteRt(Runtime):
-    """LiteRT's files; all sizes are fixed."""
+    """LiteRT's files; all sizes are fixed, and whole numbers have 32 bits."""
 
     name = "litert"
     title = "LiteRT"
@@ -25,12 +27,10 @@ class LiteRt(Runtime):
     distribution = "ai-edge-litert"
 
     def write(self, network: Captured, path: Path) -> None:
-        assert network.program.example_inputs is not None
-        args, kwargs = network.program.example_inputs
+        module, tensors = by_name(network)
         with silent():
             converter = load_package("litert_torch")
-            model = converter.convert(network.program.module(), args, kwargs)
-            model.export(os.fspath(path))
+            converter.convert(module, sample_kwargs=tensors).export(os.fspath(path))
 
     def load(self, path: Path, threads: int) -> Program:
         with silent():
@@ -39,14 +39,14 @@ class LiteRt(Runtime):
             interpreter.allocate_tensors()
         inputs = interpreter.get_input_details()
         outputs = [one["index"] for one in interpreter.get_output_details()]
-        names = tuple(one["name"].partition("serving_default_")[2] or one["name"] for one in inputs)
+        names = tuple(one["name"].removeprefix(PREFIX) for one in inputs)
 
         def bind(tensors: Sequence[Tensor]) -> Callable[[], Sequence[Any]]:
-            arrays = [x.detach().cpu().contiguous().numpy() for x in tensors]
-            places = [one["index"] for one in inputs]
+            pairs = zip(inputs, tensors, strict=True)
+            arrays = [(one["index"], _array(one, tensor)) for one, tensor in pairs]
 
             def once() -> list[Any]:
-                for place, array in zip(places, arrays, strict=True):
+                for place, array in arrays:
                     interpreter.set_tensor(place, array)
                 interpreter.invoke()
                 return [interpreter.get_tensor(place) for place in outputs]
@@ -54,3 +54,14 @@ class LiteRt(Runtime):
             return once
 
         return Program(names, bind)
+
+
+def _array(wanted: dict[str, Any], tensor: Tensor) -> Any:
+    array = tensor.detach().cpu().contiguous().numpy()
+    found = array.astype(wanted["dtype"])
+    if array.dtype != found.dtype and not (found == array).all():
+        raise ValueError(
+            f"input {wanted['name'].removeprefix(PREFIX)}: the file takes {found.dtype}, which "
+            f"does not hold all the values given as {array.dtype}"
+        )
+    return found

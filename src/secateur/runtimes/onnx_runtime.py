@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class OnnxRuntime(Runtime):
     distribution = "onnxruntime"
     largest = LARGEST
     open_sizes = True
-    lacks = {torch.bfloat16: BFLOAT16}
+    lacks: ClassVar = {torch.bfloat16: BFLOAT16}
 
     def write(self, network: Captured, path: Path) -> None:
         with torch.no_grad(), quiet():

@@ -50,6 +50,7 @@ class TorchExport(Runtime):
                 next(given) if isinstance(arg, TensorArgument) else getattr(arg, "value", None)
                 for arg in arguments
             ]
+            assert program.call_spec.in_spec is not None
             args, kwargs = tree_unflatten(leaves, program.call_spec.in_spec)
 
             def once() -> list[Tensor]:
