@@ -152,7 +152,7 @@ def _exported(
                 runtime.write(network, path)
         except Exception as error:
             raise RuntimeError(
-                f"runtime={runtime.name!r}: {type(model).__name__} can't be translated for "
+                f"runtime={runtime.name!r}: could not translate {type(model).__name__} for "
                 f"{runtime.title}: {plain_words(error)}"
             ) from error
         program = runtime.load(path, threads)
