@@ -180,6 +180,18 @@ def test_export_writes_a_file_that_runs(run, tmp_path, capsys):
     assert "agrees with the network" in capsys.readouterr().out
 
 
+def test_export_goes_by_the_suffix_and_leaves_open_what_is_named(run, tmp_path, capsys):
+    path = tmp_path / "small.pt2"
+    weights = ["--weights", str(run / "small.safetensors")]
+    command = ["export", *MODEL, *weights, *DATA, "--out"]
+    assert main([*command, str(path), "--dynamic", "none"]) == 0
+    from secateur.deploy import run as run_file
+
+    assert run_file(path, torch.ones(1, 1, 6, 6))[0].shape == (1, 2)
+    assert main([*command, str(tmp_path / "small.bin")]) != 0
+    assert ".tflite (LiteRT)" in capsys.readouterr().err
+
+
 def test_compare_shows_ratios(run, capsys):
     assert main(["compare", str(run), str(run)]) == 0
     assert "100.0%" in capsys.readouterr().out
