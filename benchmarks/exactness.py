@@ -148,7 +148,7 @@ def on_onnx(seen: dict[bytes, nn.Module], example: Any) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "small.onnx"
         try:
-            sc.export(small, example, path, dynamic_batch=False)
+            sc.export(small, example, path, dynamic=())
             there = onnx_flops.count_flops(path, batch=rows)
         except Exception as error:
             return check.first_line(error)

@@ -31,7 +31,8 @@ import runs
 import secateur as sc
 from secateur.budget import LatencyTarget
 from secateur.costs.table_cache import table_for
-from secateur.measurement import machine, prepare, time_together
+from secateur.measurement import machine, time_together
+from secateur.runtimes import prepare
 
 RESULT = runs.RESULTS / "latency-budget.json"
 PROCESSES = 3

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 import data
 import runs
 import secateur as sc
-from secateur.deploy import onnx
+from secateur import deploy
 from secateur.measurement import machine, measure_latency
 from secateur.surgery.equivalence import difference
 
@@ -129,15 +129,15 @@ def latency(images: data.Images) -> None:
     for batch in (1, 64):
         example = images.test_images[:batch]
         files = [
-            onnx.export(net, example, runs.RESULTS.parent / f".{name}-{batch}.onnx")
+            deploy.export(net, example, runs.RESULTS.parent / f".{name}-{batch}.onnx")
             for name, net in (("dense", dense), ("small", small))
         ]
         rounds = [
             [
                 measure_latency(dense, example).median,
                 measure_latency(small, example).median,
-                onnx.latency(files[0], example, threads=1).median,
-                onnx.latency(files[1], example, threads=1).median,
+                deploy.latency(files[0], example, threads=1).median,
+                deploy.latency(files[1], example, threads=1).median,
             ]
             for _ in range(5)
         ]

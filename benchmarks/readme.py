@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import runs
+import runtimes
 import transfer
 from accuracy import kinds, known, penalties, widths  # noqa: F401
 from accuracy.table import cell, compared, cut_later, sensitivity, studied, summary
@@ -231,6 +232,7 @@ TABLES: dict[str, dict[str, Callable[[list[dict[str, Any]]], str]]] = {
         "gpu-accuracy-20:budgets": budget_tables,
         "gpu-accuracy-20:penalties": penalty_table,
     },
+    "docs/export.md": {"runtimes": runtimes.table},
     "docs/training.md": {"transfer": transfer.table, "interruption": interruption_table},
 }
 

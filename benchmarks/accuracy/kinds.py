@@ -28,7 +28,8 @@ from accuracy.ours import firm
 from accuracy.run import Run
 from accuracy.table import score_cell
 from accuracy.task import TASKS
-from secateur.measurement import prepare, time_together
+from secateur.measurement import time_together
+from secateur.runtimes import prepare
 
 RESULT = runs.RESULTS / "accuracy-kinds.jsonl"
 KEYS = ("task", "kind", "budget", "seed")

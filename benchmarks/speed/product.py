@@ -28,11 +28,12 @@ import secateur as sc
 from accuracy.images import filters_and_neurons
 from accuracy.text import heads_and_neurons
 from lenet_mnist import LeNet
-from secateur.measurement import RUNTIMES, machine, prepare, time_together
-from secateur.measurement.runtimes import using_threads
+from secateur.measurement import machine, time_together
 from secateur.report.charts import Series, curves
+from secateur.runtimes import prepare, using_threads
 
 RESULT = runs.RESULTS / "speed-product.jsonl"
+RUNTIMES = ("torch", "torch.compile", "onnxruntime")
 SHARES = (0.5, 0.25, 0.1)
 MULTIPLES = (1, 8)
 BATCHES = (1, 32)

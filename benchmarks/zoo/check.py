@@ -190,7 +190,7 @@ def to_onnx(small: nn.Module, example: Any) -> str:
         errors: list[str] = []
         for dynamic in (True, False):
             try:
-                sc.export(small, example, path, dynamic_batch=dynamic)
+                sc.export(small, example, path, dynamic=("batch",) if dynamic else ())
             except Exception as error:  # noqa: PERF203
                 errors.append(f"{type(error).__name__}: {first_line(error)}")
             else:

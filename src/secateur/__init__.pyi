@@ -36,6 +36,9 @@ from secateur import (
     report as report,
 )
 from secateur import (
+    runtimes as runtimes,
+)
+from secateur import (
     shrinking as shrinking,
 )
 from secateur import (

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -53,3 +54,13 @@ def test_a_missing_runtime_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"needs onnxruntime: pip install secateur\[export\]"):
         LatencyTarget(0.5, runtime="onnxruntime")
+
+
+def test_a_budget_says_the_runtime_of_its_latency() -> None:
+    budget = Budget(latency="3ms", runtime="torch.export")
+    assert budget == Budget(latency=LatencyTarget("3ms", runtime="torch.export"))
+    assert replace(budget, flops=0.5).latency == budget.latency
+    with pytest.raises(ValueError, match="it goes with latency="):
+        Budget(flops=0.5, runtime="torch")
+    with pytest.raises(ValueError, match="the LatencyTarget beside it says 'torch'"):
+        Budget(latency=LatencyTarget(0.5, runtime="torch"), runtime="torch.export")

@@ -174,10 +174,22 @@ def test_export_writes_a_file_that_runs(run, tmp_path, capsys):
     path = tmp_path / "small.onnx"
     weights = ["--weights", str(run / "small.safetensors")]
     assert main(["export", *MODEL, *weights, *DATA, "--out", str(path)]) == 0
-    from secateur.deploy.onnx import run as run_onnx
+    from secateur.deploy import run as run_onnx
 
     assert run_onnx(path, torch.ones(3, 1, 6, 6))[0].shape == (3, 2)
     assert "agrees with the network" in capsys.readouterr().out
+
+
+def test_export_goes_by_the_suffix_and_leaves_open_what_is_named(run, tmp_path, capsys):
+    path = tmp_path / "small.pt2"
+    weights = ["--weights", str(run / "small.safetensors")]
+    command = ["export", *MODEL, *weights, *DATA, "--out"]
+    assert main([*command, str(path), "--dynamic", "none"]) == 0
+    from secateur.deploy import run as run_file
+
+    assert run_file(path, torch.ones(1, 1, 6, 6))[0].shape == (1, 2)
+    assert main([*command, str(tmp_path / "small.bin")]) != 0
+    assert ".tflite (LiteRT)" in capsys.readouterr().err
 
 
 def test_compare_shows_ratios(run, capsys):

@@ -3,7 +3,8 @@
 import pytest
 
 from onnx_models import MODELS, mlp
-from secateur.deploy.onnx import count_flops, export
+from secateur.deploy import export
+from secateur.deploy.onnx_flops import count_flops
 from secateur.measurement import count_flops as torch_flops
 
 pytest.importorskip("onnxscript")

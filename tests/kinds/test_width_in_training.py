@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import secateur as sc
 from cuts import counted, some_dead, zero
-from secateur.deploy.onnx import run
+from secateur.deploy import run
 from secateur.shrinking.optimizer_refit import refit
 from secateur.surgery.cut import cut
 from secateur.surgery.equivalence import difference

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import InitVar, dataclass, replace
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
@@ -57,6 +57,8 @@ class Budget:
         latency: of one run on the example inputs: a fraction, a time with its unit such as "3ms",
             or a `LatencyTarget`, which also says in which runtime, on how many threads, by which
             table. Measured on this machine; the chosen network is measured again.
+        runtime: in which the latency counts: "torch" (the default) or another of
+            `secateur.runtimes.RUNTIMES`, such as "onnxruntime" or "litert".
         per_layer: every layer keeps the same share of its groups, the largest that the amounts
             allow; by default the groups of all layers compete.
         multiple_of: widths come out as multiples of this, such as 8, 16 or 32; a layer that is
@@ -81,20 +83,25 @@ class Budget:
     bytes: Amount | None = None
     memory: Amount | None = None
     latency: float | str | LatencyTarget | None = None
+    runtime: InitVar[str | None] = None
     per_layer: bool = False
     multiple_of: int = 1
     at_least: int = 1
 
     def __new__(cls, *given: Any, **named: Any) -> Budget:
         """Say what to write in the place of a measure that isn't known."""
-        for name in named.keys() - {field.name for field in fields(cls)}:
+        for name in named.keys() - cls.__dataclass_fields__.keys():
             near = get_close_matches(name, MEASURES, 1)
             hint = "flops=, two for a multiply and an add" if name == "macs" else ""
             hint = hint or (f"{near[0]}=" if near else f"one of {', '.join(MEASURES)}")
             raise TypeError(f"Budget({name}=): no such measure or option; write {hint}")
         return super().__new__(cls)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, runtime: str | None) -> None:
+        if runtime is not None and self.latency is None:
+            raise ValueError(f"Budget(runtime={runtime!r}): it goes with latency=, such as '3ms'")
+        if runtime is not None:
+            object.__setattr__(self, "latency", as_latency_target(self.latency, runtime))
         for measure, amount in self.amounts():
             object.__setattr__(self, measure, _read(measure, amount))
         for measure, amount in self.amounts():

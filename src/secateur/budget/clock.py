@@ -17,7 +17,7 @@ from secateur.costs.table_cache import table_for
 from secateur.costs.terms import Cost
 from secateur.groups import Groups
 from secateur.measurement.host import machine, machine_differences
-from secateur.measurement.runtimes import check_runtime
+from secateur.runtimes import check_runtime
 from secateur.surgery.plan import plan_of
 
 

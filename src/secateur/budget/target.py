@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
 
-from secateur.measurement.runtimes import check_runtime
+from secateur.runtimes import check_runtime
 
 UNITS = {"s": 0, "ms": -3, "us": -6, "µs": -6, "ns": -9}  # powers of ten
 
@@ -24,7 +24,7 @@ class LatencyTarget:
     Args:
         amount: a fraction of the full network's latency, a float in (0, 1] or "50%"; or a time
             with its unit, such as "3ms" or "800us".
-        runtime: "torch" (the default), "torch.compile" or "onnxruntime".
+        runtime: "torch" (the default) or another of `secateur.runtimes.RUNTIMES`.
         threads: how many the runtime uses; by default as many as torch is set to.
         table: a table's file (docs/latency-tables.md). By default one is measured here, once, and
             kept in the user's cache folder. A table of another machine stands for its clock.
@@ -82,9 +82,17 @@ class LatencyTarget:
         return " ".join(parts)
 
 
-def as_latency_target(value: Any) -> LatencyTarget:
-    """What `Budget(latency=)` was given, as a `LatencyTarget`."""
-    return value if isinstance(value, LatencyTarget) else LatencyTarget(value)
+def as_latency_target(value: Any, runtime: str | None = None) -> LatencyTarget:
+    """What `Budget(latency=, runtime=)` was given, as a `LatencyTarget`.
+
+    Raises:
+        ValueError: two runtimes are named.
+    """
+    if not isinstance(value, LatencyTarget):
+        return LatencyTarget(value, runtime=runtime)
+    if None in (runtime, value.runtime) or runtime == value.runtime:
+        return value if runtime is None else replace(value, runtime=runtime)
+    raise ValueError(f"runtime={runtime!r}: the LatencyTarget beside it says {value.runtime!r}")
 
 
 def _check(amount: Any) -> None:

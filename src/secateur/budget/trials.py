@@ -18,9 +18,9 @@ from torch import nn
 from secateur.budget.target import LatencyTarget
 from secateur.costs.timing import inputs, without
 from secateur.groups import Groups
-from secateur.measurement import measure_peak_memory, prepare, time_together
+from secateur.measurement import measure_peak_memory, time_together
 from secateur.measurement.latency import synchronize
-from secateur.measurement.runtimes import using_threads
+from secateur.runtimes import prepare, using_threads
 from secateur.utils.forward import device_of
 
 ATTEMPTS = 12  # networks that are tried out at most

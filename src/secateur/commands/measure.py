@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from secateur.commands.options import add_device, add_network, example, model
+from secateur.commands.options import add_device, add_fields, add_network, example, model
 from secateur.commands.terminal import watched
+from secateur.train.settings import Settings
 
 HELP = "parameters, FLOPs, bytes, latency, memory"
 
@@ -15,6 +16,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     """A model, a file or both, inputs, and a device."""
     add_network(command, required=False)
     add_device(command)
+    words = "what the latency is of: torch (default), onnxruntime, openvino, litert, ..."
+    add_fields(command, Settings, "runtime", default="torch", help=words)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -34,5 +37,5 @@ def run(options: argparse.Namespace) -> None:
     inputs = to_device(example(options), options.device)
     with watched() as watch:
         watch("measuring", 0, 0, "")
-        found = measure(network, inputs)
+        found = measure(network, inputs, runtime=options.runtime)
     print(found)

@@ -17,7 +17,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add_fields(command, Settings, "model", "kind", "multiple_of", "ignore")
     add_example(command)
     add_device(command)
-    words = "torch (default), torch.compile, onnxruntime"
+    words = "torch (default), torch.compile, onnxruntime, openvino, litert, executorch, ..."
     add_fields(command, Settings, "runtime", default="torch", help=words)
     command.add_argument("--out", required=True, metavar="FILE", help="such as phone.json")
 

@@ -17,7 +17,8 @@ import torch
 from secateur.costs.latency_table import LatencyTable, check_fits, cut_axes, example_words
 from secateur.costs.timing import profile
 from secateur.groups import Groups
-from secateur.measurement.host import VERSIONS, hardware, machine
+from secateur.measurement.host import hardware, machine
+from secateur.runtimes import EXPORTED
 from secateur.utils.forward import device_of
 
 
@@ -64,7 +65,7 @@ def cache_path(groups: Groups, runtime: str, threads: int, multiple_of: int) -> 
     assert groups.coupling is not None
     key = {
         "machine": hardware(facts),
-        "versions": {name: facts[name] for name in VERSIONS if name in facts},
+        "versions": [facts["torch"], EXPORTED[runtime].version if runtime in EXPORTED else ""],
         "model": type(groups.model).__name__,
         "device": str(device_of(groups.model, groups.example)) if groups.model else "",
         "example": example_words(groups),

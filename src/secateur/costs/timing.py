@@ -26,10 +26,11 @@ from secateur.costs.fitting import fit_layers, fit_networks, is_there
 from secateur.costs.latency_table import LatencyTable, NetworkTime, example_words
 from secateur.costs.multiples import steps
 from secateur.groups import Groups
-from secateur.measurement import Latency, prepare, time_together
+from secateur.measurement import Latency, time_together
 from secateur.measurement.host import machine
 from secateur.measurement.latency import STEADY, synchronize
-from secateur.measurement.runtimes import check_runtime, using_threads
+from secateur.runtimes import check_runtime, prepare, using_threads
+from secateur.runtimes.table import trials
 from secateur.surgery.removal import remove
 from secateur.tracing import rules
 from secateur.tracing.attention import converted
@@ -38,8 +39,6 @@ from secateur.utils.forward import device_of, forward
 
 UNIFORM = (0.75, 0.5, 0.25, 0.125)  # shares of the thinner networks, the same in every layer
 RANDOM = 12  # and networks with shares of their own in every layer
-WHOLE = {"torch": 12, "onnxruntime": 8, "torch.compile": 4}  # how many of these run in the runtime
-UNKNOWN = {"torch": 4, "onnxruntime": 3, "torch.compile": 2}  # and how many more judge the table
 REPEATS = 20  # of the timing layer by layer
 
 Watch = Callable[[str, int, int, str], None]
@@ -57,7 +56,7 @@ def profile(
 
     Args:
         groups: traced groups of the network, on inputs of the batch size that counts.
-        runtime: "torch", "torch.compile" or "onnxruntime".
+        runtime: one of `secateur.runtimes.RUNTIMES`, such as "torch" or "onnxruntime".
         threads: how many the runtime uses; by default as many as torch is set to.
         multiple_of: as in the budget: kernels are fast at some widths only.
         watch: told how far things are.
@@ -89,16 +88,17 @@ def profile(
         )
     example = inputs(groups)
     threads = threads or torch.get_num_threads()
+    whole, unknown = trials(runtime)  # networks that run in the runtime, and more to judge by
     rng = np.random.default_rng(0)
     units = steps(groups, multiple_of)
     choices = [np.ones(len(groups), bool)]
     choices += [_thinner(groups, units, rng, share) for share in UNIFORM]
-    choices += [_thinner(groups, units, rng) for _ in range(RANDOM + UNKNOWN[runtime])]
+    choices += [_thinner(groups, units, rng) for _ in range(RANDOM + unknown)]
     with using_threads(threads):
         names, rows, networks = _time_layers(groups, choices, example, watch)
         layers = fit_layers(groups, choices, names, rows)
-        known = WHOLE[runtime] + 1
-        chosen = [*range(known), *range(len(choices) - UNKNOWN[runtime], len(choices))]
+        known = whole + 1
+        chosen = [*range(known), *range(len(choices) - unknown, len(choices))]
         wholes = _time_wholes([networks[n] for n in chosen], example, runtime, threads, watch)
     seconds = np.array([whole.median for whole in wholes])
     kept = [choices[n] for n in chosen]

@@ -32,7 +32,7 @@ def count_flops(path: str | os.PathLike[str], *, batch: int = 1) -> int:
 
     Example:
         >>> import tempfile, torch
-        >>> from secateur.deploy.onnx import export
+        >>> from secateur.deploy import export
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = export(torch.nn.Linear(3, 2), torch.zeros(1, 3), f"{folder}/small.onnx")
         ...     count_flops(path, batch=5)

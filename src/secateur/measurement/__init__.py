@@ -9,7 +9,6 @@ from secateur.measurement.footprint import Footprint, measure, measure_together
 from secateur.measurement.host import machine
 from secateur.measurement.latency import Latency, measure_latency, time_calls, time_together
 from secateur.measurement.memory import measure_peak_memory
-from secateur.measurement.runtimes import RUNTIMES, prepare
 from secateur.measurement.units import (
     UNAVAILABLE,
     format_bytes,
@@ -22,7 +21,6 @@ from secateur.measurement.units import (
 )
 
 __all__ = [
-    "RUNTIMES",
     "UNAVAILABLE",
     "Footprint",
     "Latency",
@@ -42,7 +40,6 @@ __all__ = [
     "measure_latency",
     "measure_peak_memory",
     "measure_together",
-    "prepare",
     "time_calls",
     "time_together",
 ]

@@ -98,6 +98,7 @@ def measure(
     example: Example,
     *,
     latency: bool = True,
+    runtime: str = "torch",
     repeats: int = 50,
     warmup: int = 5,
 ) -> Footprint:
@@ -110,6 +111,7 @@ def measure(
         model: Any module. On the meta device only parameters, FLOPs and bytes are counted.
         example: A tensor, a tuple of tensors or a dict of keyword tensors on the model's device.
         latency: Whether to run the model repeatedly for latency and energy.
+        runtime: What the latency is of: "torch" or another of `secateur.runtimes.RUNTIMES`.
         repeats: Timed forwards.
         warmup: Forwards that run before and are not timed.
 
@@ -129,7 +131,7 @@ def measure(
     real = device_of(model, example).type != "meta"
     timed = None
     if latency and real:
-        timed = measure_latency(model, example, repeats=repeats, warmup=warmup)
+        timed = measure_latency(model, example, runtime=runtime, repeats=repeats, warmup=warmup)
     return Footprint(
         params=count_params(model),
         flops=count_flops(model, example),

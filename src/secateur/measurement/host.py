@@ -13,8 +13,10 @@ from pathlib import Path
 
 import torch
 
+from secateur.runtimes import EXPORTED
+
 HARDWARE = ("processor", "system", "accelerator")
-VERSIONS = ("torch", "onnxruntime")
+VERSIONS = ("secateur", *(one.distribution for one in EXPORTED.values() if one.runners))
 
 
 def machine() -> dict[str, str]:
@@ -36,7 +38,7 @@ def machine() -> dict[str, str]:
     }
     if torch.cuda.is_available():
         facts["accelerator"] = torch.cuda.get_device_name()
-    versions = {package: _version(package) for package in ("secateur", "onnxruntime")}
+    versions = {package: _version(package) for package in VERSIONS}
     return facts | {package: version for package, version in versions.items() if version}
 
 

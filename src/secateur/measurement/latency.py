@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from secateur.runtimes import prepare
 from secateur.utils.forward import Example, device_of, evaluating, forward
 
 
@@ -25,7 +26,12 @@ class Latency(NamedTuple):
 
 
 def measure_latency(
-    model: nn.Module, example: Example, *, repeats: int = 50, warmup: int = 5
+    model: nn.Module,
+    example: Example,
+    *,
+    runtime: str = "torch",
+    repeats: int = 50,
+    warmup: int = 5,
 ) -> Latency:
     """Return the median time of one forward in eval mode, with its interquartile range.
 
@@ -35,6 +41,7 @@ def measure_latency(
     Args:
         model: Any module.
         example: A tensor, a tuple of tensors or a dict of keyword tensors on the model's device.
+        runtime: What runs it: "torch" or another of `secateur.runtimes.RUNTIMES`.
         repeats: Timed forwards, at least 1.
         warmup: Forwards that run first and are not timed.
 
@@ -43,7 +50,9 @@ def measure_latency(
 
     Raises:
         ValueError: repeats < 1, warmup < 0, or model and example on different devices, or on the
-            meta device, where there is nothing to time.
+            meta device, where there is nothing to time; an unknown runtime.
+        ImportError: The runtime is missing.
+        RuntimeError: The runtime can't take the model.
 
     Example:
         >>> measure_latency(nn.Linear(3, 2), torch.zeros(1, 3), repeats=3).median > 0
@@ -56,7 +65,8 @@ def measure_latency(
             "measure_latency: the model is on the meta device, where nothing is computed; "
             "move it to a real one, or measure with latency=False."
         )
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode(runtime == "torch"):
+        run = run if runtime == "torch" else prepare(model, example, runtime)
         return time_calls(run, repeats=repeats, warmup=warmup, wait=lambda: synchronize(device))
 
 

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.budget import Budget
-from secateur.deploy import export, save
-from secateur.deploy.onnx import latencies as onnx_latencies
-from secateur.deploy.onnx import run as run_onnx
+from secateur.deploy import export, latencies, save
+from secateur.deploy import run as run_file
 from secateur.groups import Groups
 from secateur.measurement import machine, measure_together
 from secateur.report import Check, Network, Run, widths
@@ -85,10 +84,10 @@ def finish(
     save(small, folder / "small.safetensors")
     files = {"small.safetensors": "the small network: secateur.load(path, model=FullSizeModel())"}
     reference = model if dense is None else dense
-    latencies: list[float | None] = [None, None]
+    onnx_times: list[float | None] = [None, None]
     if to_onnx and all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
         watch("exporting to ONNX")
-        latencies, found = _export(reference, small, example, data, folder)
+        onnx_times, found = _export(reference, small, example, data, folder)
         checks += found
         if found[0].holds:
             files["small.onnx"] = "the small network for ONNX Runtime, any batch size"
@@ -99,10 +98,10 @@ def finish(
         Network(
             "full size" if dense is None else "dense",
             footprints[0],
-            latencies[0],
+            onnx_times[0],
             None if dense is None else test(dense, data)[data.metric_name],
         ),
-        Network("small", footprints[1], latencies[1], test(small, data)[data.metric_name]),
+        Network("small", footprints[1], onnx_times[1], test(small, data)[data.metric_name]),
     )
     return small, Run(
         title=title,
@@ -164,7 +163,7 @@ def _export(
             full = export(reference, example, Path(temporary) / "full.onnx")
             export(small, example, path)
             with _bearing_with_noise():
-                times = onnx_latencies([full, path], example, threads=threads)
+                times = latencies([full, path], example, threads=threads)
     except Exception as error:  # whatever an exporter says: the network itself is saved
         words = (str(error) or type(error).__name__).splitlines()[0]
         return [None, None], [Check(what, False, f"not exported: {words}")]
@@ -172,7 +171,7 @@ def _export(
     args, named = arguments(inputs)
     with evaluating(small):
         expected = tensors_of(call(small, to_device(inputs, device_of(small))))[0].cpu()
-    found = run_onnx(path, *args, **named)[0]
+    found = run_file(path, *args, **named)[0]
     scale = float(expected.abs().nan_to_num(posinf=0.0).max())
     check = _check(what, _apart(expected, found), scale, tolerance(small))
     return [time.median for time in times], [check]

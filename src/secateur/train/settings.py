@@ -51,7 +51,8 @@ class Settings:
     at_least: Annotated[int, Option("groups that stay in every layer", "N")] = 1
     ignore: Annotated[tuple[str, ...], Option("modules that stay", "NAME")] = ()
     runtime: Annotated[
-        str | None, Option("of a budget on latency: torch (default), torch.compile, onnxruntime")
+        str | None,
+        Option("of a budget on latency: torch (default), onnxruntime, litert, ..."),
     ] = None
     latency_table: Annotated[
         str | None, Option("from secateur profile; by default measured here", "FILE")
