@@ -93,7 +93,7 @@ class Restless(nn.Module):
 
 def test_a_device_that_never_gets_quiet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(made, "STEADY", latency.STEADY)  # other tests bear with a busy machine
-    patience = partial(latency.time_together, rounds=3, patience=3)
+    patience = partial(latency.time_together, patience=4)
     monkeypatch.setattr(made, "time_together", patience)
     groups = sc.neurons(Restless(), torch.ones(2, 8))
     with (

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur as sc
-from secateur.deploy import onnx
+from secateur.deploy import run
 
 quantization = pytest.importorskip("onnxruntime.quantization")
 pytest.importorskip("onnxscript")
@@ -50,7 +50,7 @@ def test_a_small_network_in_int8_is_right_as_often(tmp_path):
     def right(logits: Tensor) -> float:
         return (logits.argmax(1) == labels[TRAINING:]).float().mean().item()
 
-    (found,) = onnx.run(tmp_path / "int8.onnx", images[TRAINING:])
+    (found,) = run(tmp_path / "int8.onnx", images[TRAINING:])
     wanted = right(small(images[TRAINING:]))
     assert wanted > 0.8
     assert right(found) > wanted - 0.03

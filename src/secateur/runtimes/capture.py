@@ -140,7 +140,8 @@ def _dynamic_shapes(model: nn.Module, sizes: Any) -> dict[str, Any] | None:
     """
     if not any(tree_leaves(sizes)):
         return None
-    args, kwargs = tree_map(lambda leaf: dict.fromkeys(leaf, torch.export.Dim.DYNAMIC), sizes)
+    dynamic = torch.export.Dim.DYNAMIC
+    args, kwargs = tree_map(lambda leaf: dict.fromkeys(leaf, dynamic) if leaf else None, sizes)
     return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
 
 
