@@ -83,7 +83,7 @@ def export(
         OSError: The file can't be written; likewise.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     export(nn.Linear(3, 2), torch.zeros(1, 3), f"{folder}/small.onnx").name
         'small.onnx'

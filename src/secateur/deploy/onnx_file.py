@@ -38,9 +38,9 @@ def facts(path: str | os.PathLike[str]) -> dict[str, str]:
         ImportError: onnx is missing.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, secateur, torch
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = secateur.export(nn.Linear(3, 2), torch.zeros(1, 3), f"{folder}/small.onnx")
+        ...     path = secateur.export(torch.nn.Linear(3, 2), torch.zeros(1, 3), f"{folder}/small.onnx")
         ...     float(facts(path)["difference"]) < 1e-5
         True
     """

@@ -151,6 +151,8 @@ def _refuse_what_is_not_chosen(groups: Groups) -> None:
     training = trainer_of(groups)
     if not isinstance(training, Proximal) or not training.unchosen:
         return
+    if training.penalty.has_lambda and not groups.alive().all():
+        return  # whatever made them zero: with a lambda nothing is chosen
     costs = training.allowance.spent(groups.alive().double().cpu().numpy())
     now = ", ".join(
         f"{measure} {format_measure(measure, cost)}, asked "
