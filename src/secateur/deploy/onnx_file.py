@@ -40,7 +40,8 @@ def facts(path: str | os.PathLike[str]) -> dict[str, str]:
     Example:
         >>> import tempfile, secateur, torch
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = secateur.export(torch.nn.Linear(3, 2), torch.zeros(1, 3), f"{folder}/small.onnx")
+        ...     model, path = torch.nn.Linear(3, 2), f"{folder}/small.onnx"
+        ...     _ = secateur.export(model, torch.zeros(1, 3), path)
         ...     float(facts(path)["difference"]) < 1e-5
         True
     """
