@@ -6,7 +6,7 @@ operators that cost FLOPs. Labels ride along the run under a dispatch mode (labe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -17,16 +17,16 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.tracing import rules
-from secateur.tracing.attention import converted
 from secateur.tracing.axes import Trace, axes_of
 from secateur.tracing.labels import Labels
 from secateur.tracing.meta_device import beside, without_values
-from secateur.tracing.model_checks import check_model
+from secateur.tracing.model_checks import check_model, is_on_meta
+from secateur.tracing.plain_run import plain_run
 from secateur.tracing.size_attributes import Sized, sizes_read
 from secateur.tracing.statistics import Statistic, statistics
 from secateur.tracing.train_mode import names_in_training, training_code, undone
-from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops, unfused_rnn
-from secateur.utils.forward import arguments, calling, check_devices, examples_of
+from secateur.utils.contexts import tensors_in
+from secateur.utils.forward import arguments, check_devices, examples_of
 
 
 def trace(
@@ -67,23 +67,31 @@ def trace(
     if keep not in ("inner", "batch"):
         raise ValueError(f"trace(keep={keep!r}): expected 'inner' or 'batch'")
     model = check_model(model)
+    examples = [beside(model, own) for own in examples_of(example)]
+    # what runs in train mode is not known of a model without values
+    trained = [None if is_on_meta(model) else names_in_training(model, own) for own in examples]
     known: list[tuple[np.ndarray, np.ndarray]] = []
     while True:  # a label that turns out to be a head's is one from the beginning, the next time
         labels = Labels.of(model, keep=keep, pairs=known)
-        mode = _run(model, example, labels, tracer or Tracer)
+        mode = _run(model, examples, trained, labels, tracer or Tracer)
         if all(len(pair[0]) == 0 for pair in labels.heads[len(known) :]):
             found = axes_of(labels, mode.used)
             return replace(found, sizes=tuple(mode.sizes), statistics=tuple(mode.statistics))
         known = labels.heads
 
 
-def _run(model: nn.Module, example: Any, labels: Labels, tracer: Callable[..., Tracer]) -> Tracer:
+def _run(
+    model: nn.Module,
+    examples: Sequence[Any],
+    trained: Sequence[list[str] | None],
+    labels: Labels,
+    tracer: Callable[..., Tracer],
+) -> Tracer:
     """Let labels ride along a run on each example, in train mode too where it runs other code."""
     mode = tracer(labels, {id(module): name for name, module in model.named_modules()})
-    for own in examples_of(example):
-        own = beside(model, own)
+    for own, in_training in zip(examples, trained, strict=True):
         names = _follow(model, own, labels, mode)
-        if not mode.on_meta and names_in_training(model, own) not in (None, names):
+        if in_training not in (None, names):
             with undone(model):
                 _follow(model, own, labels, mode, training=True)
     del labels.operators[mode.costing :]
@@ -100,12 +108,7 @@ def _follow(
     mode.ran = []
     try:
         with (
-            preserve_state(model),
-            converted(model),
-            torch.no_grad(),
-            unfused_ops(),
-            unfused_rnn(),
-            calling(model, example),
+            plain_run(model, example),
             training_code(model) if training else nullcontext(),
             mode,
         ):

@@ -11,15 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.tracing.attention import converted
-from secateur.utils.contexts import preserve_state, unfused_ops, unfused_rnn
-from secateur.utils.forward import arguments, calling
+from secateur.tracing.plain_run import plain_run
+from secateur.utils.forward import arguments
 
 
 def names_in_training(model: nn.Module, example: Any) -> list[str] | None:
@@ -28,16 +26,7 @@ def names_in_training(model: nn.Module, example: Any) -> list[str] | None:
     args, kwargs = arguments(example)
     try:
         twin = copy.deepcopy(model)  # code may count its steps, or write into parameters
-        with (
-            preserve_state(twin),
-            converted(twin),
-            torch.no_grad(),
-            unfused_ops(),
-            unfused_rnn(),
-            calling(twin, example),
-            training_code(twin),
-            watch,
-        ):
+        with plain_run(twin, example), training_code(twin), watch:
             twin(*args, **kwargs)
     except Exception:
         return None
@@ -48,7 +37,7 @@ def names_in_training(model: nn.Module, example: Any) -> list[str] | None:
 def training_code(model: nn.Module) -> Iterator[None]:
     """Train mode, but for dropout and batch norms, which only have other numbers there.
 
-    `preserve_state` around it brings the modes back.
+    `plain_run` around it brings the modes back.
     """
     model.train()
     for module in model.modules():

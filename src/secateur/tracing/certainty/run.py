@@ -17,13 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from secateur.tracing.attention import converted
 from secateur.tracing.certainty import entrywise, mixing
 from secateur.tracing.certainty.facts import RULES, Fact, Facts
 from secateur.tracing.labels import compress
+from secateur.tracing.plain_run import plain_run
 from secateur.tracing.rules.call import Call
-from secateur.utils.contexts import preserve_state, tensors_in, unfused_ops, unfused_rnn
-from secateur.utils.forward import arguments, calling, examples_of, full_precision
+from secateur.utils.contexts import tensors_in
+from secateur.utils.forward import arguments, examples_of, full_precision
 
 __all__ = ["entrywise", "mixing", "uncertain"]
 
@@ -55,16 +55,7 @@ def _uncertain(model: nn.Module, example: Any, dead: Mapping[str, Tensor]) -> di
         mode.facts[tensor] = Fact.of_model(tensor, groups)
     for tensor in tensors_in((args, kwargs)):
         mode.facts[tensor] = Fact.unknown(tensor, "the model's inputs")
-    with (
-        preserve_state(model),
-        converted(model),
-        torch.no_grad(),
-        unfused_ops(),
-        unfused_rnn(),
-        full_precision(),
-        calling(model, example),
-        mode,
-    ):
+    with plain_run(model, example), full_precision(), mode:
         outputs = model(*args, **kwargs)
         return dict(frozenset().union(*(mode.fact(x).blamed for x in tensors_in(outputs))))
 
