@@ -102,9 +102,9 @@ class Budget:
             raise ValueError(f"Budget(runtime={runtime!r}): it goes with latency=, such as '3ms'")
         if runtime is not None:
             object.__setattr__(self, "latency", as_latency_target(self.latency, runtime))
-        for measure, amount in self.amounts():
-            object.__setattr__(self, measure, _read(measure, amount))
-        for measure, amount in self.amounts():
+        for measure, given in self.amounts():
+            amount = _read(measure, given)
+            object.__setattr__(self, measure, amount)
             if measure == "latency":
                 continue
             for part in amount if isinstance(amount, tuple) else (amount,):

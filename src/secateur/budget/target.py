@@ -51,7 +51,7 @@ class LatencyTarget:
     measured: bool | None = None
 
     def __post_init__(self) -> None:
-        share = re.fullmatch(r"\s*(\d+\.?\d*)\s*%\s*", str(self.amount))
+        share = re.fullmatch(r"\s*(\d+\.?\d*(?:e-?\d+)?|\.\d+)\s*%\s*", str(self.amount))
         if share is not None:
             object.__setattr__(self, "amount", float(Decimal(share[1]) / 100))
         _check(self.amount)

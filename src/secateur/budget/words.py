@@ -6,6 +6,7 @@ In: text. Out: a `Budget`, or one for each of several networks; or an error that
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -103,13 +104,11 @@ def _amount(measure: str, amount: str, shown: str) -> Any:
     """A fraction as a float, an absolute number as an int, or a target."""
     if measure != "latency":
         return read_amount(measure, amount, shown)
-    number = amount.removesuffix("%")
+    given: float | str = amount  # a share with %, or a time
+    with suppress(ValueError):
+        given = float(amount)
     try:
-        share = float(number) / (100 if number != amount else 1)
-    except ValueError:
-        share = None
-    try:
-        return LatencyTarget(amount if share is None else share)
+        return LatencyTarget(given)
     except ValueError as error:
         raise ValueError(
             f"{shown}: can't read {amount!r}; write a share such as 50% or 0.5, or a time "
