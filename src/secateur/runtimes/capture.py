@@ -30,7 +30,7 @@ from torch.utils._pytree import (
     tree_unflatten,
 )
 
-from secateur.utils.forward import Example, arguments, device_of
+from secateur.utils.forward import Example, arguments, device_of, forwarding
 
 
 class OpenSizes(dict[int, str]):
@@ -81,7 +81,7 @@ def capture(model: nn.Module, example: Example, sizes: Any = None) -> Captured:
     ordered = tree_leaves((sizes[0], {name: sizes[1][name] for name in given}))
     names = [
         (spec.arg.name, leaf)
-        for spec, leaf in zip(_user_inputs(program), ordered, strict=True)
+        for spec, leaf in zip(user_inputs(program), ordered, strict=True)
         if isinstance(spec.arg, torch.export.graph_signature.TensorArgument)
     ]
     return Captured(
@@ -114,7 +114,8 @@ def by_name(network: Captured) -> tuple[nn.Module, dict[str, Tensor]]:
     return ByName(), dict(zip(network.inputs, tensors, strict=True))
 
 
-def _user_inputs(program: torch.export.ExportedProgram) -> list[Any]:
+def user_inputs(program: torch.export.ExportedProgram) -> list[Any]:
+    """What an exported program takes beside its weights, in order."""
     kind = torch.export.graph_signature.InputKind.USER_INPUT
     return [spec for spec in program.graph_signature.input_specs if spec.kind is kind]
 
@@ -179,19 +180,14 @@ def _plain(model: nn.Module, outputs: Any) -> Iterator[None]:
     if _is_plain(outputs):
         yield
         return
-    before, forward = vars(model).get("forward"), model.forward
+    forward = model.forward
 
     @functools.wraps(forward)
     def plain(*args: Any, **kwargs: Any) -> dict[str, Tensor]:
         return named_outputs(forward(*args, **kwargs))
 
-    model.forward = plain
-    try:
+    with forwarding(model, plain):
         yield
-    finally:
-        del model.forward
-        if before is not None:
-            model.forward = before
 
 
 def _is_plain(tree: Any) -> bool:

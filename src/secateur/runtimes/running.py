@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from secateur.runtimes.capture import capture, plain_words
 from secateur.runtimes.interface import Program, Runtime
 from secateur.runtimes.table import EXPORTED, check_runtime, runtime_of
-from secateur.utils.forward import Example, arguments, device_of, evaluating, forward, tensors_of
+from secateur.utils.forward import Example, arguments, device_of, forward, tensors_of
 
 
 def prepare(
@@ -147,9 +147,8 @@ def _exported(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model{runtime.suffix}"
         try:
-            with evaluating(model):
-                network = capture(model, example)
-                runtime.write(network, path)
+            network = capture(model, example)
+            runtime.write(network, path)
         except Exception as error:
             raise RuntimeError(
                 f"runtime={runtime.name!r}: could not translate {type(model).__name__} for "

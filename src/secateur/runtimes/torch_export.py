@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export.graph_signature import InputKind, TensorArgument
+from torch.export.graph_signature import TensorArgument
 from torch.utils._pytree import tree_unflatten
 
-from secateur.runtimes.capture import Captured, quiet
+from secateur.runtimes.capture import Captured, quiet, user_inputs
 from secateur.runtimes.interface import Program, Runtime
 from secateur.utils.forward import tensors_of
 
@@ -37,11 +37,7 @@ class TorchExport(Runtime):
             warnings.simplefilter("ignore")
             program = torch.export.load(path)
             module = program.module()
-        arguments = [
-            spec.arg
-            for spec in program.graph_signature.input_specs
-            if spec.kind is InputKind.USER_INPUT
-        ]
+        arguments = [spec.arg for spec in user_inputs(program)]
         names = tuple(arg.name for arg in arguments if isinstance(arg, TensorArgument))
 
         def bind(tensors: Sequence[Tensor]) -> Callable[[], Sequence[Any]]:

@@ -55,14 +55,22 @@ def calling(model: nn.Module, example: Example) -> Iterator[None]:
     if not isinstance(example, Method):
         yield
         return
-    before = vars(model).get("forward")
-    vars(model)["forward"] = getattr(model, example.name)
+    with forwarding(model, getattr(model, example.name)):
+        yield
+
+
+@contextmanager
+def forwarding(model: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+    """Inside, `model(...)` runs this function in the place of `forward`."""
+    own = vars(model)
+    before = own.get("forward")
+    own["forward"] = function
     try:
         yield
     finally:
-        del vars(model)["forward"]
+        del own["forward"]
         if before is not None:
-            vars(model)["forward"] = before
+            own["forward"] = before
 
 
 def arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -100,7 +108,7 @@ def arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def examples_of(example: Example) -> list[Example]:
+def examples_of(example: Example) -> list[Any]:
     """Each of several examples in a list; anything else is one example.
 
     Raises:
@@ -111,18 +119,15 @@ def examples_of(example: Example) -> list[Example]:
         >>> len(examples_of([short, (long, True)])), len(examples_of((short, long)))
         (2, 1)
     """
-    if isinstance(example, Method):
-        return examples_of([example])
-    if not isinstance(example, list):
-        return [example]
-    if not example:
+    found = example if isinstance(example, list) else [example]
+    if not found:
         raise ValueError("example=[] holds no example; write one, or several: [a, b]")
-    if isinstance(example[0], Method):
+    if isinstance(found[0], Method):
         raise ValueError(
-            f"the first example calls {example[0].name}, and costs are counted on it: write one of "
+            f"the first example calls {found[0].name}, and costs are counted on it: write one of "
             "forward first, example=[x, secateur.method(...)]"
         )
-    return example
+    return found
 
 
 def without_shells(named: Mapping[str, Any]) -> dict[str, Any]:
