@@ -100,7 +100,7 @@ class TestOnRay:
         assert "is not a checkpoint" in (folder / "report.html").read_text()
 
     def test_after_a_signal_it_says_how_to_go_on_and_leaves_checkpoints(self, tmp_path):
-        words = [*WORDS.split(), "--epochs", "20000"]  # so that none has ended by then, however busy the machine is
+        words = [*WORDS.split(), "--epochs", "20000"]  # so that none has ended by then
         words += ["--checkpoint-every", "1", "--out", str(tmp_path)]
         process = subprocess.Popen(
             [sys.executable, "-m", "secateur.commands.main", *words],
